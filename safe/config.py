@@ -1,0 +1,298 @@
+"""What do params.yaml and the overrides say, and is it allowed?
+
+params.yaml -> Config, once, before any work. Every section is a frozen object with the same name as its
+section, stage and verb; modules take their own section or plain values. params.yaml is the only place
+with default values; its comments give units and sources.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from safe.errors import ConfigError
+from safe.sample import FRAMES
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen block of params.yaml; unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Which dataset, where, and which folds."""
+
+    name: Literal["synthetic", "dfew", "ferv39k"]
+    root: Annotated[str, Field(min_length=1)]
+    splits: Literal["EmoLabel_DataSplit", "4_setups"]
+    source: Literal["video", "frames"]
+    folds: Annotated[list[Positive], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        last = 1 if self.name == "ferv39k" else 5
+        if len(set(self.folds)) != len(self.folds) or max(self.folds) > last:
+            raise ValueError(f"folds: {self.folds} must be different numbers from 1 to {last}")
+        splits = "4_setups" if self.name == "ferv39k" else "EmoLabel_DataSplit"
+        if self.splits != splits:
+            raise ValueError(f"splits: {self.splits} must be {splits} when data.name is {self.name}")
+        return self
+
+
+class Synthesize(Section):
+    """How many animated faces, how long, how hard."""
+
+    seed: Annotated[int, Field(ge=0)]
+    clips: Annotated[int, Field(ge=35)]
+    identities: Annotated[int, Field(ge=5)]
+    size: Annotated[int, Field(ge=96, le=1024, multiple_of=2)]
+    fps: Annotated[int, Field(ge=5, le=60)]
+    tail: Fraction
+    ambiguity: Fraction
+
+
+class Faces(Section):
+    """How the one face of a clip is found."""
+
+    detector: Literal["centerface"]
+    detect_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    smooth: Annotated[float, Field(ge=0, le=8)]
+    max_gap: Annotated[int, Field(ge=0, le=FRAMES)]
+    missing: Literal["center", "drop"]
+
+
+class Shard(Section):
+    """How faces are cropped, encoded and packed."""
+
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
+    margin: Annotated[float, Field(ge=0, le=2)]
+    quality: Annotated[int, Field(ge=1, le=100)]
+    chroma: Literal["420", "444"]
+    clips: Positive
+
+
+class Augment(Section):
+    """What is drawn once a clip, the same for all its frames."""
+
+    crop: Annotated[int, Field(ge=16, le=512)]
+    flip: Fraction
+
+
+class Tam(Section):
+    """Algorithm 1 and its rivals."""
+
+    strategy: Literal["none", "random", "frame", "videomix", "tam"]
+    ratio: Fraction
+    mask_ratio: Fraction
+    block: Positive
+    bank: Positive
+
+
+class Model(Section):
+    """Backbone, windows and temporal model."""
+
+    name: Literal["safe"]
+    backbone: Literal["small", "r3d_18"]
+    weights: str | None
+    temporal: Literal["s2am2", "bilstm"]
+    window: Annotated[int, Field(ge=1)]
+    stride: Positive
+    hidden: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.window > FRAMES:
+            raise ValueError(f"window: {self.window} is longer than the clip; at most {FRAMES} frames")
+        return self
+
+
+class Acl(Section):
+    """The loss: equations (6) to (10)."""
+
+    cal: bool
+    fcl: bool
+    top_k: Annotated[int, Field(ge=1, le=6)]
+    tau: Annotated[float, Field(gt=0)]
+    lambda_1: Annotated[float, Field(ge=0)]
+    lambda_2: Annotated[float, Field(ge=0)]
+
+
+class Train(Section):
+    """The recipe of one run."""
+
+    epochs: Positive
+    batch: Annotated[int, Field(ge=2)]
+    lr: Annotated[float, Field(gt=0)]
+    lr_min: Annotated[float, Field(ge=0)]
+    warmup: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_grad: Annotated[float, Field(gt=0)] | None
+    precision: Literal["auto", "float32", "bf16"]
+    select: Literal["last", "val", "test"]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min: {self.lr_min} must not be above lr, {self.lr}")
+        if self.warmup >= self.epochs and self.warmup > 0:
+            raise ValueError(f"warmup: {self.warmup} must be below epochs, {self.epochs}")
+        return self
+
+
+class Eval(Section):
+    """The exact pass over the test split."""
+
+    batch: Positive
+    bins: Positive
+
+
+class Runtime(Section):
+    """Where it runs. Changes no result and is in no stage's params: changing it re-runs nothing."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    workers: Annotated[int, Field(ge=0, le=1024)]
+    engine: Literal["local"]
+    deadline: Annotated[float, Field(gt=0)]
+    checkpoint: Annotated[float, Field(ge=0)]
+
+
+class Config(Section):
+    """All of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0)]
+    data: Data
+    synthesize: Synthesize
+    faces: Faces
+    shard: Shard
+    augment: Augment
+    tam: Tam
+    model: Model
+    acl: Acl
+    train: Train
+    eval: Eval
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.augment.crop > self.shard.size:
+            raise ValueError(
+                f"augment.crop: {self.augment.crop} pixels do not fit the shards' faces; "
+                f"at most shard.size, {self.shard.size}"
+            )
+        if self.augment.crop % self.tam.block:
+            raise ValueError(
+                f"tam.block: {self.tam.block} must divide augment.crop, {self.augment.crop} pixels"
+            )
+        return self
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice instead of keeping the last one in silence."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise ConfigError(f"params: key '{key}' is given twice (line {line}); keep one")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read params.yaml, apply overrides as DVC's `-S` does, and validate.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` in the grammar of `dvc exp run -S` (Hydra's), for keys that exist.
+
+    Raises:
+        ConfigError: one line with the key, the value and what is allowed.
+    """
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path.absolute()} not found: run in the project's folder or give --params FILE"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections with keys, not {type(raw).__name__}")
+    for override in overrides or []:
+        _apply(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: dict[str, Any]) -> Config:
+    """Validate what params.yaml holds. Raises ConfigError with the first thing that is wrong."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "nullable")
+    more = len(error.errors()) - 1
+    tail = f" ({more} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        return f"params: unknown key '{key}'; see params.yaml for the keys there are{tail}"
+    if first["type"] == "missing":
+        return f"params: key '{key}' is missing; see params.yaml of the project{tail}"
+    message = first["msg"]
+    if first["type"] == "value_error":  # our own checks name their key themselves
+        message = message.removeprefix("Value error, ")
+        return f"params: {key + '.' if key else ''}{message}{tail}"
+    return f"params: {key} = {first['input']!r}: {message[0].lower() + message[1:]}{tail}"
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one `key=value` in place. The grammar is Hydra's, which is what DVC uses for `-S`."""
+    # Imported here: most commands have no override, and the parser takes a fifth of a second.
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError(f"-S {override}: not of the form key=value") from error
+    if parsed.is_delete() or parsed.is_add() or parsed.is_sweep_override():
+        raise ConfigError(f"-S {override}: only key=value with one value is allowed here")
+    node = raw
+    *parents, last = parsed.key_or_group.split(".")
+    for part in parents:
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    if not isinstance(node, dict) or last not in node:
+        raise ConfigError(
+            f"-S {override}: unknown key '{parsed.key_or_group}'; see params.yaml for the keys there are"
+        )
+    value = parsed.value()
+    if isinstance(node[last], dict) and isinstance(value, dict):
+        node[last] = {**node[last], **_plain(value)}
+    else:
+        node[last] = _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Turn the parser's quoted strings and containers into plain YAML values."""
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.text if hasattr(value, "text") and hasattr(value, "quote") else value

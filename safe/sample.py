@@ -1,0 +1,61 @@
+"""What does one sample of a shard hold, and how is it read back?
+
+A sample is three tar members that share a key: `<key>.jpg`, `<key>.cls` and `<key>.json`. The jpg is a
+film strip: the T = 16 square faces of the clip below one another in time order, width S, height T * S.
+S is a multiple of 16 so that no JPEG block crosses two frames.
+"""
+
+import re
+from typing import Final
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from safe.errors import DataError
+
+FRAMES: Final = 16
+"""T, the number of frames that stand for a clip."""
+
+SHARD_FORMAT: Final = 1
+"""Version of the shard folder: tars, index.json and clips.parquet."""
+
+KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+"""What a clip's key may look like. No dot: the stock webdataset reader ends the key at the first dot."""
+
+
+def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
+    """Encode the faces of one clip as one JPEG strip.
+
+    Args:
+        faces: uint8 [T, S, S, 3], RGB, 0..255.
+        quality: JPEG quality, 1..100.
+        chroma: "420" or "444", the chroma subsampling.
+
+    Raises:
+        ValueError: if the shape is not [T, S, S, 3] with S a multiple of 16.
+    """
+    frames, height, width, channels = faces.shape
+    if (frames, height, channels) != (FRAMES, width, 3) or width % 16:
+        raise ValueError(f"faces must be [{FRAMES}, S, S, 3] with S a multiple of 16: {faces.shape}")
+    strip = np.ascontiguousarray(faces).reshape(frames * height, width, 3)
+    return bytes(simplejpeg.encode_jpeg(strip, quality, "RGB", chroma, fastdct=False))
+
+
+def decode_strip(jpeg: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode a JPEG strip to uint8 [T, size, size, 3], RGB, 0..255.
+
+    Raises:
+        DataError: if it is no JPEG, or its header claims another size (checked before any decoding).
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+        if (height, width) != (FRAMES * size, size):
+            raise DataError(
+                f"strip of {width} x {height} pixels, expected {size} x {FRAMES * size}"
+            )
+        pixels = simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False)
+    except ValueError as error:
+        raise DataError(f"not a readable JPEG strip: {error}") from error
+    faces: NDArray[np.uint8] = pixels.reshape(FRAMES, size, size, 3)
+    return faces
