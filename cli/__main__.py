@@ -1,0 +1,107 @@
+"""Which verbs does `safe-cli` have, and how does an error reach the user?
+
+Each verb reads params.yaml, calls one function of pipeline or safe, and says in a line what came out.
+Heavy imports are inside the verbs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safe.errors import SafeError
+
+app = typer.Typer(
+    help="SAFE: from raw video clips to a trained and evaluated expression recogniser.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Params = Annotated[Path, typer.Option(help="The file of parameters.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("-S", "--set", metavar="KEY=VALUE", help="Override a parameter, as `dvc exp run -S` does."),
+]
+Fold = Annotated[int | None, typer.Option(min=1, help="One fold; without it, all of data.folds.")]
+
+PARAMS = Path("params.yaml")
+
+
+@app.command()
+def synthesize(params: Params = PARAMS, set_: Set = None) -> None:
+    """Make the embedded data set: animated faces as mp4 clips in DFEW's layout."""
+    from cli.stages import run_synthesize
+
+    run_synthesize(params, set_)
+
+
+@app.command()
+def index(params: Params = PARAMS, set_: Set = None) -> None:
+    """List the dataset's clips with label and bucket: manifest.parquet."""
+    from cli.stages import run_index
+
+    run_index(params, set_)
+
+
+@app.command()
+def faces(params: Params = PARAMS, set_: Set = None) -> None:
+    """Find the one face of every clip, frame by frame: faces.parquet."""
+    from cli.stages import run_faces
+
+    run_faces(params, set_)
+
+
+@app.command()
+def shard(params: Params = PARAMS, set_: Set = None) -> None:
+    """Crop the faces and pack them into tar shards; runs index and faces first where missing."""
+    from cli.stages import run_shard
+
+    run_shard(params, set_)
+
+
+@app.command()
+def train(fold: Fold = None, params: Params = PARAMS, set_: Set = None) -> None:
+    """Train on the shards; goes on from the last checkpoint of the same run."""
+    from cli.runs import run_train
+
+    run_train(params, set_, fold)
+
+
+@app.command("eval")
+def evaluate(fold: Fold = None, params: Params = PARAMS, set_: Set = None) -> None:
+    """Run a trained model over its test split: predictions.parquet and metrics.json."""
+    from cli.runs import run_eval
+
+    run_eval(params, set_, fold)
+
+
+@app.command()
+def summary(params: Params = PARAMS, set_: Set = None) -> None:
+    """Bring the folds together: results/metrics.json and the tables of `dvc plots`."""
+    from cli.runs import run_summary
+
+    run_summary(params, set_)
+
+
+def main() -> None:
+    """Run a verb; a SafeError becomes one line on stderr and its exit code."""
+    if "DVC_ROOT" in os.environ:  # a stage: DVC that is killed would leave it running
+        from safe.process import die_with_parent
+
+        die_with_parent()
+    try:
+        app()
+    except SafeError as error:
+        sys.stderr.write(f"safe-cli: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("safe-cli: stopped\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Where does each stage read and write? The same paths stand in dvc.yaml."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe.config import Config, load_config
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one dataset, relative to the project's folder."""
+
+    name: str
+
+    @property
+    def manifest(self) -> Path:
+        """Made by index."""
+        return Path("data", self.name, "manifest.parquet")
+
+    @property
+    def faces(self) -> Path:
+        """Made by faces."""
+        return Path("data", self.name, "faces.parquet")
+
+    @property
+    def shards(self) -> Path:
+        """Made by shard."""
+        return Path("data", self.name, "shards")
+
+    @property
+    def trains(self) -> Path:
+        """Folder of the folds' models, made by train."""
+        return Path("runs", self.name, "train")
+
+    @property
+    def evals(self) -> Path:
+        """Folder of the folds' predictions, made by eval."""
+        return Path("runs", self.name, "eval")
+
+
+SYNTHETIC = Path("data", "raw", "synthetic")
+"""Made by synthesize."""
+
+RESULTS = Path("results")
+"""Made by summary."""
+
+
+def checkpoints() -> Path:
+    """Folder of training state: in the main project, also from DVC's temporary workspaces."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".safe" / "checkpoints"
+
+
+def read(params: Path, overrides: list[str] | None) -> tuple[Config, Layout]:
+    """Parse params.yaml with its overrides. Raises ConfigError in one line."""
+    config = load_config(params, overrides)
+    return config, Layout(config.data.name)

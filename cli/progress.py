@@ -1,0 +1,54 @@
+"""How does a long command show where it is? A bar, a rate and the time left, on stderr."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    """Things a second since the start."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s")
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar; the value given is a function that takes how many are done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+
+        def done(count: int) -> None:
+            bar.update(task, completed=count)
+
+        yield done
+
+
+def say(line: str) -> None:
+    """Print one line of result."""
+    print(line)
+
+
+def counts(title: str, numbers: dict[str, int]) -> str:
+    """Format counts as one line: `faces: 48 clips: 40 ok, 4 partial`."""
+    parts = ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
+    return f"{title}: {parts or 'nothing'}"

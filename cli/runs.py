@@ -1,0 +1,87 @@
+"""How are training, evaluation and summary called? One function of safe each."""
+
+import subprocess
+from pathlib import Path
+
+from cli.layout import RESULTS, checkpoints, read
+from cli.progress import say
+
+
+def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> None:
+    """Train one fold, or all of data.folds."""
+    from safe.train import train
+
+    config, layout = read(params, overrides)
+    for number in [fold] if fold else config.data.folds:
+
+        def report(epoch: int, row: dict[str, float], number: int = number) -> None:
+            select = f", select UAR {row['select_uar']:.1f}" if "select_uar" in row else ""
+            say(
+                f"train: fold {number}, epoch {epoch}/{config.train.epochs}: loss {row['loss']:.3f}, "
+                f"train UAR {row['train_uar']:.1f}{select}, {row['clips_per_s']:.1f} clips/s"
+            )
+
+        out = layout.trains / f"fold-{number}"
+        train(
+            config,
+            shards=layout.shards,
+            fold=number,
+            out=out,
+            checkpoints=checkpoints(),
+            commit=_commit(),
+            on_epoch=report,
+        )
+        say(f"train: fold {number} is in {out}")
+
+
+def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> None:
+    """Evaluate one fold, or all of data.folds."""
+    from safe.evaluate import evaluate
+
+    config, layout = read(params, overrides)
+    for number in [fold] if fold else config.data.folds:
+        figures = evaluate(
+            layout.trains / f"fold-{number}",
+            shards=layout.shards,
+            fold=number,
+            out=layout.evals / f"fold-{number}",
+            settings=config.eval,
+            runtime=config.runtime,
+        )
+        say(
+            f"eval: fold {number}: WAR {figures['war']:.2f}, UAR {figures['uar']:.2f}, "
+            f"ECE {figures['ece']:.3f}, n {figures['n_test']}, left out {figures['n_left_out']}, "
+            f"selection {figures['selection']}"
+        )
+
+
+def run_summary(params: Path, overrides: list[str] | None) -> None:
+    """Bring data.folds together."""
+    from safe.summary import summarize_folds
+
+    config, layout = read(params, overrides)
+    result = summarize_folds(
+        evals=layout.evals,
+        trains=layout.trains,
+        folds=config.data.folds,
+        dataset=config.data.name,
+        bins=config.eval.bins,
+        out=RESULTS,
+    )
+    say(
+        f"summary: {result['dataset']}, {result['n_folds']} folds: WAR {result['war']:.2f} +- "
+        f"{result['war_std']:.2f}, UAR {result['uar']:.2f} +- {result['uar_std']:.2f}, "
+        f"n {result['n_test']}, left out {result['n_left_out']}, selection {result['selection']}"
+    )
+
+
+def _commit() -> str:
+    """The commit of the code that runs, with `-dirty` where files were changed; `unknown` without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

@@ -1,0 +1,91 @@
+"""How are the stages of data preparation called? One function of pipeline each."""
+
+from pathlib import Path
+
+from cli.layout import SYNTHETIC, Layout, read
+from cli.progress import counts, progress, say
+from safe.config import Config
+
+
+def run_synthesize(params: Path, overrides: list[str] | None) -> None:
+    """Make the synthetic dataset; for another dataset only its empty folder, which DVC expects."""
+    from pipeline.datasets.synthetic import synthesize
+
+    config, _ = read(params, overrides)
+    if config.data.name != "synthetic":
+        SYNTHETIC.mkdir(parents=True, exist_ok=True)
+        say(f"synthesize: nothing to do, data.name is {config.data.name}")
+        return
+    settings = config.synthesize
+    with progress("synthesize", settings.clips) as done:
+        made = synthesize(Path(config.data.root), settings, workers=_processes(config), on_clip=done)
+    say(counts(f"synthesize: {settings.clips} clips", made))
+
+
+def run_index(params: Path, overrides: list[str] | None) -> None:
+    """Write the manifest."""
+    config, layout = read(params, overrides)
+    _index(config, layout)
+
+
+def run_faces(params: Path, overrides: list[str] | None) -> None:
+    """Write the face table."""
+    config, layout = read(params, overrides)
+    _faces(config, layout)
+
+
+def run_shard(params: Path, overrides: list[str] | None) -> None:
+    """Write the shards, after index and faces where their tables are missing."""
+    from pipeline.index import read_manifest
+    from pipeline.shard import write_shards
+
+    config, layout = read(params, overrides)
+    if not layout.manifest.exists():
+        say(f"shard: {layout.manifest} is missing, running index first")
+        _index(config, layout)
+    if not layout.faces.exists():
+        say(f"shard: {layout.faces} is missing, running faces first")
+        _faces(config, layout)
+    total = read_manifest(layout.manifest).num_rows
+    with progress("shard", total) as done:
+        made = write_shards(
+            layout.manifest,
+            layout.faces,
+            Path(config.data.root),
+            layout.shards,
+            settings=config.shard,
+            faces_settings=config.faces,
+            workers=_processes(config),
+            deadline=config.runtime.deadline,
+            on_done=done,
+        )
+    say(counts(f"shard: {total} clips", made))
+
+
+def _index(config: Config, layout: Layout) -> None:
+    from pipeline.index import build_index
+
+    say(counts("index", build_index(config.data, layout.manifest)))
+
+
+def _faces(config: Config, layout: Layout) -> None:
+    from pipeline.faces import find_faces
+    from pipeline.index import read_manifest
+
+    total = read_manifest(layout.manifest).num_rows
+    with progress("faces", total) as done:
+        found = find_faces(
+            layout.manifest,
+            Path(config.data.root),
+            layout.faces,
+            settings=config.faces,
+            workers=_processes(config),
+            deadline=config.runtime.deadline,
+            on_done=done,
+        )
+    say(counts(f"faces: {total} clips", found))
+
+
+def _processes(config: Config) -> int:
+    """Processes of data preparation: at least one, since decoding always runs in a child."""
+    return max(1, config.runtime.workers)

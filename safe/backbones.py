@@ -1,0 +1,125 @@
+"""Which network turns a window of frames into one feature vector?
+
+Every backbone maps [B, C, T_w, H, W] to [B, features] and works for any T_w, H and W from 16 pixels up.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.video import r3d_18
+
+from safe.errors import ModelError
+
+GRID: Final = 4
+"""Side of the spatial grid that the small backbone keeps."""
+
+
+class R3D18(nn.Module):
+    """torchvision's r3d_18 up to global pooling: 512 features (the paper's backbone)."""
+
+    features = 512
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = r3d_18(weights=None)
+        self.net.fc = nn.Identity()
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Map [B, C, T_w, H, W] to [B, 512]."""
+        features: Tensor = self.net(windows)
+        return features
+
+
+class _Block(nn.Module):
+    """A (2+1)D residual block: 1 x 3 x 3 in space, then 3 x 1 x 1 in time; halves H, W by `stride`."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        steps = (1, stride, stride)
+        self.body = nn.Sequential(
+            nn.Conv3d(inner, outer, (1, 3, 3), stride=steps, padding=(0, 1, 1), bias=False),
+            nn.BatchNorm3d(outer),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(outer, outer, (3, 1, 1), padding=(1, 0, 0), bias=False),
+            nn.BatchNorm3d(outer),
+        )
+        self.shortcut = nn.Sequential(
+            nn.Conv3d(inner, outer, 1, stride=steps, bias=False), nn.BatchNorm3d(outer)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class Small(nn.Module):
+    """A small (2+1)D ResNet for CPUs, demo and tests: 128 features.
+
+    It keeps a 4 x 4 grid before the last projection: with so few layers, where a feature lies (brow or
+    mouth) must survive the pooling.
+    """
+
+    features = 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv3d(3, 16, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False),
+            nn.BatchNorm3d(16),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d((1, 2, 2)),
+        )
+        self.stages = nn.Sequential(_Block(16, 32, 1), _Block(32, 64, 2))
+        self.pool = nn.AdaptiveAvgPool3d((1, GRID, GRID))
+        self.project = nn.Sequential(
+            nn.Flatten(), nn.Linear(64 * GRID * GRID, self.features), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Map [B, C, T_w, H, W] to [B, 128]."""
+        features: Tensor = self.project(self.pool(self.stages(self.stem(windows))))
+        return features
+
+
+BACKBONES: Final[dict[str, Callable[[], R3D18 | Small]]] = {"small": Small, "r3d_18": R3D18}
+
+
+def build_backbone(name: str, weights: str | None = None) -> R3D18 | Small:
+    """Make a backbone, with Kinetics-400 weights where a path is given.
+
+    Args:
+        name: a key of BACKBONES.
+        weights: path of torchvision's r3d_18 weights, saved as safetensors; None starts at random.
+
+    Raises:
+        ModelError: if the file is missing, not safetensors, or does not fit; says where to get it.
+    """
+    backbone = BACKBONES[name]()
+    if weights is not None:
+        _load_kinetics(backbone, name, Path(weights))
+    return backbone
+
+
+def _load_kinetics(backbone: nn.Module, name: str, path: Path) -> None:
+    """Load torchvision's state dict. Only safetensors: a pickled file could run code."""
+    get = (
+        "get torchvision's R3D_18_Weights.KINETICS400_V1 on a machine with a network and save it as "
+        "safetensors: README.md, 'Kinetics weights'"
+    )
+    if name != "r3d_18":
+        raise ModelError(f"model.weights: only r3d_18 has Kinetics weights, not {name}; set it to null")
+    if not path.is_file():
+        raise ModelError(f"model.weights: {path} not found; {get}")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"model.weights: {path} is not a safetensors file; {get}") from error
+    state = {f"net.{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"model.weights: {path} does not hold r3d_18; {get}") from error

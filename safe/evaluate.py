@@ -1,0 +1,143 @@
+"""What does a model say about every clip of a split, exactly once each?
+
+Writes predictions.parquet; every figure, table and plot is made from it, never by running the model
+again.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from safe.augment import center_crop, normalize
+from safe.config import Eval, Runtime
+from safe.errors import DataError, ModelError
+from safe.loader import load_batches
+from safe.metrics import summarize
+from safe.model import SAFE
+from safe.plan import in_order
+from safe.process import whole_file
+from safe.recipe import pick_device
+from safe.saved import load_model
+from safe.shards import ShardFolder, open_shards
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model gave, one entry a row of the split, in the table's order."""
+
+    rows: NDArray[np.int64]  # [n]
+    logits: NDArray[np.float32]  # [n, K]
+    embedding: NDArray[np.float32]  # [n, D]
+    attention: NDArray[np.float32]  # [n, N]
+
+
+@torch.inference_mode()
+def predict(
+    model: SAFE,
+    folder: ShardFolder,
+    rows: NDArray[np.int64],
+    *,
+    crop: int,
+    batch: int,
+    device: torch.device,
+    precision: torch.dtype,
+    workers: int,
+) -> Predictions:
+    """Run the model over `rows` with the centre crop, each row exactly once.
+
+    Raises:
+        DataError: if a clip cannot be read, or the pass did not see each row once.
+    """
+    model.eval()
+    seen, found = [], []
+    for loaded in load_batches(
+        folder, in_order(rows, batch), workers=workers, pin=device.type == "cuda"
+    ):
+        clips = normalize(center_crop(loaded["faces"].to(device, non_blocking=True), crop))
+        with torch.autocast(device.type, precision, precision != torch.float32):
+            output = model(clips)
+        seen.append(loaded["row"].numpy())
+        found.append([part.float().cpu().numpy() for part in output])
+    order = np.concatenate(seen)
+    if not np.array_equal(order, rows):
+        raise DataError(f"{folder.root}: {len(order)} clips came from the loader, expected {len(rows)}")
+    logits, embedding, attention = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Predictions(order, logits, embedding, attention)
+
+
+def evaluate(
+    model_folder: Path, *, shards: Path, fold: int, out: Path, settings: Eval, runtime: Runtime
+) -> dict[str, Any]:
+    """Evaluate a fold's model on its test split; write predictions.parquet and metrics.json.
+
+    Returns:
+        What metrics.json holds: the figures of safe.metrics.summarize, n_test, n_left_out, fold,
+        selection.
+
+    Raises:
+        ModelError: if the model was made for shards of another preprocessing, or for another fold.
+        DataError: if the shards cannot be read.
+    """
+    model, info = load_model(model_folder)
+    folder = open_shards(shards)
+    check_fit(info, folder, fold, model_folder)
+    device = pick_device(runtime.device)
+    _, rows = folder.split(fold)
+    found = predict(
+        model.to(device),
+        folder,
+        rows,
+        crop=info["crop"],
+        batch=settings.batch,
+        device=device,
+        precision=torch.float32,  # figures do not depend on the device's idea of bf16
+        workers=runtime.workers,
+    )
+    figures = {
+        **summarize(found.logits, folder.label[rows], settings.bins),
+        "n_test": len(rows),
+        "n_left_out": folder.left_out(folder.test_bucket(fold)),
+        "fold": fold,
+        "selection": info["selection"]["rule"],
+    }
+    _write(out, folder, found, figures)
+    return figures
+
+
+def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder: Path) -> None:
+    """Raise ModelError unless the model was trained for these shards and this fold."""
+    theirs = info["preprocessing"]["id"]
+    if theirs != folder.preprocessing_id:
+        raise ModelError(
+            f"{model_folder}: trained on preprocessing {theirs}, but {folder.root} has "
+            f"{folder.preprocessing_id}; evaluate on shards made the same way, or train anew"
+        )
+    if info["fold"] != fold:
+        raise ModelError(
+            f"{model_folder}: trained for fold {info['fold']}; fold {fold}'s test clips are among its "
+            "training clips"
+        )
+
+
+def _write(out: Path, folder: ShardFolder, found: Predictions, figures: dict[str, Any]) -> None:
+    floats = pa.list_(pa.float32())
+    table = pa.table(
+        {
+            "clip": pa.array(folder.clip[found.rows].tolist(), pa.string()),
+            "label": pa.array(folder.label[found.rows], pa.int8()),
+            "logits": pa.array(list(found.logits), floats),
+            "embedding": pa.array(list(found.embedding), floats),
+            "attention": pa.array(list(found.attention), floats),
+        }
+    )
+    with whole_file(out / "predictions.parquet") as temporary:
+        pq.write_table(table, temporary)
+    with whole_file(out / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

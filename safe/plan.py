@@ -1,0 +1,111 @@
+"""Which clip comes when?
+
+The order of an epoch is a function of (seed, epoch) and the table alone: permute the shards, take them
+in windows of a few, permute the clips of a window. So it is the same for any number of workers, resumes
+at any batch, and reads stay within a window of shards.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe.errors import ConfigError
+
+WINDOW: Final = 8
+"""Shards whose clips are shuffled together."""
+
+
+def epoch_order(
+    rows: NDArray[np.int64], shard: NDArray[np.int64], *, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Order the rows for one epoch.
+
+    Args:
+        rows: int64 [n], the split's rows of the table.
+        shard: int64 [all rows], the shard of every row of the table.
+        seed: of the run.
+        epoch: from 0.
+
+    Returns:
+        int64 [n], a permutation of `rows`.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    mine = shard[rows]
+    files = generator.permutation(np.unique(mine))
+    order = [
+        generator.permutation(rows[np.isin(mine, files[start : start + WINDOW])])
+        for start in range(0, len(files), WINDOW)
+    ]
+    return np.concatenate(order)
+
+
+class TrainPlan:
+    """Batches of a whole run, from any (epoch, batch) on. Iterating gives row arrays [batch].
+
+    The last `n % batch` clips of an epoch's order are left out; the order differs from epoch to epoch,
+    so they are others each time.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        shard: NDArray[np.int64],
+        *,
+        batch: int,
+        epochs: int,
+        seed: int,
+        start: int = 0,
+    ) -> None:
+        """Raise ConfigError if there are fewer clips than a batch takes. `start` is in steps."""
+        if len(rows) < batch:
+            raise ConfigError(
+                f"params: train.batch = {batch}: must be at most the {len(rows)} clips of the training split"
+            )
+        self.rows, self.shard = rows, shard
+        self.batch, self.epochs, self.seed, self.start = batch, epochs, seed, start
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return len(self.rows) // self.batch
+
+    @property
+    def left_out(self) -> int:
+        """Clips that each epoch leaves out."""
+        return len(self.rows) % self.batch
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps - self.start
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        first, skip = divmod(self.start, self.steps)
+        for epoch in range(first, self.epochs):
+            order = epoch_order(self.rows, self.shard, seed=self.seed, epoch=epoch)
+            for step in range(skip, self.steps):
+                yield order[step * self.batch : (step + 1) * self.batch]
+            skip = 0
+
+
+def in_order(rows: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
+    """Every row exactly once, in table order, in batches; the last may be smaller."""
+    return [rows[start : start + batch] for start in range(0, len(rows), batch)]
+
+
+def hold_out(
+    rows: NDArray[np.int64], label: NDArray[np.int64], *, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split rows into (kept, held out), stratified: of each class the nearest whole share.
+
+    Of a class with at least two clips at least one is held out and at least one is kept.
+    """
+    generator = np.random.default_rng([seed, 0x5EED])
+    held: list[NDArray[np.int64]] = []
+    for value in np.unique(label[rows]):
+        members = generator.permutation(rows[label[rows] == value])
+        count = round(fraction * len(members))
+        count = min(max(count, 1), len(members) - 1)
+        held.append(members[:count])
+    out = np.sort(np.concatenate(held))
+    return np.setdiff1d(rows, out), out

@@ -1,0 +1,64 @@
+"""Which device, precision, optimizer and learning rate does a run use?"""
+
+import math
+
+import torch
+from torch import nn
+
+from safe.config import Train
+from safe.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn runtime.device into a device; `auto` is the first GPU, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"params: runtime.device = {name}: no usable GPU here; use cpu or auto")
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(f"params: runtime.device = {name}: this machine has {count} GPUs")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn train.precision into the dtype of autocast; float32 means no autocast.
+
+    `auto` is bf16 on GPUs that have it. On a CPU bf16 is refused: the weight gradient of conv3d is wrong
+    there at depth 2, which r3d_18 has on 4-frame windows, and nothing but the loss would tell.
+    """
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        if name == "bf16" and not has:
+            raise ConfigError("params: train.precision = bf16: this GPU has no bf16; use float32 or auto")
+        return torch.bfloat16 if has and name != "float32" else torch.float32
+    if name == "bf16":
+        raise ConfigError(
+            "params: train.precision = bf16: gradients of conv3d in bf16 are wrong on a CPU; "
+            "use float32 or auto"
+        )
+    return torch.float32
+
+
+def build_optimizer(settings: Train, *modules: nn.Module) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices and kernels only, not on biases, norms, w_a or the ACL weights."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr)
+
+
+def learning_rate(settings: Train, step: int, steps_an_epoch: int) -> float:
+    """Linear warm-up over train.warmup epochs, then a cosine from lr to lr_min, by step.
+
+    The last step of the run has lr_min.
+    """
+    warmup = round(settings.warmup * steps_an_epoch)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    last = settings.epochs * steps_an_epoch - 1
+    share = (step - warmup) / max(1, last - warmup)
+    return settings.lr_min + (settings.lr - settings.lr_min) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,140 @@
+"""What is in a shard folder, and which clips belong to a fold?
+
+A shard folder is tars, index.json and clips.parquet (ARCHITECTURE.md, contracts). It is all that
+crosses from data preparation to training.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from safe.errors import DataError
+from safe.labels import CLASSES, K
+from safe.sample import SHARD_FORMAT
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """The table of a shard folder: one row a clip; columns are arrays of the same length n.
+
+    Attributes:
+        root: the folder.
+        index: index.json.
+        clip: keys, [n] strings.
+        label: int64 [n], positions in CLASSES.
+        bucket: [n] strings.
+        shard: int64 [n], position of the clip's tar in `files`.
+        offset: int64 [n], of the JPEG inside its tar, in bytes.
+        size: int64 [n], of the JPEG, in bytes.
+        files: names of the tars.
+    """
+
+    root: Path
+    index: dict[str, Any]
+    clip: NDArray[np.str_]
+    label: NDArray[np.int64]
+    bucket: NDArray[np.str_]
+    shard: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    files: list[str]
+
+    @property
+    def preprocessing_id(self) -> str:
+        """The id of the preprocessing that made the shards."""
+        return str(self.index["preprocessing"]["id"])
+
+    @property
+    def face_size(self) -> int:
+        """S, the side of the stored faces in pixels."""
+        return int(self.index["preprocessing"]["made_from"]["size"])
+
+    @cached_property
+    def buckets(self) -> set[str]:
+        """The buckets that have clips."""
+        return set(self.bucket.tolist())
+
+    def split(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of the training and of the test split of a fold.
+
+        Buckets `fold1` to `fold5`: fold k tests on bucket k and trains on the others. Buckets `train`
+        and `test`: there is fold 1 only.
+
+        Raises:
+            DataError: if the fold is not there, or a split is empty.
+        """
+        name = self.test_bucket(fold)
+        test = self.bucket == name
+        if not test.any() or test.all():
+            raise DataError(f"{self.root}: fold {fold} has no clips to {'train' if test.any() else 'test'} on")
+        return np.flatnonzero(~test), np.flatnonzero(test)
+
+    def test_bucket(self, fold: int) -> str:
+        """Name of the bucket that fold `fold` tests on."""
+        name = "test" if fold == 1 and self.buckets <= {"train", "test"} else f"fold{fold}"
+        if name not in self.buckets:
+            raise DataError(
+                f"{self.root}: no bucket for fold {fold}; it has {', '.join(sorted(self.buckets))}"
+            )
+        return name
+
+    def left_out(self, bucket: str) -> int:
+        """How many clips of a bucket the manifest has and the shards have not."""
+        return sum(entry["bucket"] == bucket for entry in self.index["left_out"])
+
+    def class_counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many clips of each class are among `rows`: int64 [K]."""
+        return np.bincount(self.label[rows], minlength=K)
+
+
+def open_shards(root: Path) -> ShardFolder:
+    """Read index.json and clips.parquet and check that they and the tars fit together.
+
+    Raises:
+        DataError: if a file is missing, of another format version or size, or the counts disagree.
+    """
+    index_path = root / "index.json"
+    try:
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        table = pq.read_table(root / "clips.parquet")
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename or root}: not found; `safe-cli shard` makes it") from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{root}: index.json or clips.parquet is damaged; make the shards anew") from error
+    if index.get("format") != SHARD_FORMAT:
+        raise DataError(
+            f"{index_path}: shard format {index.get('format')}, this version reads {SHARD_FORMAT}; "
+            "make the shards anew"
+        )
+    files = [entry["file"] for entry in index["shards"]]
+    for entry in index["shards"]:
+        path = root / entry["file"]
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise DataError(f"{path}: missing or not of {entry['bytes']} bytes; make the shards anew")
+    if sum(entry["clips"] for entry in index["shards"]) != table.num_rows:
+        raise DataError(f"{root}: index.json and clips.parquet disagree; make the shards anew")
+    return _folder(root, index, table, files)
+
+
+def _folder(root: Path, index: dict[str, Any], table: Any, files: list[str]) -> ShardFolder:
+    position = {name: number for number, name in enumerate(files)}
+    label = table["label"].to_numpy().astype(np.int64)
+    if len(label) and not 0 <= label.min() <= label.max() < K:
+        raise DataError(f"{root}: a label outside 0..{K - 1} ({', '.join(CLASSES)})")
+    return ShardFolder(
+        root=root,
+        index=index,
+        clip=np.array(table["clip"].to_pylist(), dtype=np.str_),
+        label=label,
+        bucket=np.array(table["bucket"].to_pylist(), dtype=np.str_),
+        shard=np.array([position[name] for name in table["shard"].to_pylist()], dtype=np.int64),
+        offset=table["offset"].to_numpy().astype(np.int64),
+        size=table["bytes"].to_numpy().astype(np.int64),
+        files=files,
+    )

@@ -1,0 +1,121 @@
+"""What do the folds of an experiment say together?
+
+Reads exactly the folds asked for, never a glob: old fold folders may lie beside them. Writes
+metrics.json (what `dvc exp show` shows) and the tables that `dvc plots` draws.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from safe.errors import DataError
+from safe.labels import CLASSES
+from safe.metrics import reliability, softmax, summarize
+from safe.process import whole_file
+
+
+def summarize_folds(
+    *, evals: Path, trains: Path, folds: Sequence[int], dataset: str, bins: int, out: Path
+) -> dict[str, Any]:
+    """Bring the folds together.
+
+    War, uar, the recalls, ece, nll and brier are means over the folds (a recall over the folds whose
+    test split has the class); war_std and uar_std are the sample standard deviations (0 for one fold);
+    war_pooled and uar_pooled come from all test clips in one confusion matrix.
+
+    Args:
+        evals: folder of `fold-<k>/metrics.json` and `predictions.parquet`.
+        trains: folder of `fold-<k>/model.json`, for the curves.
+        folds: which folds.
+        dataset: name for the table.
+        bins: of the reliability diagram.
+        out: folder for metrics.json, curves.csv, confusion.csv, reliability.csv.
+
+    Raises:
+        DataError: if a fold is missing, or the folds were selected by different rules.
+    """
+    metrics = [_json(evals / f"fold-{fold}" / "metrics.json", "eval") for fold in folds]
+    rules = sorted({fold["selection"] for fold in metrics})
+    if len(rules) > 1:
+        raise DataError(f"{evals}: folds selected by different rules ({', '.join(rules)}); train anew")
+    labels, logits = _predictions([evals / f"fold-{fold}" for fold in folds])
+    pooled = summarize(logits, labels, bins)
+    result: dict[str, Any] = {"dataset": dataset, "n_folds": len(folds)}
+    for name in ("war", "uar"):
+        values = [fold[name] for fold in metrics]
+        result[name] = _mean(values)
+        result[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        result[f"{name}_pooled"] = pooled[name]
+    for name in ("ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES)):
+        result[name] = _mean([fold[name] for fold in metrics])
+    result["selection"] = rules[0]
+    for name in ("n_test", "n_left_out"):
+        result[name] = sum(fold[name] for fold in metrics)
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
+    histories = [_json(trains / f"fold-{k}" / "model.json", "train")["history"] for k in folds]
+    _write_tables(out, histories, labels, logits, bins)
+    with whole_file(out / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+    return rounded
+
+
+def _json(path: Path, verb: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found; `safe-cli {verb}` makes it") from error
+    except ValueError as error:
+        raise DataError(f"{path}: damaged; `safe-cli {verb}` makes it anew") from error
+
+
+def _predictions(folders: Iterable[Path]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels [n] and logits [n, K] of all folds, one after another."""
+    labels, logits = [], []
+    for folder in folders:
+        path = folder / "predictions.parquet"
+        try:
+            table = pq.read_table(path, columns=["label", "logits"])
+        except (FileNotFoundError, OSError) as error:
+            raise DataError(f"{path}: not found or damaged; `safe-cli eval` makes it") from error
+        labels.append(table["label"].to_numpy().astype(np.int64))
+        logits.append(np.array(table["logits"].to_pylist(), dtype=np.float64))
+    return np.concatenate(labels), np.concatenate(logits)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _write_tables(
+    out: Path,
+    histories: list[list[dict[str, float]]],
+    labels: NDArray[np.int64],
+    logits: NDArray[np.float64],
+    bins: int,
+) -> None:
+    columns = [name for name in histories[0][0] if name != "clips_per_s"]
+    epochs = min(len(history) for history in histories)
+    curves = [
+        [epoch + 1, *(round(np.mean([h[epoch][name] for h in histories]), 6) for name in columns)]
+        for epoch in range(epochs)
+    ]
+    _csv(out / "curves.csv", ["epoch", *columns], curves)
+    predicted = logits.argmax(1)
+    pairs = ([CLASSES[a], CLASSES[p]] for a, p in zip(labels, predicted, strict=True))
+    _csv(out / "confusion.csv", ["actual", "predicted"], pairs)
+    rows = reliability(softmax(logits), labels, bins)
+    _csv(out / "reliability.csv", ["confidence", "accuracy", "clips"], rows)
+
+
+def _csv(path: Path, header: list[str], rows: Iterable[Sequence[Any]]) -> None:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

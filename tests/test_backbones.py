@@ -1,0 +1,84 @@
+"""Backbones: right shapes, right gradients in every precision that `auto` may choose, real weights."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models.video import r3d_18
+
+from safe.backbones import BACKBONES, build_backbone
+from safe.errors import ConfigError, ModelError
+from safe.recipe import pick_device, pick_precision
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("shape", [(1, 3, 4, 64, 64), (2, 3, 1, 48, 80), (1, 3, 16, 32, 32)])
+def test_any_window_becomes_one_vector(name, shape):
+    backbone = build_backbone(name).eval()
+    with torch.inference_mode():
+        assert backbone(torch.randn(shape)).shape == (shape[0], backbone.features)
+
+
+def gradients(backbone: torch.nn.Module, clips: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """All weight gradients in one vector, float64; the probe makes every feature count differently."""
+    backbone.zero_grad()
+    device = clips.device
+    with torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16):
+        features = backbone(clips)
+    probe = torch.linspace(-1, 1, features.shape[1], dtype=features.dtype, device=device)
+    (features * probe).sum().backward()
+    return torch.cat([p.grad.double().flatten() for p in backbone.parameters()]).cpu()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_gradients_equal_float64_in_the_precision_that_auto_chooses(name):
+    # A GPU that is here is tested too; r3d_18 on 4 frames has depth 2 inside, where bf16 fails on CPUs.
+    device = pick_device("auto")
+    precision = pick_precision("auto", device)
+    torch.manual_seed(0)
+    backbone = build_backbone(name).eval()  # eval: batch statistics of two clips would amplify noise
+    clips = torch.randn(2, 3, 4, 32, 32)
+    exact = gradients(backbone.double(), clips.double(), torch.float64)
+    backbone = backbone.float().to(device).to(memory_format=torch.channels_last_3d)
+    got = gradients(backbone, clips.to(device), precision)
+    error = (got - exact).norm() / exact.norm()
+    assert error < (2e-2 if precision == torch.bfloat16 else 1e-4)
+
+
+def test_bf16_is_never_chosen_and_refused_on_a_cpu():
+    cpu = torch.device("cpu")
+    assert pick_precision("auto", cpu) == torch.float32
+    with pytest.raises(ConfigError, match="bf16: gradients of conv3d"):
+        pick_precision("bf16", cpu)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="this machine has"):
+            pick_device("cuda:999")
+    else:
+        with pytest.raises(ConfigError, match="no usable GPU"):
+            pick_device("cuda")
+
+
+def test_r3d_18_with_a_weights_file_is_torchvisions(tmp_path):
+    torch.manual_seed(1)
+    theirs = r3d_18(weights=None).eval()
+    save_file(theirs.state_dict(), tmp_path / "r3d_18.safetensors")
+    ours = build_backbone("r3d_18", str(tmp_path / "r3d_18.safetensors")).eval()
+    clips = torch.randn(1, 3, 4, 48, 48)
+    with torch.inference_mode():
+        assert torch.allclose(theirs.fc(ours(clips)), theirs(clips), atol=1e-6)
+
+
+def test_weights_that_are_missing_or_wrong_say_where_to_get_them(tmp_path):
+    with pytest.raises(ModelError, match="not found; get torchvision's R3D_18_Weights"):
+        build_backbone("r3d_18", str(tmp_path / "none.safetensors"))
+    pickled = tmp_path / "r3d_18.pth"
+    torch.save({}, pickled)
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        build_backbone("r3d_18", str(pickled))
+    save_file({"stem.0.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="does not hold r3d_18"):
+        build_backbone("r3d_18", str(tmp_path / "other.safetensors"))
+    with pytest.raises(ModelError, match="only r3d_18"):
+        build_backbone("small", str(tmp_path / "other.safetensors"))

@@ -1,0 +1,102 @@
+"""params.yaml: read once, validated, one clear line when something is wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from safe.config import load_config
+from safe.errors import ConfigError
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+
+def test_the_projects_own_params_are_valid_and_frozen():
+    config = load_config(PARAMS)
+    assert config.model.window == 4
+    assert config.data.folds == [1]
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "what"),
+    [
+        ("train.epochss=3", "train.epochss", "unknown key"),
+        ("trian.epochs=3", "trian.epochs", "unknown key"),
+        ("data={nme:dfew}", "data.nme", "unknown key"),
+        ("train.epochs=many", "train.epochs", "valid integer"),
+        ("train.epochs=2.5", "train.epochs", "valid integer"),
+        ("acl.cal=1", "acl.cal", "valid boolean"),
+        ("train.epochs=0", "train.epochs", "greater than or equal to 1"),
+        ("train.lr=0", "train.lr", "greater than 0"),
+        ("train.lr=nan", "train.lr", "finite"),
+        ("train.lr_min=1", "train.lr_min", "not be above lr"),
+        ("train.warmup=30", "train.warmup", "below epochs"),
+        ("tam.ratio=1.5", "tam.ratio", "less than or equal to 1"),
+        ("tam.block=15", "tam.block", "must divide augment.crop, 64"),
+        ("augment.crop=96", "augment.crop", "at most shard.size, 80"),
+        ("model.window=17", "model.window", "longer than the clip"),
+        ("model.backbone=vgg", "model.backbone", "'small' or 'r3d_18'"),
+        ("shard.size=100", "shard.size", "multiple of 16"),
+        ("data.folds=[6]", "data.folds", "from 1 to 5"),
+        ("data.folds=[1,1]", "data.folds", "different numbers"),
+        ("data.folds=[]", "data.folds", "at least 1 item"),
+        ("data.name=ferv39k", "data.splits", "4_setups"),
+        ("runtime.device=tpu", "runtime.device", "match pattern"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_key(override, key, what):
+    with pytest.raises(ConfigError) as caught:
+        load_config(PARAMS, [override])
+    line = str(caught.value)
+    assert key in line
+    assert what in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("override", ["train.lr", "train.lr=1,2", "+train.new=3", "~train.lr"])
+def test_only_one_existing_key_is_overridden(override):
+    with pytest.raises(ConfigError, match="-S "):
+        load_config(PARAMS, [override])
+
+
+def test_overrides_merge_into_a_section_as_dvc_does():
+    line = "data={name:dfew,root:/data/DFEW,source:frames,folds:[1,2]}"
+    data = load_config(PARAMS, [line, "train.clip_grad=null", "train.lr=3e-4"]).data
+    assert (data.name, data.root, data.source, data.folds) == (
+        "dfew",
+        "/data/DFEW",
+        "frames",
+        [1, 2],
+    )
+    assert data.splits == "EmoLabel_DataSplit"  # not in the override: kept
+
+
+def test_a_missing_section_key_or_file_is_named(tmp_path):
+    raw = yaml.safe_load(PARAMS.read_text())
+    del raw["train"]["lr"]
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=r"'train\.lr' is missing"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="not found"):
+        load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("seed: 1\nseed: 2\n", "'seed' is given twice"),
+        ("data: {name: a, name: b}\n", "'name' is given twice"),
+        ("seed: [1\n", "not valid YAML"),
+        ("- 1\n", "must hold sections"),
+        ("seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+    ],
+)
+def test_a_malformed_file_is_refused(tmp_path, text, what):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=what) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
