@@ -1,6 +1,7 @@
 """Which network turns a window of frames into one feature vector?
 
-Every backbone maps [B, C, T_w, H, W] to [B, features] and works for any T_w, H and W from 16 pixels up.
+Every backbone maps [B, C, T_w, H, W] to [B, features] and works for any T_w, H and W from 16 pixels
+up.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class R3D18(nn.Module):
 
 
 class _Block(nn.Module):
-    """A (2+1)D residual block: 1 x 3 x 3 in space, then 3 x 1 x 1 in time; halves H, W by `stride`."""
+    """A (2+1)D residual block: 1 x 3 x 3 in space, then 3 x 1 x 1 in time."""
 
     def __init__(self, inner: int, outer: int, stride: int) -> None:
         super().__init__()
@@ -59,8 +60,8 @@ class _Block(nn.Module):
 class Small(nn.Module):
     """A small (2+1)D ResNet for CPUs, demo and tests: 128 features.
 
-    It keeps a 4 x 4 grid before the last projection: with so few layers, where a feature lies (brow or
-    mouth) must survive the pooling.
+    It keeps a 4 x 4 grid before the last projection: with so few layers, where a feature lies (brow
+    or mouth) must survive the pooling.
     """
 
     features = 128
@@ -107,11 +108,13 @@ def build_backbone(name: str, weights: str | None = None) -> R3D18 | Small:
 def _load_kinetics(backbone: nn.Module, name: str, path: Path) -> None:
     """Load torchvision's state dict. Only safetensors: a pickled file could run code."""
     get = (
-        "get torchvision's R3D_18_Weights.KINETICS400_V1 on a machine with a network and save it as "
-        "safetensors: README.md, 'Kinetics weights'"
+        "get torchvision's R3D_18_Weights.KINETICS400_V1 on a machine with a network and save it "
+        "as safetensors: README.md, 'Kinetics weights'"
     )
     if name != "r3d_18":
-        raise ModelError(f"model.weights: only r3d_18 has Kinetics weights, not {name}; set it to null")
+        raise ModelError(
+            f"model.weights: only r3d_18 has Kinetics weights, not {name}; set it to null"
+        )
     if not path.is_file():
         raise ModelError(f"model.weights: {path} not found; {get}")
     try:

@@ -1,8 +1,8 @@
 """How is the state of training kept, so that it goes on exactly where it stopped?
 
-One safetensors file a run, outside DVC's outputs (DVC deletes those before a stage runs), keyed by all
-that defines the run. Tensors are stored as they are; numbers and history as JSON in the file's metadata.
-Nothing is pickled.
+One safetensors file a run, outside DVC's outputs (DVC deletes those before a stage runs), keyed by
+all that defines the run. Tensors are stored as they are; numbers and history as JSON in the file's
+metadata. Nothing is pickled.
 """
 
 import fcntl
@@ -52,7 +52,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
             state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: damaged checkpoint; delete it to train from the start") from error
+        raise ModelError(
+            f"{path}: damaged checkpoint; delete it to train from the start"
+        ) from error
     return tensors, state
 
 
@@ -77,7 +79,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. Raises ModelError if another process trains the same run."""
+    """Hold the folder for this process. Raises ModelError if another one trains this run."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
         try:

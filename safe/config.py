@@ -1,8 +1,8 @@
 """What do params.yaml and the overrides say, and is it allowed?
 
-params.yaml -> Config, once, before any work. Every section is a frozen object with the same name as its
-section, stage and verb; modules take their own section or plain values. params.yaml is the only place
-with default values; its comments give units and sources.
+params.yaml -> Config, once, before any work. Every section is a frozen object with the same name as
+its section, stage and verb; modules take their own section or plain values. params.yaml is the only
+place with default values; its comments give units and sources.
 """
 
 from pathlib import Path
@@ -40,7 +40,9 @@ class Data(Section):
             raise ValueError(f"folds: {self.folds} must be different numbers from 1 to {last}")
         splits = "4_setups" if self.name == "ferv39k" else "EmoLabel_DataSplit"
         if self.splits != splits:
-            raise ValueError(f"splits: {self.splits} must be {splits} when data.name is {self.name}")
+            raise ValueError(
+                f"splits: {self.splits} must be {splits} when data.name is {self.name}"
+            )
         return self
 
 
@@ -109,7 +111,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.window > FRAMES:
-            raise ValueError(f"window: {self.window} is longer than the clip; at most {FRAMES} frames")
+            raise ValueError(
+                f"window: {self.window} is longer than the clip; at most {FRAMES} frames"
+            )
         return self
 
 
@@ -223,7 +227,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         ConfigError: one line with the key, the value and what is allowed.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path.absolute()} not found: run in the project's folder or give --params FILE"
@@ -280,7 +284,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node = node.get(part, {}) if isinstance(node, dict) else {}
     if not isinstance(node, dict) or last not in node:
         raise ConfigError(
-            f"-S {override}: unknown key '{parsed.key_or_group}'; see params.yaml for the keys there are"
+            f"-S {override}: unknown key '{parsed.key_or_group}'; "
+            "see params.yaml for the keys there are"
         )
     value = parsed.value()
     if isinstance(node[last], dict) and isinstance(value, dict):

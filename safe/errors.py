@@ -1,7 +1,8 @@
 """Which errors can a user meet?
 
-Every error that a user can cause or mend is a SafeError whose text is one line: what is wrong, where,
-and what would be right. The command line prints that line and ends with the error's exit code.
+Every error that a user can cause or mend is a SafeError whose text is one line: what is wrong,
+where, and what would be right. The command line prints that line and ends with the error's exit
+code.
 """
 
 

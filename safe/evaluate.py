@@ -67,7 +67,9 @@ def predict(
         found.append([part.float().cpu().numpy() for part in output])
     order = np.concatenate(seen)
     if not np.array_equal(order, rows):
-        raise DataError(f"{folder.root}: {len(order)} clips came from the loader, expected {len(rows)}")
+        raise DataError(
+            f"{folder.root}: {len(order)} clips came from the loader, expected {len(rows)}"
+        )
     logits, embedding, attention = (np.concatenate(part) for part in zip(*found, strict=True))
     return Predictions(order, logits, embedding, attention)
 
@@ -121,8 +123,8 @@ def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder
         )
     if info["fold"] != fold:
         raise ModelError(
-            f"{model_folder}: trained for fold {info['fold']}; fold {fold}'s test clips are among its "
-            "training clips"
+            f"{model_folder}: trained for fold {info['fold']}; fold {fold}'s test clips are among "
+            "its training clips"
         )
 
 

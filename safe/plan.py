@@ -1,8 +1,8 @@
 """Which clip comes when?
 
-The order of an epoch is a function of (seed, epoch) and the table alone: permute the shards, take them
-in windows of a few, permute the clips of a window. So it is the same for any number of workers, resumes
-at any batch, and reads stay within a window of shards.
+The order of an epoch is a function of (seed, epoch) and the table alone: permute the shards, take
+them in windows of a few, permute the clips of a window. So it is the same for any number of
+workers, resumes at any batch, and reads stay within a window of shards.
 """
 
 from collections.abc import Iterator
@@ -44,8 +44,8 @@ def epoch_order(
 class TrainPlan:
     """Batches of a whole run, from any (epoch, batch) on. Iterating gives row arrays [batch].
 
-    The last `n % batch` clips of an epoch's order are left out; the order differs from epoch to epoch,
-    so they are others each time.
+    The last `n % batch` clips of an epoch's order are left out; the order differs from epoch to
+    epoch, so they are others each time.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class TrainPlan:
         """Raise ConfigError if there are fewer clips than a batch takes. `start` is in steps."""
         if len(rows) < batch:
             raise ConfigError(
-                f"params: train.batch = {batch}: must be at most the {len(rows)} clips of the training split"
+                f"params: train.batch = {batch}: must be at most the {len(rows)} clips of the "
+                "training split"
             )
         self.rows, self.shard = rows, shard
         self.batch, self.epochs, self.seed, self.start = batch, epochs, seed, start

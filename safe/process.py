@@ -29,8 +29,8 @@ def die_with_parent() -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block ends without an error.
 
-    The folder is made where it is missing. The bytes are on disk before the rename, so a reader or a
-    crash sees the old file or the whole new one. On an error the temporary file is removed.
+    The folder is made where it is missing. The bytes are on disk before the rename, so a reader or
+    a crash sees the old file or the whole new one. On an error the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -25,13 +25,16 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Turn train.precision into the dtype of autocast; float32 means no autocast.
 
-    `auto` is bf16 on GPUs that have it. On a CPU bf16 is refused: the weight gradient of conv3d is wrong
-    there at depth 2, which r3d_18 has on 4-frame windows, and nothing but the loss would tell.
+    `auto` is bf16 on GPUs that have it. On a CPU bf16 is refused: the weight gradient of conv3d is
+    wrong there at depth 2, which r3d_18 has on 4-frame windows, and nothing but the loss would
+    tell.
     """
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         if name == "bf16" and not has:
-            raise ConfigError("params: train.precision = bf16: this GPU has no bf16; use float32 or auto")
+            raise ConfigError(
+                "params: train.precision = bf16: this GPU has no bf16; use float32 or auto"
+            )
         return torch.bfloat16 if has and name != "float32" else torch.float32
     if name == "bf16":
         raise ConfigError(
@@ -42,7 +45,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def build_optimizer(settings: Train, *modules: nn.Module) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices and kernels only, not on biases, norms, w_a or the ACL weights."""
+    """Make AdamW; weight decay on matrices and kernels only, not on biases, norms, w_a, alpha."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},

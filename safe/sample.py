@@ -1,8 +1,8 @@
 """What does one sample of a shard hold, and how is it read back?
 
-A sample is three tar members that share a key: `<key>.jpg`, `<key>.cls` and `<key>.json`. The jpg is a
-film strip: the T = 16 square faces of the clip below one another in time order, width S, height T * S.
-S is a multiple of 16 so that no JPEG block crosses two frames.
+A sample is three tar members that share a key: `<key>.jpg`, `<key>.cls` and `<key>.json`. The jpg
+is a film strip: the T = 16 square faces of the clip below one another in time order, width S,
+height T * S. S is a multiple of 16 so that no JPEG block crosses two frames.
 """
 
 import re
@@ -20,8 +20,9 @@ FRAMES: Final = 16
 SHARD_FORMAT: Final = 1
 """Version of the shard folder: tars, index.json and clips.parquet."""
 
-KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
-"""What a clip's key may look like. No dot: the stock webdataset reader ends the key at the first dot."""
+KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,95}")
+"""What a clip's key may look like. No dot: the stock webdataset reader cuts it at the first one. With
+`.json` it fits the 100 characters of a ustar header."""
 
 
 def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
@@ -37,7 +38,9 @@ def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
     """
     frames, height, width, channels = faces.shape
     if (frames, height, channels) != (FRAMES, width, 3) or width % 16:
-        raise ValueError(f"faces must be [{FRAMES}, S, S, 3] with S a multiple of 16: {faces.shape}")
+        raise ValueError(
+            f"faces must be [{FRAMES}, S, S, 3] with S a multiple of 16: {faces.shape}"
+        )
     strip = np.ascontiguousarray(faces).reshape(frames * height, width, 3)
     return bytes(simplejpeg.encode_jpeg(strip, quality, "RGB", chroma, fastdct=False))
 
@@ -46,7 +49,8 @@ def decode_strip(jpeg: bytes, size: int) -> NDArray[np.uint8]:
     """Decode a JPEG strip to uint8 [T, size, size, 3], RGB, 0..255.
 
     Raises:
-        DataError: if it is no JPEG, or its header claims another size (checked before any decoding).
+        DataError: if it is no JPEG, or its header claims another size (checked before any
+        decoding).
     """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)

@@ -48,10 +48,14 @@ def load_model(folder: Path) -> tuple[SAFE, dict[str, Any]]:
     except (ValueError, OSError, SafetensorError) as error:
         raise ModelError(f"{folder}: model.json or model.safetensors is damaged") from error
     if info.get("format") != MODEL_FORMAT or info.get("classes") != list(CLASSES):
-        raise ModelError(f"{path}: of another format or with other classes than {', '.join(CLASSES)}")
+        raise ModelError(
+            f"{path}: of another format or with other classes than {', '.join(CLASSES)}"
+        )
     model = SAFE(**info["architecture"], weights=None)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ModelError(f"{folder}: the weights do not fit the architecture in model.json") from error
+        raise ModelError(
+            f"{folder}: the weights do not fit the architecture in model.json"
+        ) from error
     return model.eval(), info

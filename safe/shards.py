@@ -63,8 +63,8 @@ class ShardFolder:
     def split(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the training and of the test split of a fold.
 
-        Buckets `fold1` to `fold5`: fold k tests on bucket k and trains on the others. Buckets `train`
-        and `test`: there is fold 1 only.
+        Buckets `fold1` to `fold5`: fold k tests on bucket k and trains on the others. Buckets
+        `train` and `test`: there is fold 1 only.
 
         Raises:
             DataError: if the fold is not there, or a split is empty.
@@ -72,7 +72,9 @@ class ShardFolder:
         name = self.test_bucket(fold)
         test = self.bucket == name
         if not test.any() or test.all():
-            raise DataError(f"{self.root}: fold {fold} has no clips to {'train' if test.any() else 'test'} on")
+            raise DataError(
+                f"{self.root}: fold {fold} has no clips to {'train' if test.any() else 'test'} on"
+            )
         return np.flatnonzero(~test), np.flatnonzero(test)
 
     def test_bucket(self, fold: int) -> str:
@@ -104,9 +106,13 @@ def open_shards(root: Path) -> ShardFolder:
         index = json.loads(index_path.read_text(encoding="utf-8"))
         table = pq.read_table(root / "clips.parquet")
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename or root}: not found; `safe-cli shard` makes it") from error
+        raise DataError(
+            f"{error.filename or root}: not found; `safe-cli shard` makes it"
+        ) from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{root}: index.json or clips.parquet is damaged; make the shards anew") from error
+        raise DataError(
+            f"{root}: index.json or clips.parquet is damaged; make the shards anew"
+        ) from error
     if index.get("format") != SHARD_FORMAT:
         raise DataError(
             f"{index_path}: shard format {index.get('format')}, this version reads {SHARD_FORMAT}; "
@@ -116,7 +122,9 @@ def open_shards(root: Path) -> ShardFolder:
     for entry in index["shards"]:
         path = root / entry["file"]
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise DataError(f"{path}: missing or not of {entry['bytes']} bytes; make the shards anew")
+            raise DataError(
+                f"{path}: missing or not of {entry['bytes']} bytes; make the shards anew"
+            )
     if sum(entry["clips"] for entry in index["shards"]) != table.num_rows:
         raise DataError(f"{root}: index.json and clips.parquet disagree; make the shards anew")
     return _folder(root, index, table, files)

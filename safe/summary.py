@@ -25,9 +25,9 @@ def summarize_folds(
 ) -> dict[str, Any]:
     """Bring the folds together.
 
-    War, uar, the recalls, ece, nll and brier are means over the folds (a recall over the folds whose
-    test split has the class); war_std and uar_std are the sample standard deviations (0 for one fold);
-    war_pooled and uar_pooled come from all test clips in one confusion matrix.
+    War, uar, the recalls, ece, nll and brier are means over the folds (a recall over the folds
+    whose test split has the class); war_std and uar_std are the sample standard deviations (0 for
+    one fold); war_pooled and uar_pooled come from all test clips in one confusion matrix.
 
     Args:
         evals: folder of `fold-<k>/metrics.json` and `predictions.parquet`.
@@ -43,7 +43,9 @@ def summarize_folds(
     metrics = [_json(evals / f"fold-{fold}" / "metrics.json", "eval") for fold in folds]
     rules = sorted({fold["selection"] for fold in metrics})
     if len(rules) > 1:
-        raise DataError(f"{evals}: folds selected by different rules ({', '.join(rules)}); train anew")
+        raise DataError(
+            f"{evals}: folds selected by different rules ({', '.join(rules)}); train anew"
+        )
     labels, logits = _predictions([evals / f"fold-{fold}" for fold in folds])
     pooled = summarize(logits, labels, bins)
     result: dict[str, Any] = {"dataset": dataset, "n_folds": len(folds)}

@@ -1,14 +1,13 @@
 """How does one run train: a step, an epoch, and going on after a stop?
 
-Everything random in step s is drawn from (seed, s), and the order of clips from (seed, epoch), so the
-state of a run is its tensors, its step and its history: a run that goes on from a checkpoint equals
-one that never stopped, bit for bit on the CPU.
+Everything random in step s is drawn from (seed, s), and the order of clips from (seed, epoch), so
+the state of a run is its tensors, its step and its history: a run that goes on from a checkpoint
+equals one that never stopped, bit for bit on the CPU.
 """
 
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,9 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """One update. Losses and counts are added up on the device and read at the epoch's end."""
         settings = self.config
-        seed = int(np.random.SeedSequence([settings.seed, self.step]).generate_state(1, np.uint64)[0])
+        seed = int(
+            np.random.SeedSequence([settings.seed, self.step]).generate_state(1, np.uint64)[0]
+        )
         torch.manual_seed(seed)  # dropout
         generator = torch.Generator().manual_seed(seed)
         labels = batch["label"].to(self.device, non_blocking=True)
@@ -181,7 +182,9 @@ class Trainer:
             "tally": self.tally,
             "best": self.best,
         }
-        return {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
+        return {
+            f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()
+        }
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Take up the state that `tensors` and a checkpoint's JSON hold."""
@@ -215,9 +218,11 @@ def train(
         shards: the shard folder.
         fold: the fold whose training split is learnt.
         out: the model folder: model.safetensors, model.json, dvclive's files in `live/`.
-        checkpoints: folder outside DVC's outputs; this run's state lies in a subfolder by fingerprint.
+        checkpoints: folder outside DVC's outputs; this run's state lies in a subfolder by
+        fingerprint.
         commit: of the code, for model.json.
-        stop_after: leave a checkpoint and return after this step of the run, unless it ended before.
+        stop_after: leave a checkpoint and return after this step of the run, unless it ended
+        before.
         on_epoch: called with the epoch's number (from 1) and its figures.
 
     Returns:
@@ -268,7 +273,7 @@ def _run(
         workers=runtime.workers,
         pin=trainer.device.type == "cuda",
     )
-    with live, closing(batches):
+    with live:
         for row in trainer.history:  # DVC emptied the folder: write the past epochs again
             _log(live, row)
         began = saved = time.monotonic()
@@ -328,7 +333,11 @@ def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
         "dataset": config.data.name,
         "fold": fold,
         "seed": config.seed,
-        "selection": {"rule": rule, "metric": None if rule == "last" else SELECTION_METRIC, "epoch": epoch},
+        "selection": {
+            "rule": rule,
+            "metric": None if rule == "last" else SELECTION_METRIC,
+            "epoch": epoch,
+        },
         "train_clips": len(trainer.train_rows),
         "commit": commit,
         "torch": torch.__version__,

@@ -1,0 +1,276 @@
+"""Which clips of a batch are mixed with which partners, and where?
+
+In: a batch of clips on any device, their labels and a generator. Out: the batch with some of its
+clips mixed (Algorithm 1, or one of its rivals), and how many. Labels never change, because a
+partner always has the clip's own class:
+
+    I_mix = I_u * (1 - M) + I_s * M          label(I_s) = label(I_u), s != u, M in {0, 1}
+
+A batch alone often has no companion for a rare class (DFEW: 116 disgust clips in 9,356), which
+would starve the very classes TAM is for: so the last few unmixed clips of each class are banked.
+Every shape is known beforehand and nothing is read back from the device, so nothing waits for it.
+Shapes: B clips, n of them chosen, T frames, H W pixels, C channels, K classes.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from safe.errors import ModelError
+from safe.labels import K
+
+STRATEGIES: Final = ("none", "random", "frame", "videomix", "tam")
+"""What Table III compares. All but none replace about mask_ratio of a chosen clip's volume."""
+
+
+class TAM:
+    """Temporal-aware augmentation: Algorithm 1, with a class bank.
+
+    The bank holds, for each class, a ring of the last `bank` unmixed clips of the stream. It is
+    made at the first batch, with that batch's clip shape, dtype and device. It knows no clip by
+    name: one that returns before its class has refilled the ring may meet its own earlier crop.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: str,
+        ratio: float,
+        mask_ratio: float,
+        block: int,
+        bank: int,
+        classes: int = K,
+    ) -> None:
+        """Set what is drawn.
+
+        Args:
+            strategy: one of STRATEGIES; see draw_masks.
+            ratio: lambda_TAM, the share of a batch that is chosen, 0..1.
+            mask_ratio: rho, the share of a chosen clip that is replaced, 0..1.
+            block: side of a patch, in pixels.
+            bank: clips kept a class, at least 1.
+            classes: K.
+
+        Raises:
+            ValueError: for an unknown strategy.
+        """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} must be one of {', '.join(STRATEGIES)}")
+        self.strategy = strategy
+        self.ratio = ratio
+        self.mask_ratio = mask_ratio
+        self.block = block
+        self.bank = bank
+        self.classes = classes
+        self._seen = torch.zeros(classes, dtype=torch.int64)  # clips of each class so far
+        self._clips: Tensor | None = None  # [K, bank, T, H, W, C]
+
+    def __call__(
+        self, clips: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Mix floor(ratio * B) clips of the batch; then remember the unmixed batch in the bank.
+
+        Args:
+            clips: [B, T, H, W, C], any dtype; left as it is.
+            labels: int64 [B], 0..K-1, on the clips' device.
+            generator: where all draws come from, on the CPU or on the clips' device.
+
+        Returns:
+            The mixed clips, [B, T, H, W, C], and int64 [3] on the device: how many chosen clips
+            were mixed with a companion of the batch, with a banked clip, and not at all, because no
+            other clip of their class was seen yet.
+
+        Raises:
+            ValueError: if H or W is no multiple of block, or the clips do not fit the banked ones.
+        """
+        if self.strategy == "none":
+            return clips, torch.zeros(3, dtype=torch.int64, device=clips.device)
+        batch, frames, height, width, _ = clips.shape
+        if height % self.block or width % self.block:
+            raise ValueError(
+                f"clips of {width} x {height} pixels cannot be cut into blocks of {self.block}; "
+                "both sides must be multiples of the block"
+            )
+        bank = self._open_bank(clips)
+        count = math.floor(self.ratio * batch)
+        chosen = _uniform((batch,), generator, clips.device).argsort()[:count]
+        partners, from_batch, from_bank = self._draw_partners(
+            clips, labels, bank, chosen, generator
+        )
+        masks = draw_masks(
+            self.strategy,
+            (count, frames, height, width),
+            mask_ratio=self.mask_ratio,
+            block=self.block,
+            generator=generator,
+            device=clips.device,
+        )
+        found = from_batch | from_bank
+        mixed = torch.where(masks & _per_clip(found), partners, clips[chosen])
+        counts = torch.stack([from_batch.sum(), from_bank.sum(), (~found).sum()])
+        self._remember(clips, labels, bank)
+        return clips.index_copy(0, chosen, mixed), counts
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the bank: seen int64 [K] and, after the first batch, clips [K, bank, T, H, W, C].
+
+        The tensors are never written to later, so this is a snapshot.
+        """
+        return {"seen": self._seen} | ({} if self._clips is None else {"clips": self._clips})
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a snapshot, on whatever device the next batch is.
+
+        Raises:
+            ModelError: if the snapshot is of another number of classes or banked clips.
+        """
+        seen, clips = state["seen"], state.get("clips")
+        shape = (len(seen), self.bank if clips is None else clips.shape[1])
+        if shape != (self.classes, self.bank):
+            raise ModelError(
+                f"checkpoint: the TAM bank holds {shape[1]} clips of {shape[0]} classes, this run "
+                f"{self.bank} of {self.classes}; resume with the settings it was made with"
+            )
+        self._seen, self._clips = seen, clips
+
+    def _open_bank(self, clips: Tensor) -> Tensor:
+        """Return the bank on the clips' device, [K, bank, T, H, W, C]; empty at the first batch."""
+        self._seen = self._seen.to(clips.device)
+        if self._clips is None:
+            self._clips = clips.new_zeros(self.classes, self.bank, *clips.shape[1:])
+        if self._clips.shape[2:] != clips.shape[1:] or self._clips.dtype != clips.dtype:
+            raise ValueError(
+                f"clips {tuple(clips.shape[1:])} {clips.dtype} do not fit the banked clips "
+                f"{tuple(self._clips.shape[2:])} {self._clips.dtype}; one TAM, one kind of clip"
+            )
+        self._clips = self._clips.to(clips.device)
+        return self._clips
+
+    def _draw_partners(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        bank: Tensor,
+        chosen: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw one partner for each of the n chosen clips, uniformly among those allowed.
+
+        Returns:
+            The partners [n, T, H, W, C], and bool [n] twice: whether the partner is a companion of
+            the batch, and whether it is a banked clip. Where neither is, it is no partner.
+        """
+        batch, device = len(clips), clips.device
+        label = labels[chosen]
+        companion = (labels == label[:, None]) & (
+            torch.arange(batch, device=device) != chosen[:, None]
+        )
+        has_companion = companion.any(1)
+        filled = torch.arange(self.bank, device=device) < self._seen[label][:, None]
+        banked = filled & ~has_companion[:, None]
+
+        # The highest of independent uniform numbers is equally likely to be any of them.
+        allowed = torch.cat([companion, banked], dim=1)  # [n, B + bank]
+        score = _uniform(tuple(allowed.shape), generator, device)
+        drawn = score.masked_fill(~allowed, -1).argmax(1)
+
+        from_bank = banked.any(1)
+        in_batch = clips[drawn.clamp(max=batch - 1)]
+        in_bank = bank[label, (drawn - batch).clamp(min=0)]
+        return torch.where(_per_clip(from_bank), in_bank, in_batch), has_companion, from_bank
+
+    def _remember(self, clips: Tensor, labels: Tensor, bank: Tensor) -> None:
+        """Write the batch into the rings in its order; a later clip takes an older one's slot."""
+        order = torch.arange(len(clips), device=clips.device)
+        earlier = ((labels == labels[:, None]) & (order < order[:, None])).sum(1)
+        place = labels * self.bank + (self._seen[labels] + earlier) % self.bank
+        # Which clip of the batch was the last to be written to each place; -1 where none was.
+        nobody = order.new_full((self.classes * self.bank,), -1)
+        writer = nobody.scatter_reduce(0, place, order, "amax").view(self.classes, self.bank)
+        written = (writer >= 0)[..., None, None, None, None]
+        self._clips = torch.where(written, clips[writer.clamp(min=0)], bank)
+        self._seen = self._seen.index_add(0, labels, torch.ones_like(labels))
+
+
+def draw_masks(
+    strategy: str,
+    shape: tuple[int, int, int, int],
+    *,
+    mask_ratio: float,
+    block: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Tensor:
+    """Draw where n clips are replaced by their partners.
+
+    tam       int(mask_ratio * n_p) of the n_p = H/block x W/block patches, the same in all frames.
+    random    as many patches, drawn anew for every frame.
+    frame     int(mask_ratio * T) whole frames.
+    videomix  one box, the same in all frames, with the frame's aspect and, but for whole pixels,
+              the area of tam's patches. Its corner is uniform over all places where the box lies
+              inside the frame, so its area never varies (VideoMix cuts boxes off at the border).
+
+    Args:
+        strategy: one of STRATEGIES, not none.
+        shape: (n, T, H, W); H and W are multiples of block.
+        mask_ratio: rho, 0..1.
+        block: side of a patch, in pixels.
+        generator: of the draws, on the CPU or on the device.
+        device: of the masks.
+
+    Returns:
+        bool, True where replaced: [n, T, H, W, 1] with 1 for each axis along which it is constant.
+    """
+    count, frames, height, width = shape
+    if strategy == "frame":
+        drawn = _exactly(int(mask_ratio * frames), (count, frames), generator, device)
+        return _per_clip(drawn)
+    rows, columns = height // block, width // block
+    masked = int(mask_ratio * rows * columns)
+    if strategy == "videomix":
+        return _box(count, (height, width), masked * block**2, generator, device)
+    times = frames if strategy == "random" else 1
+    patches = _exactly(masked, (count, times, rows * columns), generator, device)
+    grid = patches.view(count, times, rows, columns, 1)
+    return grid.repeat_interleave(block, 2).repeat_interleave(block, 3)
+
+
+def _box(
+    count: int,
+    size: tuple[int, int],
+    area: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Tensor:
+    """Draw a box of about `area` pixels inside each frame of size (H, W): bool [n, 1, H, W, 1]."""
+    inside = []
+    share = math.sqrt(area / (size[0] * size[1]))
+    tall = max(1, round(size[0] * share))
+    wide = min(size[1], round(area / tall))
+    for length, side in zip(size, (tall, wide), strict=True):
+        corner = torch.randint(
+            length - side + 1, (count, 1), generator=generator, device=generator.device
+        ).to(device, non_blocking=True)
+        pixel = torch.arange(length, device=device)
+        inside.append((corner <= pixel) & (pixel < corner + side))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None, :, :, None]
+
+
+def _exactly(
+    count: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Shuffle `count` ones among zeros along the last axis: bool, of the given shape."""
+    return _uniform(shape, generator, device).argsort(-1) < count
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw float32 in [0, 1) where the generator lives, and bring it to the device."""
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return drawn.to(device, non_blocking=True)
+
+
+def _per_clip(values: Tensor) -> Tensor:
+    """Append axes until [n, T, H, W, C] broadcasts: [n] or [n, T] -> five axes."""
+    return values.reshape(*values.shape, *(1,) * (5 - values.ndim))
