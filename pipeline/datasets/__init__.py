@@ -1,0 +1,5 @@
+"""Which adapter lists the clips of which dataset?
+
+`dfew` reads DFEW and every dataset in its layout, `synthetic` among them; `ferv39k` reads FERV39k.
+Adding a dataset is one module with `read_clips(data) -> list[Clip]` and one line in pipeline.index.
+"""

@@ -1,0 +1,100 @@
+"""How does an adapter see which lists and files are there?
+
+Every adapter has one function, read_clips(data) -> list[Clip]. Folders are walked once: a walk of
+tens of thousands of clips takes about a second, a search for each of them would take minutes.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.manifest import Clip
+from safe.errors import DataError
+
+_IMAGES = (".jpg", ".jpeg", ".png")
+
+
+def read_lines(root: Path, file: Path) -> list[str]:
+    """Return the lines of a split list that are not blank, without their line ends.
+
+    Raises:
+        DataError: if the root or the list is not there, or is no text.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: no folder {root.absolute()} (looked for {file} in it)")
+    try:
+        text = (root / file).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"no {file} in data.root {root.absolute()}: is this the dataset's folder?"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{root.absolute() / file} cannot be read: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def find_videos(root: Path, folder: str) -> dict[str, int]:
+    """Walk `folder` of the root; return the path of each .mp4, relative to root, and its bytes.
+
+    Links to folders are followed, each folder is entered once. Raises DataError if it is not there.
+    """
+    _require_folder(root, folder, "*.mp4")
+    found: dict[str, int] = {}
+    seen: set[tuple[int, int]] = set()
+    todo = [folder]
+    while todo:
+        here = todo.pop()
+        status = (root / here).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(root / here) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    todo.append(f"{here}/{entry.name}")
+                elif entry.name.lower().endswith(".mp4") and entry.is_file():
+                    found[f"{here}/{entry.name}"] = entry.stat().st_size
+    return found
+
+
+def find_frame_folders(root: Path, folder: str, *, depth: int) -> dict[str, int]:
+    """Return the folders `depth` levels below `folder` that hold images, and the bytes of those.
+
+    Paths are relative to root. Raises DataError if `folder` is not there.
+    """
+    _require_folder(root, folder, "folders of *.jpg")
+    level = [folder]
+    for _ in range(depth):
+        below = []
+        for here in level:
+            with os.scandir(root / here) as entries:
+                below += [f"{here}/{entry.name}" for entry in entries if entry.is_dir()]
+        level = below
+    found = {}
+    for here in level:
+        with os.scandir(root / here) as entries:
+            sizes = [e.stat().st_size for e in entries if e.name.lower().endswith(_IMAGES)]
+        if sizes:
+            found[here] = sum(sizes)
+    return found
+
+
+def require_some(clips: list[Clip], root: Path, looked_for: str) -> None:
+    """Raise DataError if not one clip's file is there: that is a wrong folder, not damage."""
+    if not any(clip.bytes is not None for clip in clips):
+        raise DataError(
+            f"none of the {len(clips):,} clips of the lists is in data.root {root.absolute()}: "
+            f"looked for {looked_for}"
+        )
+
+
+def _require_folder(root: Path, folder: str, what: str) -> None:
+    if not (root / folder).is_dir():
+        raise DataError(
+            f"no folder {folder} in data.root {root.absolute()}: looked for {what} in it"
+        )
+
+
+def safe_number(text: str) -> int | None:
+    """Return the number that a name is, with or without leading zeros; None if it is no number."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None

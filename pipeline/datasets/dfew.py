@@ -1,0 +1,139 @@
+"""Which clips does DFEW (or a dataset in its layout) have, and in which fold is each a test clip?
+
+Reads EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv and looks for the raw clips
+anywhere below Clip/original, or for the face frames in Clip/clip_224x224. The five test sets are
+disjoint and train(k) is everything outside test(k); both are checked, because the shards are
+written in five buckets that rely on it.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from pipeline.datasets.clips import (
+    find_frame_folders,
+    find_videos,
+    read_lines,
+    require_some,
+    safe_number,
+)
+from pipeline.manifest import Clip
+from safe.config import Data
+from safe.errors import DataError
+from safe.labels import CLASSES, index_of
+
+LABELS: Final = {
+    "1": "happy",
+    "2": "sad",
+    "3": "neutral",
+    "4": "angry",
+    "5": "surprise",
+    "6": "disgust",
+    "7": "fear",
+}
+"""DFEW's own numbers of the seven classes."""
+
+FOLDS: Final = 5
+
+_SPELLINGS: Final = ("single-labeled", "single_labeled")
+_VIDEOS: Final = "Clip/original"
+_FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
+
+
+def read_clips(data: Data) -> list[Clip]:
+    """List every clip of the five test sets, in no special order.
+
+    Raises:
+        DataError: one line, if the root, a list or the clips' folder is not there, a list has a
+            wrong header, line or label, or the lists do not fit one another.
+    """
+    root = Path(data.root)
+    labels, folds = _read_folds(root, data.splits)
+    if data.source == "video":
+        found, ending, looked_for = _find_videos(root), ".mp4", f"{_VIDEOS}/**/<id>.mp4"
+        folder = _VIDEOS
+    else:
+        folder = next((name for name in _FRAMES if (root / name).is_dir()), _FRAMES[0])
+        found, ending, looked_for = _find_frames(root, folder), "", f"{folder}/<5-digit id>/*.jpg"
+    clips = []
+    for number, label in labels.items():
+        missing = (f"{folder}/{number:05d}{ending}", None)
+        path, size = found.get(number, missing)
+        clips.append(Clip(f"{number:05d}", path, label, f"fold{folds[number]}", size))
+    require_some(clips, root, looked_for)
+    return clips
+
+
+def _read_folds(root: Path, splits: str) -> tuple[dict[int, int], dict[int, int]]:
+    """Return each clip's label and the fold whose test set it is in. Raises DataError."""
+    tests = {fold: _read_set(root, splits, "test", fold) for fold in range(1, FOLDS + 1)}
+    labels: dict[int, int] = {}
+    folds: dict[int, int] = {}
+    for fold, test in tests.items():
+        for number in test.keys() & folds.keys():
+            raise DataError(
+                f"{splits}: clip {number} is in the test sets of folds {folds[number]} and {fold}; "
+                f"a clip may be in one only"
+            )
+        labels |= test
+        folds |= dict.fromkeys(test, fold)
+    for fold, test in tests.items():
+        train = _read_set(root, splits, "train", fold)
+        rest = {number: label for number, label in labels.items() if number not in test}
+        if train != rest:
+            wrong = len(train.items() ^ rest.items())
+            raise DataError(
+                f"{splits}: train set_{fold}.csv must be all {len(rest):,} clips outside test "
+                f"set_{fold}.csv, with the same labels; it has {len(train):,} clips, {wrong:,} "
+                f"entries differ"
+            )
+    return labels, folds
+
+
+def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
+    """Read one list: number of the clip -> label, a position in CLASSES. Raises DataError."""
+    names = [Path(splits, f"{part}({spelling})", f"set_{fold}.csv") for spelling in _SPELLINGS]
+    file = next((name for name in names if (root / name).is_file()), names[0])
+    header, *lines = read_lines(root, file) or [""]
+    if header != "video_name,label":
+        raise DataError(f"{root / file}: the first line must be video_name,label, not {header!r}")
+    labels: dict[int, int] = {}
+    for line in lines:
+        name, _, code = line.partition(",")
+        number = safe_number(name)
+        if number is None or number > 99_999:
+            raise DataError(f"{root / file}: {line!r} must be a clip's number, a comma, a label")
+        if code not in LABELS:
+            raise DataError(
+                f"{root / file}: label {code!r} of clip {number} must be 1 to {len(CLASSES)}"
+            )
+        if number in labels:
+            raise DataError(f"{root / file}: clip {number} is listed twice")
+        labels[number] = index_of(LABELS[code])
+    return labels
+
+
+def _find_videos(root: Path) -> dict[int, tuple[str, int]]:
+    """Return number -> path and bytes of every raw clip. Raises DataError if one is there twice."""
+    found: dict[int, tuple[str, int]] = {}
+    for path, size in sorted(find_videos(root, _VIDEOS).items()):
+        number = safe_number(path.rpartition("/")[2][: -len(".mp4")])
+        if number is None:
+            continue
+        if number in found:
+            raise DataError(
+                f"clip {number} is in data.root {root.absolute()} twice: {found[number][0]} and "
+                f"{path}; keep one"
+            )
+        found[number] = (path, size)
+    return found
+
+
+def _find_frames(root: Path, folder: str) -> dict[int, tuple[str, int]]:
+    """Return number -> path and bytes of every folder of frames."""
+    found = {}
+    for path, size in find_frame_folders(root, folder, depth=1).items():
+        name = path.rpartition("/")[2]
+        number = safe_number(name)
+        if number is not None and name == f"{number:05d}":
+            found[number] = (path, size)
+    return found

@@ -1,0 +1,61 @@
+"""Which clips does FERV39k have, and which are for training, which for testing?
+
+Reads 4_setups/All_scenes/{train,test}_All.csv (no header; "Action/Happy/0267 Happy") and looks for
+the raw clips in 0_7_LabelClips, or for the face frames in 2_ClipsforFaceCrop.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from pipeline.datasets.clips import find_frame_folders, find_videos, read_lines, require_some
+from pipeline.manifest import Clip
+from safe.config import Data
+from safe.errors import DataError
+from safe.labels import index_of
+
+LABELS: Final = ("Happy", "Sad", "Neutral", "Angry", "Surprise", "Disgust", "Fear")
+"""FERV39k's own names of the seven classes."""
+
+_LINE: Final = re.compile(r"([A-Za-z]+)/([A-Za-z]+)/([0-9]{4}) ([A-Za-z]+)")
+_VIDEOS: Final = "0_7_LabelClips"
+_FRAMES: Final = "2_ClipsforFaceCrop"
+
+
+def read_clips(data: Data) -> list[Clip]:
+    """List every clip of the two lists, in no special order.
+
+    Raises:
+        DataError: one line, if the root, a list or the clips' folder is not there, a list has a
+            wrong line or label, or a clip is listed twice.
+    """
+    root = Path(data.root)
+    listed: dict[str, tuple[int, str]] = {}
+    for part in ("train", "test"):
+        file = Path(data.splits, "All_scenes", f"{part}_All.csv")
+        for line in read_lines(root, file):
+            clip, label = _parse(line, root / file)
+            if clip in listed:
+                raise DataError(f"{root / file}: clip {clip} is also in the {listed[clip][1]} list")
+            listed[clip] = (label, part)
+    if data.source == "video":
+        found, folder, ending = find_videos(root, _VIDEOS), _VIDEOS, ".mp4"
+    else:
+        found, folder, ending = find_frame_folders(root, _FRAMES, depth=3), _FRAMES, ""
+    clips = []
+    for clip, (label, part) in listed.items():
+        path = f"{folder}/{clip}{ending}"
+        clips.append(Clip(clip.replace("/", "-"), path, label, part, found.get(path)))
+    require_some(clips, root, f"{folder}/<Scene>/<Emotion>/<4 digits>{ending or '/*.jpg'}")
+    return clips
+
+
+def _parse(line: str, file: Path) -> tuple[str, int]:
+    """Return a line's clip, such as Action/Happy/0267, and its label. Raises DataError."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise DataError(f"{file}: {line!r} must read like 'Action/Happy/0267 Happy'")
+    scene, emotion, number, name = match.groups()
+    if name not in LABELS or name != emotion:
+        raise DataError(f"{file}: {line!r} must name one of {', '.join(LABELS)}, twice the same")
+    return f"{scene}/{emotion}/{number}", index_of(name)

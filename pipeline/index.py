@@ -1,0 +1,59 @@
+"""Which clips exist, with which label, in which bucket?
+
+The official lists and the folder of a dataset in, one table out: data/<name>/manifest.parquet, with
+a row for every clip that the lists name. A clip whose file is missing keeps its row, so that the
+official denominator stays; its `bytes` are null.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.datasets import dfew, ferv39k
+from pipeline.manifest import SCHEMA, Clip, check_clips
+from safe.config import Data
+from safe.labels import CLASSES
+from safe.process import whole_file
+
+ADAPTERS: Final[dict[str, Callable[[Data], list[Clip]]]] = {
+    "synthetic": dfew.read_clips,  # drawn in DFEW's layout
+    "dfew": dfew.read_clips,
+    "ferv39k": ferv39k.read_clips,
+}
+
+
+def build_index(data: Data, out: Path) -> dict[str, int]:
+    """List the clips of a dataset and write the manifest to the file `out`.
+
+    The rows are sorted by clip; the same files and lists give the same bytes, wherever they are.
+
+    Returns:
+        Counts: clips, missing, then clips of each class by name and of each bucket by name.
+
+    Raises:
+        DataError: one line that says what was looked for and where.
+    """
+    clips = sorted(ADAPTERS[data.name](data), key=lambda clip: clip.key)
+    check_clips(clips)
+    columns = {
+        "clip": [clip.key for clip in clips],
+        "path": [clip.path for clip in clips],
+        "label": [clip.label for clip in clips],
+        "bucket": [clip.bucket for clip in clips],
+        "source": [data.source] * len(clips),
+        "bytes": [clip.bytes for clip in clips],
+    }
+    with whole_file(out) as temporary:
+        pq.write_table(pa.table(columns, SCHEMA), temporary, compression="zstd")
+    classes = Counter(clip.label for clip in clips)
+    buckets = Counter(clip.bucket for clip in clips)
+    return {
+        "clips": len(clips),
+        "missing": sum(clip.bytes is None for clip in clips),
+        **{name: classes[label] for label, name in enumerate(CLASSES)},
+        **{name: buckets[name] for name in sorted(buckets)},
+    }

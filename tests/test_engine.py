@@ -1,0 +1,185 @@
+"""Do tasks come back in order, whatever hangs, crashes or raises?"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import Failure, run_tasks
+
+ROOT = Path(__file__).resolve().parents[1]
+_set_up_in: list[int] = []
+
+
+def square(x: int) -> int:
+    time.sleep(0.02 if x % 3 == 0 else 0)  # so that later tasks finish before earlier ones
+    return x * x
+
+
+def misbehave(word: str) -> str:
+    if word == "hang":
+        while True:
+            time.sleep(60)
+    if word == "abort":
+        os.abort()
+    if word == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if word == "exit":
+        os._exit(3)
+    return word.upper()
+
+
+def rescue(word: str) -> str:
+    if word == "abort":
+        os.abort()
+    return f"rescued {word}"
+
+
+def pid_or_hang(word: str) -> int:
+    while word == "hang":
+        pass
+    return os.getpid()
+
+
+def refuse(x: int) -> int:
+    if x == 2:
+        raise ValueError("two is wrong")
+    return x
+
+
+def give_lambda(x: int) -> object:
+    return lambda: x
+
+
+def note_process() -> None:
+    _set_up_in.append(os.getpid())
+
+
+def fail_to_set_up() -> None:
+    raise OSError("no model here")
+
+
+def die_in_set_up() -> None:
+    os._exit(1)
+
+
+def was_set_up(_: int) -> tuple[int, list[int]]:
+    return os.getpid(), list(_set_up_in)
+
+
+def children() -> list[object]:
+    return [child for child in multiprocessing.active_children() if child.is_alive()]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_results_come_in_the_order_of_the_tasks(workers: int) -> None:
+    done: list[int] = []
+    results = list(run_tasks(square, range(40), workers=workers, deadline=20, on_done=done.append))
+    assert results == [x * x for x in range(40)]
+    assert done == list(range(1, 41))
+    assert not children()
+
+
+def test_no_task_starts_no_process() -> None:
+    assert list(run_tasks(square, [], workers=2, deadline=1)) == []
+
+
+def test_what_hangs_or_crashes_fails_and_the_rest_goes_on() -> None:
+    words = ["a", "hang", "b", "abort", "segfault", "exit", "c", "d"]
+    start = time.monotonic()
+    results = list(run_tasks(misbehave, words, workers=2, deadline=1))
+    assert results == [
+        "A",
+        Failure("killed after 1 s"),
+        "B",
+        Failure("crashed (signal 6)"),
+        Failure("crashed (signal 11)"),
+        Failure("crashed (exit code 3)"),
+        "C",
+        "D",
+    ]
+    assert time.monotonic() - start < 30
+    assert not children()
+
+
+def test_fallback_is_tried_once_on_what_failed() -> None:
+    words = ["a", "hang", "abort", "segfault"]
+    results = list(run_tasks(misbehave, words, workers=2, deadline=1, fallback=rescue))
+    assert results == ["A", "rescued hang", Failure("crashed (signal 6)"), "rescued segfault"]
+
+
+def test_exception_of_a_task_is_raised_with_the_childs_traceback() -> None:
+    with pytest.raises(ValueError, match="two is wrong") as caught:
+        list(run_tasks(refuse, [0, 1, 2, 3], workers=2, deadline=20, fallback=square))
+    assert "in refuse" in "".join(caught.value.__notes__)
+    assert not children()
+
+
+def test_result_that_cannot_travel_is_an_error() -> None:
+    with pytest.raises(Exception, match="pickle"):
+        list(run_tasks(give_lambda, [1], workers=1, deadline=20))
+    assert not children()
+
+
+def test_setup_runs_once_in_each_child() -> None:
+    seen = list(run_tasks(was_set_up, range(12), workers=2, deadline=20, setup=note_process))
+    assert all(set_up_in == [process] for process, set_up_in in seen)
+    assert os.getpid() not in {process for process, _ in seen}
+
+
+@pytest.mark.parametrize(
+    ("setup", "error", "message"),
+    [(fail_to_set_up, OSError, "no model here"), (die_in_set_up, RuntimeError, "did not start")],
+)
+def test_failing_setup_ends_the_run(setup, error, message) -> None:
+    with pytest.raises(error, match=message):
+        list(run_tasks(square, range(5), workers=2, deadline=20, setup=setup))
+    assert not children()
+
+
+def test_leaving_early_stops_the_children() -> None:
+    results = run_tasks(misbehave, ["a", "hang", "hang"], workers=2, deadline=60)
+    assert next(results) == "A"
+    assert children()
+    results.close()
+    assert not children()
+
+
+def test_look_ahead_is_bounded(tmp_path: Path) -> None:
+    results = run_tasks(Path.touch, [tmp_path / str(i) for i in range(100)], workers=1, deadline=20)
+    next(results)
+    time.sleep(0.3)
+    assert 1 <= len(list(tmp_path.iterdir())) <= 9  # the first, and eight ahead
+    results.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children die with their parent on Linux")
+def test_children_die_with_a_killed_parent() -> None:
+    main = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "from pipeline.engine import run_tasks\n"
+        "from test_engine import pid_or_hang\n"
+        "results = run_tasks(pid_or_hang, ['pid', 'hang'], workers=1, deadline=600)\n"
+        "print(next(results), flush=True)\n"
+        "next(results)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", main, str(ROOT), str(ROOT / "tests")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the child outlived its parent by 5 s")
