@@ -1,1 +1,1 @@
-"""The `safe-cli` verbs: read the section, call one function, turn typed errors into one clear line."""
+"""The `safe-cli` verbs: read a section, call one function, turn typed errors into one line."""

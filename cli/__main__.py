@@ -1,7 +1,7 @@
 """Which verbs does `safe-cli` have, and how does an error reach the user?
 
-Each verb reads params.yaml, calls one function of pipeline or safe, and says in a line what came out.
-Heavy imports are inside the verbs, so that `--help` answers at once.
+Each verb reads params.yaml, calls one function of pipeline or safe, and says in a line what came
+out. Heavy imports are inside the verbs, so that `--help` answers at once.
 """
 
 import os
@@ -24,7 +24,9 @@ app = typer.Typer(
 Params = Annotated[Path, typer.Option(help="The file of parameters.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("-S", "--set", metavar="KEY=VALUE", help="Override a parameter, as `dvc exp run -S` does."),
+    typer.Option(
+        "-S", "--set", metavar="KEY=VALUE", help="Override a parameter, as `dvc exp run -S` does."
+    ),
 ]
 Fold = Annotated[int | None, typer.Option(min=1, help="One fold; without it, all of data.folds.")]
 

@@ -17,7 +17,8 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> No
         def report(epoch: int, row: dict[str, float], number: int = number) -> None:
             select = f", select UAR {row['select_uar']:.1f}" if "select_uar" in row else ""
             say(
-                f"train: fold {number}, epoch {epoch}/{config.train.epochs}: loss {row['loss']:.3f}, "
+                f"train: fold {number}, epoch {epoch}/{config.train.epochs}: "
+                f"loss {row['loss']:.3f}, "
                 f"train UAR {row['train_uar']:.1f}{select}, {row['clips_per_s']:.1f} clips/s"
             )
 
@@ -76,7 +77,7 @@ def run_summary(params: Path, overrides: list[str] | None) -> None:
 
 
 def _commit() -> str:
-    """The commit of the code that runs, with `-dirty` where files were changed; `unknown` without git."""
+    """Name the commit of the code that runs: `-dirty` after a change, `unknown` without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
     try:
         done = subprocess.run(

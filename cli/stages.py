@@ -18,7 +18,9 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
         return
     settings = config.synthesize
     with progress("synthesize", settings.clips) as done:
-        made = synthesize(Path(config.data.root), settings, workers=_processes(config), on_clip=done)
+        made = synthesize(
+            Path(config.data.root), settings, workers=_processes(config), on_clip=done
+        )
     say(counts(f"synthesize: {settings.clips} clips", made))
 
 
@@ -36,7 +38,7 @@ def run_faces(params: Path, overrides: list[str] | None) -> None:
 
 def run_shard(params: Path, overrides: list[str] | None) -> None:
     """Write the shards, after index and faces where their tables are missing."""
-    from pipeline.index import read_manifest
+    from pipeline.manifest import read_manifest
     from pipeline.shard import write_shards
 
     config, layout = read(params, overrides)
@@ -70,7 +72,7 @@ def _index(config: Config, layout: Layout) -> None:
 
 def _faces(config: Config, layout: Layout) -> None:
     from pipeline.faces import find_faces
-    from pipeline.index import read_manifest
+    from pipeline.manifest import read_manifest
 
     total = read_manifest(layout.manifest).num_rows
     with progress("faces", total) as done:

@@ -21,8 +21,8 @@ SHARD_FORMAT: Final = 1
 """Version of the shard folder: tars, index.json and clips.parquet."""
 
 KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,95}")
-"""What a clip's key may look like. No dot: the stock webdataset reader cuts it at the first one. With
-`.json` it fits the 100 characters of a ustar header."""
+"""What a clip's key may look like. No dot: the stock webdataset reader cuts it at the first one.
+With `.json` it fits the 100 characters of a ustar header."""
 
 
 def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from pipeline.datasets.synthetic import synthesize
@@ -14,6 +15,9 @@ from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.shard import write_shards
 from safe.config import Config, load_config
+
+# Tiny tensors gain nothing from threads, which on a busy machine wait for one another.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,7 +1,7 @@
 """Are the losses equations (6) to (10), stable, and can alpha never collapse?"""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,15 +12,6 @@ from safe.acl import ACL, cal, feature_contrast
 
 COUNTS = torch.tensor([1956, 1515, 2135, 1738, 1175, 116, 721])  # DFEW fd1, training split
 K = len(COUNTS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, which on a busy machine wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_acl(counts: Tensor = COUNTS, **changes: float) -> ACL:

@@ -13,7 +13,9 @@ def numbered(batch: int = 3, frames: int = 2, side: int = 12) -> torch.Tensor:
     clips = torch.zeros(batch, frames, side, side, 3, dtype=torch.uint8)
     clips[..., 0] = pixel[:, None]
     clips[..., 1] = pixel[None, :]
-    clips[..., 2] = torch.arange(batch)[:, None, None, None] * 10 + torch.arange(frames)[:, None, None]
+    clips[..., 2] = (
+        torch.arange(batch)[:, None, None, None] * 10 + torch.arange(frames)[:, None, None]
+    )
     return clips
 
 

@@ -1,4 +1,4 @@
-"""Backbones: right shapes, right gradients in every precision that `auto` may choose, real weights."""
+"""Backbones: right shapes, right gradients in the precision of `auto`, real weights."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_any_window_becomes_one_vector(name, shape):
 
 
 def gradients(backbone: torch.nn.Module, clips: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """All weight gradients in one vector, float64; the probe makes every feature count differently."""
+    """All weight gradients in one vector, float64; the probe weighs each feature differently."""
     backbone.zero_grad()
     device = clips.device
     with torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16):
@@ -31,11 +31,14 @@ def gradients(backbone: torch.nn.Module, clips: torch.Tensor, dtype: torch.dtype
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_gradients_equal_float64_in_the_precision_that_auto_chooses(name):
-    # A GPU that is here is tested too; r3d_18 on 4 frames has depth 2 inside, where bf16 fails on CPUs.
+    # A GPU that is here is tested too; r3d_18 on 4 frames has depth 2 inside, where bf16 fails on
+    # CPUs.
     device = pick_device("auto")
     precision = pick_precision("auto", device)
     torch.manual_seed(0)
-    backbone = build_backbone(name).eval()  # eval: batch statistics of two clips would amplify noise
+    backbone = build_backbone(
+        name
+    ).eval()  # eval: batch statistics of two clips would amplify noise
     clips = torch.randn(2, 3, 4, 32, 32)
     exact = gradients(backbone.double(), clips.double(), torch.float64)
     backbone = backbone.float().to(device).to(memory_format=torch.channels_last_3d)

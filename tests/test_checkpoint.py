@@ -92,7 +92,10 @@ def test_a_run_belongs_to_one_process(tmp_path):
         text=True,
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ModelError, match=f"process {other.pid} is training"), only_one(tmp_path):
+        with (
+            pytest.raises(ModelError, match=f"process {other.pid} is training"),
+            only_one(tmp_path),
+        ):
             pass
         other.communicate()
     with only_one(tmp_path):

@@ -1,4 +1,4 @@
-"""The order of an epoch: each clip exactly once, from (seed, epoch) alone, resumable at any step."""
+"""The order of an epoch: each clip once, from (seed, epoch) alone, resumable at any step."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,11 @@ def table(clips: int, shards: int, seed: int = 0) -> np.ndarray:
 
 
 @given(
-    st.integers(1, 300), st.integers(1, 40), st.integers(0, 10), st.integers(0, 5), st.integers(1, 9)
+    st.integers(1, 300),
+    st.integers(1, 40),
+    st.integers(0, 10),
+    st.integers(0, 5),
+    st.integers(1, 9),
 )
 @settings(max_examples=150, deadline=None)
 def test_an_epoch_is_a_permutation_and_batches_are_its_slices(clips, shards, seed, epoch, batch):

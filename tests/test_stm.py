@@ -1,7 +1,5 @@
 """Is S2AM2 the cell of equations (2) to (5), an LSTM without its additions, and is STM whole?"""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,15 +15,6 @@ from safe.stm import (
 )
 
 B, N, D, SIZE = 3, 7, 10, 12
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, which on a busy machine wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ column.
 """
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,15 +16,6 @@ from safe.tam import STRATEGIES, TAM, draw_masks
 
 T, H, W, BLOCK = 16, 24, 40, 8  # 3 x 5 = 15 patches; H and W differ on purpose
 RIVALS = [name for name in STRATEGIES if name != "none"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, which on a busy machine wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_clips(labels: list[int], first_id: int = 0, frames: int = T) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,224 @@
+"""What is in the embedded dataset of animated faces, and how is it written in DFEW's layout?
+
+The settings and a seed go in. Out come `Clip/original/00001.mp4` ... (H.264), five folds of split
+lists in `EmoLabel_DataSplit/`, no person in two folds, and `people.csv`: who shows what in which
+clip. The same seed gives the same bytes, with any number of workers.
+"""
+
+import csv
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import av
+import cv2
+import numpy as np
+
+from pipeline.datasets.drawn_face import Portrait
+from pipeline.datasets.drawn_person import draw_person
+from pipeline.datasets.easel import Image
+from pipeline.datasets.expressions import CONFUSED, apex, move_head, move_units
+from safe.config import Synthesize
+from safe.errors import DataError
+from safe.labels import CLASSES, K
+from safe.process import die_with_parent
+
+FOLDS: Final = 5
+DFEW_TRAIN: Final = (1956, 1515, 2135, 1738, 1175, 116, 721)
+"""Clips a class in DFEW's train list of fold 1: the long tail."""
+
+LENGTHS: Final = (18, 44)
+SHORT_LENGTHS: Final = (8, 15)  # frames; too short for 16 different ones, as in 0.1 % of DFEW
+SHORT_SHARE: Final = 0.03
+_LEAST: Final = FOLDS  # clips a class: one in each fold
+_GRAIN: Final = 3.0  # standard deviation of the sensor's noise, of 255
+# No mbtree: with it, x264 core 165 now and then made other bytes of the same frames, which changed
+# with what fresh memory held (glibc's MALLOC_PERTURB_); not so with asm=avx2, nor without mbtree.
+_ENCODER: Final = {"preset": "veryfast", "crf": "25", "threads": "1", "x264-params": "mbtree=0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip of the plan: who shows what, how strongly."""
+
+    number: int  # from 1; the file's name
+    identity: int
+    fold: int  # 1..5, whose test set holds it
+    label: str
+    blend: str  # the other class of a blend, or ""
+    share: float  # of the label in the blend, 0..1
+    peak: float  # intensity at the apex, 0..1; 0 for a plain neutral face
+
+    @property
+    def key(self) -> str:
+        """The name of the clip's file without its ending."""
+        return f"{self.number:05d}"
+
+
+def synthesize(
+    out: Path,
+    settings: Synthesize,
+    *,
+    workers: int,
+    on_clip: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Write the dataset.
+
+    Args:
+        out: the folder to make; it must not exist or be empty.
+        settings: the section `synthesize` of params.yaml.
+        workers: processes; up to 1 all is done in this one. Changes no byte.
+        on_clip: called with the number of clips done.
+
+    Returns:
+        Clips a class, in the order of CLASSES.
+
+    Raises:
+        DataError: if `out` is a file or a folder that holds something.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is not an empty folder: remove it or give another one")
+    clips = plan_clips(settings)
+    temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    try:
+        (temporary / "Clip" / "original").mkdir(parents=True)
+        _write_lists(temporary, clips)
+        write = partial(_write_clip, temporary / "Clip" / "original", settings)
+        for done, _ in enumerate(_run(write, clips, workers), start=1):
+            if on_clip:
+                on_clip(done)
+        if out.exists():
+            out.rmdir()
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    counts = Counter(clip.label for clip in clips)
+    return {name: counts[name] for name in CLASSES}
+
+
+def count_classes(clips: int, tail: float) -> list[int]:
+    """Return the clips a class [K]: (1 - tail) balanced + tail * DFEW, at least 5 each.
+
+    By largest remainders; `clips`, their sum, is at least 5 K.
+    """
+    dfew = np.array(DFEW_TRAIN) / sum(DFEW_TRAIN)
+    ideal = clips * ((1 - tail) / K + tail * dfew)
+    counts = np.floor(ideal).astype(int)
+    counts[np.argsort(counts - ideal, kind="stable")[: clips - counts.sum()]] += 1
+    while counts.min() < _LEAST:
+        counts[counts.argmin()] += 1
+        counts[counts.argmax()] -= 1
+    return [int(count) for count in counts]
+
+
+def plan_clips(settings: Synthesize) -> list[Clip]:
+    """Decide who shows what in which clip; sorted by number.
+
+    The clips, class by class, are dealt to the folds in turn, and those of a fold to its people in
+    turn: so every fold has every class, and a person's face says nothing about the class.
+    """
+    rng = np.random.default_rng([settings.seed, 0])
+    counts = count_classes(settings.clips, settings.tail)
+    labels = [name for name, count in zip(CLASSES, counts, strict=True) for _ in range(count)]
+    people = rng.permutation(settings.identities)
+    numbers = rng.permutation(settings.clips) + 1
+    blended = set(rng.permutation(settings.clips)[: round(settings.ambiguity * settings.clips)])
+    clips = []
+    for i, label in enumerate(labels):
+        own = people[i % FOLDS :: FOLDS]
+        others = CONFUSED[label]
+        blend = others[rng.integers(len(others))] if i in blended else ""
+        # A blend shows a share w, uniform on 0.3..0.7, of one class and is labelled with it with
+        # probability w. Given the label, the density of its share is therefore proportional to w.
+        share = rng.uniform(0.3**2, 0.7**2) ** 0.5 if blend else 1.0
+        peak = rng.uniform(0.35, 1.0) ** 0.7
+        clips.append(
+            Clip(
+                number=int(numbers[i]),
+                identity=int(own[i // FOLDS % len(own)]),
+                fold=i % FOLDS + 1,
+                label=label,
+                blend=blend,
+                share=share,
+                peak=peak if blend or label != "neutral" else 0.0,
+            )
+        )
+    return sorted(clips, key=lambda clip: clip.number)
+
+
+def draw_clip(clip: Clip, settings: Synthesize) -> list[Image]:
+    """Draw a clip's frames, each uint8 [size, size, 3], RGB: a function of (seed, clip) alone."""
+    person = draw_person(np.random.default_rng([settings.seed, 1, clip.identity]))
+    rng = np.random.default_rng([settings.seed, 2, clip.number])
+    lengths = SHORT_LENGTHS if rng.random() < SHORT_SHARE else LENGTHS
+    frames = int(rng.integers(*lengths, endpoint=True))
+    target = clip.share * apex(rng, clip.label)
+    if clip.blend:
+        target += (1 - clip.share) * apex(rng, clip.blend)
+    units = move_units(rng, target, peak=clip.peak, frames=frames, fps=settings.fps)
+    poses = move_head(rng, frames=frames, fps=settings.fps)
+    size, spare = settings.size, 32
+    portrait = Portrait(person, size, home=poses[0], rng=rng)
+    grain = rng.normal(0, _GRAIN, (size + spare, size + spare, 3)).round().astype(np.int16)
+    shifts = rng.integers(spare, size=(frames, 2))
+    images = []
+    for unit, pose, (down, right) in zip(units, poses, shifts, strict=True):
+        noise = grain[down : down + size, right : right + size]
+        images.append(cv2.add(portrait.draw(unit, pose), noise, dtype=cv2.CV_8U))
+    return images
+
+
+def _write_clip(folder: Path, settings: Synthesize, clip: Clip) -> None:
+    """Encode a clip as H.264; one thread and no dates, so that its bytes are always the same."""
+    path = folder / f"{clip.key}.mp4"
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=settings.fps, options=_ENCODER)
+        stream.width = stream.height = settings.size
+        stream.pix_fmt = "yuv420p"
+        for image in draw_clip(clip, settings):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_lists(folder: Path, clips: list[Clip]) -> None:
+    """Write people.csv and the split lists: as DFEW, ids without leading zeros, labels 1..7."""
+    for fold in range(1, FOLDS + 1):
+        for part in ("train", "test"):
+            rows = [
+                (clip.number, CLASSES.index(clip.label) + 1)
+                for clip in clips
+                if (clip.fold == fold) == (part == "test")
+            ]
+            path = folder / "EmoLabel_DataSplit" / f"{part}(single-labeled)" / f"set_{fold}.csv"
+            _write_csv(path, ("video_name", "label"), rows)
+    header = ("clip", "identity", "fold", "label", "blend", "peak")
+    people = [(c.key, c.identity, c.fold, c.label, c.blend, f"{c.peak:.3f}") for c in clips]
+    _write_csv(folder / "people.csv", header, people)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _run(write: Callable[[Clip], None], clips: list[Clip], workers: int) -> Iterable[None]:
+    """Write the clips, yielding once for each."""
+    if workers <= 1:
+        yield from map(write, clips)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        yield from pool.map(write, clips, chunksize=4)
+
+
+def _start_worker() -> None:
+    die_with_parent()
+    cv2.setNumThreads(1)

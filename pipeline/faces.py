@@ -1,0 +1,231 @@
+"""Where is the one face of each clip, frame by frame?
+
+manifest.parquet goes in, faces.parquet comes out, with one row for every clip of the manifest: a
+clip that cannot be read, or shows no face, is a row with its status and reason, never a gap.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.crop import centre_square
+from pipeline.decode import Decoded, Decoder, read_clip
+from pipeline.detect import DETECTORS
+from pipeline.engine import Failure, run_tasks
+from pipeline.manifest import read_manifest
+from pipeline.track import choose_track
+from safe.config import Faces
+from safe.errors import DataError
+from safe.process import whole_file
+
+Source = Literal["video", "frames"]
+Status = Literal["ok", "partial", "missing", "error"]
+
+SCHEMA: Final = pa.schema(
+    [
+        ("clip", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("n_frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frame_index", pa.list_(pa.int32())),
+        ("box", pa.list_(pa.list_(pa.float32(), 4))),
+        ("score", pa.list_(pa.float32())),
+    ]
+)
+"""Columns of faces.parquet."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What finding one clip's face needs of its row in the manifest."""
+
+    path: str
+    """Relative to data.root."""
+    source: Source
+
+
+@dataclass(frozen=True)
+class ClipFaces:
+    """One row of faces.parquet, but for the clip's key."""
+
+    status: Status
+    reason: str
+    n_frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    frame_index: tuple[int, ...] = ()
+    box: tuple[tuple[float, ...], ...] = ()
+    score: tuple[float, ...] = ()
+
+
+def find_faces(
+    manifest: Path,
+    root: Path,
+    out: Path,
+    *,
+    settings: Faces,
+    workers: int,
+    deadline: float,
+    on_done: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Find the face of every clip of the manifest and write faces.parquet.
+
+    Args:
+        manifest: manifest.parquet of the index stage.
+        root: the dataset's folder, which the manifest's paths are relative to.
+        out: the faces.parquet to write; it appears whole. Its bytes depend on clips and
+            settings alone.
+        settings: the section faces of params.yaml.
+        workers: processes.
+        deadline: seconds after which the work on one clip is ended.
+        on_done: called with the number of clips finished so far.
+
+    Returns:
+        How many clips have each status: ok, partial, missing, error.
+
+    Raises:
+        DataError: if the manifest is missing or not readable, or the detector is not installed.
+    """
+    table = read_manifest(manifest)
+    tasks = [
+        Clip(path=path, source=source)
+        for path, source in zip(table["path"].to_pylist(), table["source"].to_pylist(), strict=True)
+    ]
+    detects = any(task.source == "video" for task in tasks)
+    if detects:
+        DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
+    find = partial(find_clip, root=root, settings=settings)
+    results = run_tasks(
+        find,
+        tasks,
+        workers=workers,
+        deadline=deadline,
+        setup=partial(prepare, settings) if detects else None,
+        fallback=partial(find, decoder="pyav"),
+        on_done=on_done,
+    )
+    rows = [
+        ClipFaces(status="error", reason=found.reason) if isinstance(found, Failure) else found
+        for found in results
+    ]
+    _write(table["clip"].to_pylist(), rows, out)
+    counts = Counter(row.status for row in rows)
+    return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
+
+
+def prepare(settings: Faces) -> None:
+    """Load the detector once in each child."""
+    _detector(settings.detector, settings.detect_size, settings.threshold)
+
+
+@cache
+def _detector(
+    name: str, detect_size: int, threshold: float
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    return DETECTORS[name].make(detect_size=detect_size, threshold=threshold)
+
+
+def find_clip(clip: Clip, *, root: Path, settings: Faces, decoder: Decoder = "decord") -> ClipFaces:
+    """Read one clip and find its face. A clip that cannot be read has status error and a reason."""
+    try:
+        decoded = read_clip(root / clip.path, clip.source, decoder=decoder)
+    except DataError as error:
+        return ClipFaces(status="error", reason=str(error))
+    return locate(decoded, source=clip.source, settings=settings)
+
+
+def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
+    """Find the one face of a decoded clip.
+
+    A clip of the release's own face crops (`source` frames) is a face already: its box is the whole
+    frame. A clip without a face gets the centre square of its frames; using it or not is up to
+    the shard stage (faces.missing).
+    """
+    count = len(decoded.indices)
+    height, width = decoded.frames.shape[1:3]
+    reasons = [decoded.damage] if decoded.damage else []
+    status: Status = "partial" if decoded.damage else "ok"
+    if source == "frames":
+        box, score = _repeat((0, 0, width, height), count), np.ones(count, dtype=np.float32)
+    else:
+        track = choose_track(
+            _detect(decoded, settings), max_gap=settings.max_gap, smooth=settings.smooth
+        )
+        if track is None:
+            status = "missing"
+            reasons.append("no face in any frame")
+            box = _repeat(centre_square(height, width), count)
+            score = np.zeros(count, dtype=np.float32)
+        else:
+            box, score = track.boxes, track.scores
+            found = int(track.detected.sum())
+            if track.held.any():
+                status = "partial"
+                reasons.append(f"face in {found} of {count} frames")
+            elif found < count:
+                reasons.append(f"{count - found} of {count} frames interpolated")
+    return ClipFaces(
+        status=status,
+        reason="; ".join(reasons),
+        n_frames=decoded.n_frames,
+        fps=decoded.fps,
+        width=width,
+        height=height,
+        frame_index=tuple(decoded.indices),
+        box=tuple(map(tuple, box.tolist())),
+        score=tuple(score.tolist()),
+    )
+
+
+def _repeat(box: tuple[float, ...], count: int) -> NDArray[np.float32]:
+    return np.tile(np.array(box, dtype=np.float32), (count, 1))
+
+
+def _detect(decoded: Decoded, settings: Faces) -> list[NDArray[np.float32]]:
+    """Detect in every frame; a frame that a short clip repeats is looked at once."""
+    detector = _detector(settings.detector, settings.detect_size, settings.threshold)
+    seen: dict[int, NDArray[np.float32]] = {}
+    for index, frame in zip(decoded.indices, decoded.frames, strict=True):
+        if index not in seen:
+            seen[index] = detector(frame)
+    return [seen[index] for index in decoded.indices]
+
+
+def _write(clips: list[str], rows: list[ClipFaces], out: Path) -> None:
+    columns: dict[str, list[object]] = {"clip": list(clips)}
+    for name in SCHEMA.names[1:]:
+        columns[name] = [getattr(row, name) for row in rows]
+    with whole_file(out) as path:
+        pq.write_table(pa.table(columns, schema=SCHEMA), path)
+
+
+def read_faces(path: Path) -> pa.Table:
+    """Read a faces.parquet.
+
+    Raises:
+        DataError: if it is missing, not a parquet file, or has other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} not found: run `safe-cli faces` first") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet file; run `safe-cli faces`") from error
+    if table.schema != SCHEMA:
+        raise DataError(
+            f"{path} has columns {', '.join(table.schema.names)}; expected those of "
+            f"`safe-cli faces`: {', '.join(SCHEMA.names)}"
+        )
+    return table

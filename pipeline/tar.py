@@ -1,0 +1,157 @@
+"""How do samples become tars whose bytes are the same anywhere and at any time?
+
+Samples go in one by one, a folder of ustar files comes out: members in the order given, no time, no
+user, one mode. Where each JPEG lies is known while writing, so a reader needs no scan.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safe.errors import DataError
+from safe.labels import CLASSES
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class TarWriter:
+    """A ustar file being written; `close` adds the end-of-archive marker."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        """Bytes written so far."""
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the bytes written so far."""
+        return self._digest.hexdigest()
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member and return the offset of its bytes in the tar.
+
+        Raises:
+            ValueError: if the name does not fit a ustar header.
+        """
+        header = tarfile.TarInfo(name)  # all else as it starts: mtime 0, uid 0, gid 0, mode 0644
+        header.size = len(data)
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self._write(data + bytes(-len(data) % _BLOCK))
+        return offset
+
+    def close(self) -> None:
+        """Add the end-of-archive marker, two empty blocks, and put the bytes on disk."""
+        self._write(bytes(2 * _BLOCK))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+
+class ShardWriter:
+    """Tars `<bucket>-<6 digits>.tar`: a new one for each bucket, and after `clips` clips of it."""
+
+    def __init__(self, folder: Path, *, clips: int) -> None:
+        self._folder = folder
+        self._clips = clips
+        self._tar: TarWriter | None = None
+        self._bucket = ""
+        self._labels: list[int] = []  # of the clips in the open tar
+        self.shards: list[dict[str, Any]] = []
+        """Of each closed tar: file, bucket, sha256, bytes, clips, classes."""
+        self.rows: list[dict[str, Any]] = []
+        """Of each clip: clip, label, bucket, shard, offset, bytes, flags."""
+
+    def add(
+        self, key: str, *, bucket: str, label: int, strip: bytes, record: dict[str, Any]
+    ) -> None:
+        """Append one sample; the clips of one bucket come one after the other.
+
+        Args:
+            key: the clip's key; safe.sample.KEY keeps it short enough for a ustar header.
+            bucket: the bucket whose shard it goes into.
+            label: index into CLASSES.
+            strip: the JPEG, member `<key>.jpg`.
+            record: member `<key>.json`; its `flags`, a list of strings, go into the row too.
+        """
+        if bucket != self._bucket or len(self._labels) == self._clips:
+            self.close()
+        if self._tar is None:
+            number = sum(shard["bucket"] == bucket for shard in self.shards)
+            self._tar = TarWriter(self._folder / f"{bucket}-{number:06d}.tar")
+            self._bucket = bucket
+        offset = self._tar.add(f"{key}.jpg", strip)
+        self._tar.add(f"{key}.cls", str(label).encode())
+        text = json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n"
+        self._tar.add(f"{key}.json", text.encode())
+        self._labels.append(label)
+        self.rows.append(
+            {
+                "clip": key,
+                "label": label,
+                "bucket": bucket,
+                "shard": self._tar.path.name,
+                "offset": offset,
+                "bytes": len(strip),
+                "flags": ",".join(record["flags"]),
+            }
+        )
+
+    def close(self) -> None:
+        """End the open tar, if there is one."""
+        if self._tar is None:
+            return
+        self._tar.close()
+        counts = Counter(CLASSES[label] for label in self._labels)
+        self.shards.append(
+            {
+                "file": self._tar.path.name,
+                "bucket": self._bucket,
+                "sha256": self._tar.sha256,
+                "bytes": self._tar.size,
+                "clips": len(self._labels),
+                "classes": {name: counts[name] for name in CLASSES},
+            }
+        )
+        self._tar, self._labels = None, []
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out` that takes its place if the block ends without an error.
+
+    Raises:
+        DataError: if `out` is a file, or a folder that holds something else than shards.
+    """
+    if out.exists() and (
+        not out.is_dir() or (any(out.iterdir()) and not (out / "index.json").is_file())
+    ):
+        raise DataError(f"{out} holds something else than shards; give an empty or a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # One name, not one for each process: what a killed run left is cleared by the next.
+    temporary, old = (out.with_name(f".{out.name}.{word}") for word in ("tmp", "old"))
+    for rest in (temporary, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+    finally:
+        for rest in (temporary, old):
+            shutil.rmtree(rest, ignore_errors=True)

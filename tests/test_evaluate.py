@@ -1,0 +1,103 @@
+"""Evaluation: each test clip exactly once, the same twice, and only on shards that fit."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import small_config
+
+from safe.errors import ModelError
+from safe.evaluate import evaluate
+from safe.metrics import summarize
+from safe.shards import open_shards
+from safe.train import train
+
+
+@pytest.fixture(scope="module")
+def model(project, tmp_path_factory):
+    out = tmp_path_factory.mktemp("model")
+    train(
+        small_config(project),
+        shards=project / "data" / "synthetic" / "shards",
+        fold=1,
+        out=out / "fold-1",
+        checkpoints=out / "checkpoints",
+        commit="none",
+    )
+    return out / "fold-1"
+
+
+def run(project, model, shards, out, *overrides, fold=1):
+    config = small_config(project, *overrides)
+    return evaluate(
+        model, shards=shards, fold=fold, out=out, settings=config.eval, runtime=config.runtime
+    )
+
+
+def test_each_test_clip_once_and_figures_from_the_predictions(project, model, shards, tmp_path):
+    figures = run(project, model, shards, tmp_path)
+    folder = open_shards(shards)
+    _, test = folder.split(1)
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    assert table["clip"].to_pylist() == folder.clip[test].tolist()
+    assert table["label"].to_pylist() == folder.label[test].tolist()
+    assert np.allclose(np.array(table["attention"].to_pylist()).sum(1), 1, atol=1e-5)
+    logits = np.array(table["logits"].to_pylist())
+    assert figures == {
+        **summarize(logits, folder.label[test], 15),
+        "n_test": len(test),
+        "n_left_out": 0,
+        "fold": 1,
+        "selection": "last",
+    }
+    assert json.loads((tmp_path / "metrics.json").read_text()) == figures
+
+
+def test_batch_size_and_workers_change_nothing_and_twice_is_the_same(
+    project, model, shards, tmp_path
+):
+    run(project, model, shards, tmp_path / "a")
+    run(project, model, shards, tmp_path / "b", "runtime.workers=0")
+    run(project, model, shards, tmp_path / "c", "eval.batch=5")
+    a, b, c = (pq.read_table(tmp_path / name / "predictions.parquet") for name in "abc")
+    assert a.equals(b)
+    assert np.allclose(
+        np.array(a["logits"].to_pylist()), np.array(c["logits"].to_pylist()), atol=1e-5
+    )
+
+
+def test_shards_of_another_preprocessing_are_refused(project, model, shards, tmp_path):
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    index = json.loads((copy / "index.json").read_text())
+    theirs, index["preprocessing"]["id"] = index["preprocessing"]["id"], "0123456789abcdef"
+    (copy / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="preprocessing") as caught:
+        run(project, model, copy, tmp_path / "out")
+    assert theirs in str(caught.value)
+    assert "0123456789abcdef" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_folds_model_is_refused(project, model, shards, tmp_path):
+    with pytest.raises(ModelError, match="trained for fold 1; fold 2's test clips"):
+        run(project, model, shards, tmp_path, fold=2)
+
+
+def test_a_model_folder_that_is_missing_or_damaged_is_one_line(project, model, shards, tmp_path):
+    with pytest.raises(ModelError, match="no model there; `safe-cli train` makes it"):
+        run(project, tmp_path / "none", shards, tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    path = broken / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="damaged"):
+        run(project, broken, shards, tmp_path)
+    info = json.loads((model / "model.json").read_text())
+    info["architecture"]["hidden"] = 8
+    shutil.copytree(model, tmp_path / "other")
+    (tmp_path / "other" / "model.json").write_text(json.dumps(info))
+    with pytest.raises(ModelError, match="weights do not fit"):
+        run(project, tmp_path / "other", shards, tmp_path)

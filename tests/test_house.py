@@ -1,0 +1,142 @@
+"""The house rules: who imports whom, one name in four places, deps name modules, paths exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CODE = sorted(path for room in ("safe", "pipeline", "cli") for path in (ROOT / room).rglob("*.py"))
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+TORCH_FREE = {"safe.labels", "safe.config", "safe.errors", "safe.sample", "safe.process"}
+MODULE = {
+    "synthesize": "pipeline.datasets.synthetic",
+    "train": "safe.train",
+    "eval": "safe.evaluate",
+    "summary": "safe.summary",
+}
+NOT_IN_DEPS = {
+    "safe.config": "its values are params of the stage",
+    "safe.errors": "only the words of an error",
+    "safe.process": "how a file appears, not what is in it",
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """All modules that a file imports, at any depth; `from a import b` gives a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = {module_name(path): path for path in CODE}
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of this project that a file imports; not the empty packages."""
+    names = imports(path) & FILES.keys()
+    return {name for name in names if FILES[name].name != "__init__.py"}
+
+
+def closure(module: str) -> set[str]:
+    found, open_ = set(), [module]
+    while open_:
+        name = open_.pop()
+        if name not in found:
+            found.add(name)
+            open_ += ours(FILES[name])
+    return found
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_what_they_may(path):
+    room = path.relative_to(ROOT).parts[0]
+    names = imports(path)
+    if room == "safe":
+        assert not {name for name in names if name.split(".")[0] in ("pipeline", "cli")}
+    if room == "pipeline":
+        assert "torch" not in {name.split(".")[0] for name in names}
+        from_safe = {name for name in ours(path) if name.startswith("safe.")}
+        assert from_safe <= TORCH_FREE
+        assert not {name for name in names if name.split(".")[0] == "cli"}
+    if module_name(path) in TORCH_FREE:
+        assert "torch" not in {name.split(".")[0] for name in names}
+        assert ours(path) <= TORCH_FREE
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_opens_with_its_question_and_unpickles_nothing(path):
+    text = path.read_text()
+    first = ast.get_docstring(ast.parse(text)).split("\n\n")[0]
+    if path.name != "__init__.py":
+        assert "?" in first, (
+            f"{path}: the docstring must open with the question that the file answers"
+        )
+    assert not {"pickle", "dill", "cloudpickle", "joblib"} & imports(path)
+    assert "torch.load" not in text
+
+
+def test_one_word_in_four_places():
+    from cli.__main__ import app
+
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert verbs == STAGES.keys()
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    without_section = {"index", "summary"}  # they read only the section data
+    assert STAGES.keys() - params.keys() == without_section
+    for name, stage in STAGES.items():
+        assert stage["cmd"].startswith(f"python -m cli {name}")
+        assert MODULE.get(name, f"pipeline.{name}") in FILES
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_name_exactly_the_modules_that_a_stage_runs(name):
+    modules = closure(MODULE.get(name, f"pipeline.{name}")) - NOT_IN_DEPS.keys()
+    expected = {str(FILES[module].relative_to(ROOT)) for module in modules}
+    assert {dep for dep in STAGES[name]["deps"] if dep.endswith(".py")} == expected
+
+
+def test_stage_params_are_keys_of_params_yaml_and_runtime_is_in_none():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, stage in STAGES.items():
+        for key in stage["params"]:
+            section, _, inner = key.partition(".")
+            assert section in params, f"{name}: {key}"
+            assert section != "runtime"
+            assert not inner or inner in params[section], f"{name}: {key}"
+
+
+def test_outputs_are_cached_but_for_one_metrics_file_and_its_plots():
+    for name, stage in STAGES.items():
+        assert all(isinstance(out, str) for out in stage.get("outs", [])), name
+    assert [list(m) for s in STAGES.values() for m in s.get("metrics", [])] == [
+        ["results/metrics.json"]
+    ]
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
+def test_paths_named_in_the_documents_exist(document):
+    text = (ROOT / document).read_text()
+    made = ("data/", "runs/", "results/", ".venv", ".safe/")
+    for path in re.findall(r"`([\w./-]+(?:\.\w+|/))`", text):
+        if "/" in path or path.endswith((".md", ".yaml", ".toml", ".txt")):
+            assert path.startswith(made) or (ROOT / path).exists(), f"{document} names {path}"
+
+
+def test_every_module_stands_in_the_architecture():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    missing = [path.name for path in CODE if path.name[0] != "_" and path.name not in text]
+    assert not missing

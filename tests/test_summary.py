@@ -1,0 +1,99 @@
+"""The folds together: worked out by hand, exactly the folds asked for, none missing in silence."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from safe.errors import DataError
+from safe.metrics import summarize
+from safe.summary import summarize_folds
+
+
+def write_fold(folder: Path, fold: int, labels, predictions, *, selection="last", left_out=0):
+    """A fold whose logits are 2 for the prediction and 0 elsewhere."""
+    logits = 2.0 * np.eye(7)[predictions]
+    out = folder / "eval" / f"fold-{fold}"
+    out.mkdir(parents=True)
+    table = pa.table({"label": pa.array(labels, pa.int8()), "logits": logits.tolist()})
+    pq.write_table(table, out / "predictions.parquet")
+    figures = summarize(logits, labels, 15)
+    figures |= {"n_test": len(labels), "n_left_out": left_out, "selection": selection, "fold": fold}
+    (out / "metrics.json").write_text(json.dumps(figures))
+    train = folder / "train" / f"fold-{fold}"
+    train.mkdir(parents=True)
+    history = [{"loss": fold + epoch / 10, "clips_per_s": 1.0} for epoch in range(3)]
+    (train / "model.json").write_text(json.dumps({"history": history}))
+
+
+def run(folder: Path, folds: list[int]) -> dict:
+    return summarize_folds(
+        evals=folder / "eval",
+        trains=folder / "train",
+        folds=folds,
+        dataset="synthetic",
+        bins=15,
+        out=folder / "results",
+    )
+
+
+def test_means_deviations_and_pooled_figures_by_hand(tmp_path):
+    write_fold(tmp_path, 1, [0, 0, 1, 1], [0, 0, 1, 2], left_out=1)  # WAR 75, recalls 100, 50
+    write_fold(tmp_path, 2, [0, 3], [1, 3], left_out=2)  # WAR 50, recalls 0, 100
+    write_fold(tmp_path, 3, [6, 6], [0, 0])  # not asked for
+    result = run(tmp_path, [1, 2])
+    assert result["war"] == 62.5
+    assert result["uar"] == 62.5  # (75 + 50) / 2
+    assert result["war_std"] == pytest.approx(17.6777, abs=1e-4)
+    assert result["war_pooled"] == pytest.approx(100 * 4 / 6, abs=1e-4)
+    assert result["uar_pooled"] == pytest.approx((100 * 2 / 3 + 50 + 100) / 3, abs=1e-4)
+    assert result["recall.happy"] == 50
+    assert result["recall.sad"] == 50  # fold 2 has no sad clip
+    assert result["recall.fear"] is None
+    assert (result["n_test"], result["n_left_out"], result["n_folds"]) == (6, 3, 2)
+    assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == result
+
+
+def test_one_fold_has_deviation_zero(tmp_path):
+    write_fold(tmp_path, 1, list(range(7)), list(range(7)))
+    result = run(tmp_path, [1])
+    assert (result["war"], result["uar"], result["war_std"]) == (100, 100, 0)
+
+
+def test_tables_for_plots(tmp_path):
+    write_fold(tmp_path, 1, [0, 1], [0, 2])
+    write_fold(tmp_path, 2, [3], [3])
+    run(tmp_path, [1, 2])
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with (tmp_path / "results" / name).open() as file:
+            return list(csv.DictReader(file))
+
+    assert rows("confusion.csv") == [
+        {"actual": "happy", "predicted": "happy"},
+        {"actual": "sad", "predicted": "neutral"},
+        {"actual": "angry", "predicted": "angry"},
+    ]
+    assert [(row["epoch"], row["loss"]) for row in rows("curves.csv")] == [
+        ("1", "1.5"),
+        ("2", "1.6"),
+        ("3", "1.7"),
+    ]
+    (row,) = rows("reliability.csv")
+    top = np.exp(2) / (np.exp(2) + 6)
+    assert float(row["confidence"]) == pytest.approx(top)
+    assert float(row["accuracy"]) == pytest.approx(2 / 3)
+    assert row["clips"] == "3"
+
+
+def test_a_missing_fold_or_mixed_rules_are_one_line(tmp_path):
+    write_fold(tmp_path, 1, [0], [0])
+    with pytest.raises(DataError, match=r"fold-2/metrics\.json: not found; `safe-cli eval`"):
+        run(tmp_path, [1, 2])
+    write_fold(tmp_path, 2, [0], [0], selection="test")
+    with pytest.raises(DataError, match="different rules"):
+        run(tmp_path, [1, 2])

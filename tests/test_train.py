@@ -1,0 +1,140 @@
+"""A run: exact resume, selection rules, and that it learns."""
+
+import math
+
+import pytest
+import torch
+from conftest import small_config
+from safetensors.torch import load_file
+
+from safe.config import Config
+from safe.errors import ConfigError, ModelError
+from safe.recipe import learning_rate
+from safe.saved import load_model
+from safe.train import train
+
+
+def run(config: Config, folder, shards, **changes) -> bool:
+    settings = {
+        "shards": shards,
+        "fold": 1,
+        "out": folder / "model",
+        "checkpoints": folder / "checkpoints",
+        "commit": "none",
+    }
+    return train(config, **(settings | changes))
+
+
+@pytest.mark.parametrize("stop", [20, 17])  # 10 steps an epoch: at its end, and in its middle
+def test_stopping_and_going_on_equals_not_stopping_bit_for_bit(project, shards, tmp_path, stop):
+    whole = small_config(project, "train.epochs=4", "runtime.workers=0", "train.select=val")
+    again = small_config(project, "train.epochs=4", "runtime.workers=1", "train.select=val")
+    assert run(whole, tmp_path / "whole", shards)
+    assert not run(whole, tmp_path / "parts", shards, stop_after=stop)
+    assert run(again, tmp_path / "parts", shards)  # with another number of workers
+    first, first_info = load_model(tmp_path / "whole" / "model")
+    second, second_info = load_model(tmp_path / "parts" / "model")
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert without_time(first_info) == without_time(second_info)
+    assert not list((tmp_path / "parts" / "checkpoints").rglob("*.safetensors"))
+
+
+def without_time(info: dict) -> dict:
+    history = [{k: v for k, v in row.items() if k != "clips_per_s"} for row in info["history"]]
+    return {**info, "history": history}
+
+
+def test_forty_steps_in_two_halves_write_the_same_model_file(project, shards, tmp_path):
+    config = small_config(project, "train.epochs=4", "runtime.workers=0")
+    run(config, tmp_path / "whole", shards)
+    run(config, tmp_path / "parts", shards, stop_after=20)
+    run(config, tmp_path / "parts", shards)
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_another_seed_or_parameter_is_another_run(project, shards, tmp_path):
+    config = small_config(project)
+    run(config, tmp_path, shards, stop_after=3)
+    run(small_config(project, "train.lr=0.002"), tmp_path, shards, stop_after=3)
+    run(small_config(project, "runtime.workers=0", "runtime.checkpoint=5"), tmp_path, shards)
+    kept = list((tmp_path / "checkpoints").rglob("last.safetensors"))
+    assert len(kept) == 1  # the first was taken up and finished, the second still waits
+
+
+def test_the_loss_falls_and_the_log_has_what_it_should(project, shards, tmp_path):
+    config = small_config(project, "train.epochs=6", "runtime.workers=0", "tam.strategy=none")
+    seen = []
+    run(config, tmp_path, shards, on_epoch=lambda epoch, row: seen.append((epoch, row)))
+    assert [epoch for epoch, _ in seen] == [1, 2, 3, 4, 5, 6]
+    assert seen[-1][1]["loss"] < 0.9 * seen[0][1]["loss"]
+    row = seen[-1][1]
+    parts = row["ce"] + config.acl.lambda_1 * row["logit"] + config.acl.lambda_2 * row["feature"]
+    assert math.isclose(row["loss"], parts, rel_tol=1e-4)
+    assert row["lr"] == pytest.approx(config.train.lr_min)
+    logged = (tmp_path / "model" / "live" / "plots" / "metrics" / "loss.tsv").read_text()
+    assert len(logged.splitlines()) == 7
+
+
+def test_tam_counts_are_logged_and_complete(project, shards, tmp_path):
+    rows = []
+    config = small_config(project, "runtime.workers=0")
+    run(config, tmp_path, shards, on_epoch=lambda _, row: rows.append(row))
+    chosen = math.floor(config.tam.ratio * config.train.batch)
+    for row in rows:
+        assert row["tam_batch"] + row["tam_bank"] + row["tam_alone"] == 10 * chosen
+    assert rows[-1]["tam_alone"] == 0
+
+
+@pytest.mark.parametrize("rule", ["last", "val", "test"])
+def test_the_model_says_how_its_epoch_was_selected(project, shards, tmp_path, rule):
+    config = small_config(project, f"train.select={rule}", "runtime.workers=0", "train.epochs=3")
+    run(config, tmp_path, shards)
+    _, info = load_model(tmp_path / "model")
+    assert info["selection"]["rule"] == rule
+    assert info["train_clips"] == (84 if rule != "val" else 84 - 7)  # at least one a class
+    if rule == "last":
+        assert info["selection"]["epoch"] == 3
+    else:
+        figures = [row["select_uar"] for row in info["history"]]
+        assert info["selection"]["epoch"] == 1 + figures.index(max(figures))
+
+
+def test_the_selected_weights_are_those_of_the_selected_epoch(project, shards, tmp_path):
+    """With the rate of the later epochs at next to nothing, the first best epoch is told apart."""
+    config = small_config(project, "train.select=test", "runtime.workers=0", "train.epochs=3")
+    run(config, tmp_path / "a", shards)
+    _, info = load_model(tmp_path / "a" / "model")
+    epoch = info["selection"]["epoch"]
+    last = small_config(project, "train.select=last", "runtime.workers=0", "train.epochs=3")
+    run(last, tmp_path / "b", shards, stop_after=10 * epoch)
+    (path,) = (tmp_path / "b" / "checkpoints").rglob("last.safetensors")
+    kept = load_file(path)
+    best = load_file(tmp_path / "a" / "model" / "model.safetensors")
+    assert all(torch.equal(kept[f"model/{name}"], value) for name, value in best.items())
+
+
+def test_what_cannot_be_trained_is_one_line(project, shards, tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.batch = 100: must be at most the 84 clips"):
+        run(small_config(project, "train.batch=100"), tmp_path, shards)
+    with pytest.raises(ConfigError, match=r"augment\.crop = 64: the faces in .* have 48 pixels"):
+        run(small_config(project, "augment.crop=64", "shard.size=64"), tmp_path, shards)
+    with pytest.raises(ModelError, match="the loss is not finite in epoch 1"):
+        run(
+            small_config(project, "train.lr=1e30", "train.clip_grad=null", "runtime.workers=0"),
+            tmp_path,
+            shards,
+        )
+
+
+def test_the_rate_warms_up_and_falls_to_its_end(project):
+    settings = small_config(
+        project, "train.epochs=10", "train.warmup=2", "train.lr=0.1", "train.lr_min=0.001"
+    ).train
+    rates = [learning_rate(settings, step, 5) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(0.001)
+    middle = 0.001 + 0.099 * (1 + math.cos(math.pi * 20 / 39)) / 2
+    assert rates[30] == pytest.approx(middle)
