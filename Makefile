@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 ENV := . .venv/bin/activate &&
+COLUMNS_SHOWN := ^(Experiment|war|uar|ece|nll|n_test|n_left_out|selection|data\.name|model\.temporal|tam\.strategy|train\.epochs)$$
 
 .PHONY: demo test lint
 
 # From nothing to a table of results, on animated faces and two CPU cores.
 demo: .venv
 	$(ENV) dvc repro
-	$(ENV) dvc exp show --md --drop '(data|runs|pipeline|safe|results)/|Created|State|Executor|Experiment|data|synthesize|faces|shard|augment|acl|eval|runtime|recall'
+	$(ENV) COLUMNS=150 dvc exp show --no-pager --drop '.*' --keep '$(COLUMNS_SHOWN)'
 
 test: .venv
 	$(ENV) python -m pytest

@@ -50,5 +50,5 @@ def say(line: str) -> None:
 
 def counts(title: str, numbers: dict[str, int]) -> str:
     """Format counts as one line: `faces: 48 clips: 40 ok, 4 partial`."""
-    parts = ", ".join(f"{number} {name}" for name, number in numbers.items() if number)
+    parts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in numbers.items() if n)
     return f"{title}: {parts or 'nothing'}"

@@ -9,9 +9,9 @@ from cli.progress import say
 
 def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> None:
     """Train one fold, or all of data.folds."""
-    from safe.train import train
-
     config, layout = read(params, overrides)
+    from safe.train import train  # after the parameters: a wrong one is told at once
+
     for number in [fold] if fold else config.data.folds:
 
         def report(epoch: int, row: dict[str, float], number: int = number) -> None:
@@ -37,9 +37,9 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> No
 
 def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> None:
     """Evaluate one fold, or all of data.folds."""
+    config, layout = read(params, overrides)
     from safe.evaluate import evaluate
 
-    config, layout = read(params, overrides)
     for number in [fold] if fold else config.data.folds:
         figures = evaluate(
             layout.trains / f"fold-{number}",
@@ -58,9 +58,9 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
 
 def run_summary(params: Path, overrides: list[str] | None) -> None:
     """Bring data.folds together."""
+    config, layout = read(params, overrides)
     from safe.summary import summarize_folds
 
-    config, layout = read(params, overrides)
     result = summarize_folds(
         evals=layout.evals,
         trains=layout.trains,

@@ -9,13 +9,13 @@ from safe.config import Config
 
 def run_synthesize(params: Path, overrides: list[str] | None) -> None:
     """Make the synthetic dataset; for another dataset only its empty folder, which DVC expects."""
-    from pipeline.datasets.synthetic import synthesize
-
     config, _ = read(params, overrides)
     if config.data.name != "synthetic":
         SYNTHETIC.mkdir(parents=True, exist_ok=True)
         say(f"synthesize: nothing to do, data.name is {config.data.name}")
         return
+    from pipeline.datasets.synthetic import synthesize
+
     settings = config.synthesize
     with progress("synthesize", settings.clips) as done:
         made = synthesize(
@@ -38,10 +38,10 @@ def run_faces(params: Path, overrides: list[str] | None) -> None:
 
 def run_shard(params: Path, overrides: list[str] | None) -> None:
     """Write the shards, after index and faces where their tables are missing."""
+    config, layout = read(params, overrides)
     from pipeline.manifest import read_manifest
     from pipeline.shard import write_shards
 
-    config, layout = read(params, overrides)
     if not layout.manifest.exists():
         say(f"shard: {layout.manifest} is missing, running index first")
         _index(config, layout)
@@ -61,7 +61,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             deadline=config.runtime.deadline,
             on_done=done,
         )
-    say(counts(f"shard: {total} clips", made))
+    say(counts("shard", made))
 
 
 def _index(config: Config, layout: Layout) -> None:

@@ -98,7 +98,7 @@ def test_one_word_in_four_places():
     without_section = {"index", "summary"}  # they read only the section data
     assert STAGES.keys() - params.keys() == without_section
     for name, stage in STAGES.items():
-        assert stage["cmd"].startswith(f"python -m cli {name}")
+        assert stage["cmd"].startswith(f"exec python -m cli {name}")
         assert MODULE.get(name, f"pipeline.{name}") in FILES
 
 

@@ -1,0 +1,117 @@
+"""The command line as a user meets it: help, one line for an error, stages that call others."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from conftest import ROOT, SMALL
+
+from pipeline.decode import read_video
+from safe.labels import CLASSES
+
+
+def cli(*arguments: str, folder: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `python -m cli` in a folder, with the project's code."""
+    command = [sys.executable, "-m", "cli", *arguments]
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def small(*more: str) -> list[str]:
+    return [word for pair in (*SMALL, *more) for word in ("-S", pair)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def test_help_lists_every_verb_without_loading_torch(folder):
+    text = cli("--help", folder=folder).stdout
+    for verb in ("synthesize", "index", "faces", "shard", "train", "eval", "summary"):
+        assert verb in text
+    probe = "import sys, cli.__main__; print({'torch', 'cv2', 'pyarrow'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["train", "-S", "train.epocs=3"], 2, "unknown key 'train.epocs'"),
+        (["train", "-S", "tam.block=15"], 2, "tam.block: 15 must divide augment.crop"),
+        (["index", "--params", "none.yaml"], 2, "none.yaml not found"),
+        (["index"], 3, "data/raw/synthetic"),
+        (["faces"], 3, "run the stage index first"),
+        (["train"], 3, "`safe-cli shard` makes it"),
+        (["eval"], 4, "`safe-cli train` makes it"),
+        (["summary"], 3, "`safe-cli eval` makes it"),
+        (["index", "-S", "data={name:dfew,root:/nowhere}"], 3, "/nowhere"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(folder, arguments, code, what):
+    done = cli(*arguments, folder=folder, expect=code)
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("safe-cli: ")
+    assert what in line
+
+
+def test_synthesize_leaves_another_dataset_alone(folder):
+    done = cli("synthesize", "-S", "data={name:dfew,root:/data/DFEW}", folder=folder)
+    assert "nothing to do, data.name is dfew" in done.stdout
+    assert not list((folder / "data" / "raw" / "synthetic").iterdir())
+
+
+@pytest.mark.parametrize("source", ["video", "frames"])
+def test_ferv39k_from_clips_or_frames_to_a_table(project, folder, source):
+    """The synthetic clips in FERV39k's form; `shard` runs what is missing before it."""
+    root = folder / "FERV39k"
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    labels = labels_of(project)
+    for number, (clip, label) in enumerate(sorted(labels.items())[:70]):
+        name = f"Action/{label.capitalize()}/{number:04d}"
+        lists["test" if number % 5 == 0 else "train"].append(f"{name} {label.capitalize()}")
+        place(project, clip, root, name, source)
+    setups = root / "4_setups" / "All_scenes"
+    setups.mkdir(parents=True)
+    for part, lines in lists.items():
+        (setups / f"{part}_All.csv").write_text("\n".join(lines) + "\n")
+    data = f"data={{name:ferv39k,root:{root},splits:4_setups,source:{source},folds:[1]}}"
+    said = cli("shard", *small(data), folder=folder).stdout
+    assert "manifest.parquet is missing, running index first" in said
+    assert "faces.parquet is missing, running faces first" in said
+    index = json.loads((folder / "data" / "ferv39k" / "shards" / "index.json").read_text())
+    assert {shard["bucket"] for shard in index["shards"]} == {"train", "test"}
+    assert sum(shard["clips"] for shard in index["shards"]) + len(index["left_out"]) == 70
+    for verb in ("train", "eval", "summary"):
+        cli(verb, *small(data, "train.epochs=1"), folder=folder)
+    result = json.loads((folder / "results" / "metrics.json").read_text())
+    assert (result["dataset"], result["n_folds"], result["n_test"]) == ("ferv39k", 1, 14)
+    assert 0 <= result["uar"] <= 100
+
+
+def labels_of(project: Path) -> dict[str, str]:
+    """Clip key to class name, read from the split lists."""
+    lists = project / "data" / "raw" / "synthetic" / "EmoLabel_DataSplit" / "test(single-labeled)"
+    rows = [line.split(",") for path in lists.iterdir() for line in path.read_text().split()[1:]]
+    return {f"{int(number):05d}": CLASSES[int(label) - 1] for number, label in rows}
+
+
+def place(project: Path, clip: str, root: Path, name: str, source: str) -> None:
+    video = project / "data" / "raw" / "synthetic" / "Clip" / "original" / f"{clip}.mp4"
+    if source == "video":
+        (root / "0_7_LabelClips" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, root / "0_7_LabelClips" / f"{name}.mp4")
+        return
+    folder = root / "2_ClipsforFaceCrop" / name
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(read_video(video).frames, start=1):
+        cv2.imwrite(str(folder / f"{number}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
