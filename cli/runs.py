@@ -70,7 +70,7 @@ def run_summary(params: Path, overrides: list[str] | None) -> None:
         out=RESULTS,
     )
     say(
-        f"summary: {result['dataset']}, {result['n_folds']} folds: WAR {result['war']:.2f} +- "
+        f"summary: {result['dataset']}, folds {config.data.folds}: WAR {result['war']:.2f} +- "
         f"{result['war_std']:.2f}, UAR {result['uar']:.2f} +- {result['uar_std']:.2f}, "
         f"n {result['n_test']}, left out {result['n_left_out']}, selection {result['selection']}"
     )

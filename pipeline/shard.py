@@ -80,7 +80,7 @@ def write_shards(
         faces_settings: the section faces that `faces` was made with.
         workers: processes. Changes no byte.
         deadline: seconds after which the work on one clip is ended.
-        on_done: called with the number of clips finished so far, of those that are cropped.
+        on_done: called with the number of clips finished so far, those left out among them.
 
     Returns:
         How many: clips (in shards), left_out, shards.
@@ -97,6 +97,7 @@ def write_shards(
         (clip for clip in clips if clip.key not in left_out),
         key=lambda clip: (clip.bucket, clip.key),
     )
+    skipped = len(left_out)
     encode = partial(encode_clip, root=root, settings=settings)
     strips = run_tasks(
         encode,
@@ -104,7 +105,7 @@ def write_shards(
         workers=workers,
         deadline=deadline,
         fallback=partial(encode, decoder="pyav"),
-        on_done=on_done,
+        on_done=on_done and (lambda done: on_done(skipped + done)),
     )
     with whole_folder(out) as folder:
         writer = ShardWriter(folder, clips=settings.clips)

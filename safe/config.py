@@ -146,8 +146,8 @@ class Train(Section):
     def _fits(self) -> Self:
         if self.lr_min > self.lr:
             raise ValueError(f"lr_min: {self.lr_min} must not be above lr, {self.lr}")
-        if self.warmup >= self.epochs and self.warmup > 0:
-            raise ValueError(f"warmup: {self.warmup} must be below epochs, {self.epochs}")
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup: {self.warmup} must not be above epochs, {self.epochs}")
         return self
 
 

@@ -57,7 +57,7 @@ def build_optimizer(settings: Train, *modules: nn.Module) -> torch.optim.AdamW:
 def learning_rate(settings: Train, step: int, steps_an_epoch: int) -> float:
     """Linear warm-up over train.warmup epochs, then a cosine from lr to lr_min, by step.
 
-    The last step of the run has lr_min.
+    The last step of the run has lr_min, unless all of the run is warm-up.
     """
     warmup = round(settings.warmup * steps_an_epoch)
     if step < warmup:

@@ -32,7 +32,7 @@ def test_the_projects_own_params_are_valid_and_frozen():
         ("train.lr=0", "train.lr", "greater than 0"),
         ("train.lr=nan", "train.lr", "finite"),
         ("train.lr_min=1", "train.lr_min", "not be above lr"),
-        ("train.warmup=12", "train.warmup", "below epochs"),
+        ("train.warmup=13", "train.warmup", "not be above epochs, 12"),
         ("tam.ratio=1.5", "tam.ratio", "less than or equal to 1"),
         ("tam.block=15", "tam.block", "must divide augment.crop, 64"),
         ("augment.crop=96", "augment.crop", "at most shard.size, 80"),
