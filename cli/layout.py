@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe.config import Config, load_config
+from safe.config import Config
+from safe.params import load_config
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
-"""What do params.yaml and the overrides say, and is it allowed?
+"""Which parameters are there, and which values are allowed?
 
-params.yaml -> Config, once, before any work. Every section is a frozen object with the same name as
-its section, stage and verb; modules take their own section or plain values. params.yaml is the only
-place with default values; its comments give units and sources.
+Every section of params.yaml is a frozen object here, with the name of its section, stage and verb;
+modules take their own section or plain values. params.yaml is the only place with default values;
+its comments give units and sources.
 """
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from safe.errors import ConfigError
 from safe.sample import FRAMES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -196,108 +193,3 @@ class Config(Section):
                 f"tam.block: {self.tam.block} must divide augment.crop, {self.augment.crop} pixels"
             )
         return self
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice instead of keeping the last one in silence."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-        if key in seen:
-            line = key_node.start_mark.line + 1
-            raise ConfigError(f"params: key '{key}' is given twice (line {line}); keep one")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def load_config(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read params.yaml, apply overrides as DVC's `-S` does, and validate.
-
-    Args:
-        path: the YAML file.
-        overrides: `key=value` in the grammar of `dvc exp run -S` (Hydra's), for keys that exist.
-
-    Raises:
-        ConfigError: one line with the key, the value and what is allowed.
-    """
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path.absolute()} not found: run in the project's folder or give --params FILE"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections with keys, not {type(raw).__name__}")
-    for override in overrides or []:
-        _apply(raw, override)
-    return parse_config(raw)
-
-
-def parse_config(raw: dict[str, Any]) -> Config:
-    """Validate what params.yaml holds. Raises ConfigError with the first thing that is wrong."""
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from error
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if part != "nullable")
-    more = len(error.errors()) - 1
-    tail = f" ({more} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        return f"params: unknown key '{key}'; see params.yaml for the keys there are{tail}"
-    if first["type"] == "missing":
-        return f"params: key '{key}' is missing; see params.yaml of the project{tail}"
-    message = first["msg"]
-    if first["type"] == "value_error":  # our own checks name their key themselves
-        message = message.removeprefix("Value error, ")
-        return f"params: {key + '.' if key else ''}{message}{tail}"
-    return f"params: {key} = {first['input']!r}: {message[0].lower() + message[1:]}{tail}"
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    """Set one `key=value` in place. The grammar is Hydra's, which is what DVC uses for `-S`."""
-    # Imported here: most commands have no override, and the parser takes a fifth of a second.
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except HydraException as error:
-        raise ConfigError(f"-S {override}: not of the form key=value") from error
-    if parsed.is_delete() or parsed.is_add() or parsed.is_sweep_override():
-        raise ConfigError(f"-S {override}: only key=value with one value is allowed here")
-    node = raw
-    *parents, last = parsed.key_or_group.split(".")
-    for part in parents:
-        node = node.get(part, {}) if isinstance(node, dict) else {}
-    if not isinstance(node, dict) or last not in node:
-        raise ConfigError(
-            f"-S {override}: unknown key '{parsed.key_or_group}'; "
-            "see params.yaml for the keys there are"
-        )
-    value = parsed.value()
-    if isinstance(node[last], dict) and isinstance(value, dict):
-        node[last] = {**node[last], **_plain(value)}
-    else:
-        node[last] = _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    """Turn the parser's quoted strings and containers into plain YAML values."""
-    if isinstance(value, dict):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.text if hasattr(value, "text") and hasattr(value, "quote") else value

@@ -1,203 +1,24 @@
-"""How does one run train: a step, an epoch, and going on after a stop?
+"""How does one run train a fold, and go on after a stop?
 
-Everything random in step s is drawn from (seed, s), and the order of clips from (seed, epoch), so
-the state of a run is its tensors, its step and its history: a run that goes on from a checkpoint
-equals one that never stopped, bit for bit on the CPU.
+A run that goes on from a checkpoint equals one that never stopped, bit for bit on the CPU: see
+trainer.py for why.
 """
 
 import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from dvclive import Live
-from torch import Tensor
 
-from safe.acl import ACL
-from safe.augment import normalize, random_crop_flip
-from safe.checkpoint import (
-    fingerprint,
-    load_checkpoint,
-    only_one,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from safe.checkpoint import fingerprint, load_checkpoint, only_one, save_checkpoint
 from safe.config import Config
-from safe.errors import ConfigError, ModelError
-from safe.evaluate import predict
-from safe.labels import K
-from safe.loader import Batch, load_batches
-from safe.metrics import confusion, uar, war
-from safe.model import SAFE
-from safe.plan import TrainPlan, hold_out
-from safe.recipe import build_optimizer, learning_rate, pick_device, pick_precision
+from safe.errors import ConfigError
+from safe.loader import load_batches
 from safe.saved import save_model
 from safe.shards import ShardFolder, open_shards
-from safe.tam import TAM
-
-PARTS = ("loss", "ce", "logit", "feature")
-SELECTION_METRIC = "uar"
-"""The one metric by which `val` and `test` choose the epoch."""
-
-
-class Trainer:
-    """One run: model, loss, optimizer and the tallies of the epoch under way."""
-
-    def __init__(self, config: Config, folder: ShardFolder, fold: int) -> None:
-        self.config, self.folder = config, folder
-        train_rows, test_rows = folder.split(fold)
-        self.select_rows = test_rows if config.train.select == "test" else None
-        if config.train.select == "val":
-            train_rows, self.select_rows = hold_out(
-                train_rows, folder.label, fraction=config.train.val_fraction, seed=config.seed
-            )
-        self.train_rows = train_rows
-        self.device = pick_device(config.runtime.device)
-        self.precision = pick_precision(config.train.precision, self.device)
-        torch.manual_seed(config.seed)
-        section = config.model.model_dump(exclude={"name"})
-        self.model = SAFE(**section).to(self.device)
-        acl = config.acl.model_dump()
-        self.acl = ACL(torch.from_numpy(folder.class_counts(train_rows)), **acl).to(self.device)
-        self.tam = TAM(**config.tam.model_dump())
-        self.optimizer = build_optimizer(config.train, self.model, self.acl)
-        self.steps = self.plan(0).steps
-        self.step = 0
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] = {}
-        self._new_tally()
-
-    def plan(self, start: int) -> TrainPlan:
-        """The batches from step `start` on."""
-        settings = self.config.train
-        return TrainPlan(
-            self.train_rows,
-            self.folder.shard,
-            batch=settings.batch,
-            epochs=settings.epochs,
-            seed=self.config.seed,
-            start=start,
-        )
-
-    def train_step(self, batch: Batch) -> None:
-        """One update. Losses and counts are added up on the device and read at the epoch's end."""
-        settings = self.config
-        seed = int(
-            np.random.SeedSequence([settings.seed, self.step]).generate_state(1, np.uint64)[0]
-        )
-        torch.manual_seed(seed)  # dropout
-        generator = torch.Generator().manual_seed(seed)
-        labels = batch["label"].to(self.device, non_blocking=True)
-        clips = batch["faces"].to(self.device, non_blocking=True)
-        clips = random_crop_flip(clips, settings.augment.crop, settings.augment.flip, generator)
-        clips, counts = self.tam(clips, labels, generator)
-        rate = learning_rate(settings.train, self.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        with torch.autocast(self.device.type, self.precision, self.precision != torch.float32):
-            output = self.model(normalize(clips))
-        losses = self.acl(output.logits, output.embedding, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        if settings.train.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.train.clip_grad)
-        self.optimizer.step()
-        self.step += 1
-        self.tally["parts"] += torch.stack([losses[part].detach() for part in PARTS])
-        self.tally["tam"] += counts.to(self.device)
-        pairs = labels * K + output.logits.detach().argmax(1)
-        self.tally["confusion"] += torch.bincount(pairs, minlength=K * K)
-
-    def end_epoch(self, seconds: float, steps: int) -> dict[str, float]:
-        """Read the tallies, look at the selection split, and keep the best weights.
-
-        Raises:
-            ModelError: if the loss is no longer finite.
-        """
-        parts = (self.tally["parts"] / self.steps).tolist()
-        if not np.isfinite(parts).all():
-            raise ModelError(
-                f"the loss is not finite in epoch {len(self.history) + 1}; lower train.lr or set "
-                "train.clip_grad"
-            )
-        matrix = self.tally["confusion"].view(K, K).cpu().numpy()
-        mixed, banked, alone = self.tally["tam"].tolist()
-        first, second = self.acl.alpha.tolist()
-        row = {
-            **dict(zip(PARTS, parts, strict=True)),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "tam_batch": mixed,
-            "tam_bank": banked,
-            "tam_alone": alone,
-            "acl_alpha_1": first,
-            "acl_alpha_2": second,
-            "train_war": 100 * war(matrix),
-            "train_uar": 100 * uar(matrix),
-            "clips_per_s": steps * self.config.train.batch / seconds,
-        }
-        if self.select_rows is not None:
-            row |= self._selection()
-        self.history.append(row)
-        self._new_tally()
-        return row
-
-    def _selection(self) -> dict[str, float]:
-        assert self.select_rows is not None
-        found = predict(
-            self.model,
-            self.folder,
-            self.select_rows,
-            crop=self.config.augment.crop,
-            batch=self.config.eval.batch,
-            device=self.device,
-            precision=self.precision,
-            workers=self.config.runtime.workers,
-        )
-        matrix = confusion(self.folder.label[found.rows], found.logits.argmax(1))
-        row = {"select_war": 100 * war(matrix), "select_uar": 100 * uar(matrix)}
-        key = f"select_{SELECTION_METRIC}"
-        if row[key] > max((past[key] for past in self.history), default=-1.0):
-            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
-        return row
-
-    def _new_tally(self) -> None:
-        self.tally = {
-            "parts": torch.zeros(len(PARTS), device=self.device),
-            "tam": torch.zeros(3, dtype=torch.int64, device=self.device),
-            "confusion": torch.zeros(K * K, dtype=torch.int64, device=self.device),
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the run's state, by name."""
-        groups = {
-            "model": self.model.state_dict(),
-            "acl": self.acl.state_dict(),
-            "tam": self.tam.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer),
-            "tally": self.tally,
-            "best": self.best,
-        }
-        return {
-            f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()
-        }
-
-    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Take up the state that `tensors` and a checkpoint's JSON hold."""
-        groups: dict[str, dict[str, Tensor]] = {"best": {}, "tam": {}}
-        for key, tensor in tensors.items():
-            group, name = key.split("/", 1)
-            groups.setdefault(group, {})[name] = tensor.to(self.device)
-        self.model.load_state_dict(groups["model"])
-        self.acl.load_state_dict(groups["acl"])
-        self.tam.load_state_dict(groups["tam"])
-        restore_optimizer(self.optimizer, groups["optimizer"])
-        self.tally, self.best = groups["tally"], groups["best"]
-        self.step, self.history = state["step"], state["history"]
+from safe.trainer import SELECTION_METRIC, Trainer
 
 
 def train(

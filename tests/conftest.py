@@ -14,7 +14,8 @@ from pipeline.datasets.synthetic import synthesize
 from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.shard import write_shards
-from safe.config import Config, load_config
+from safe.config import Config
+from safe.params import load_config
 
 # Tiny tensors gain nothing from threads, which on a busy machine wait for one another.
 torch.set_num_threads(1)

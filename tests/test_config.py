@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from safe.config import load_config
 from safe.errors import ConfigError
+from safe.params import load_config
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 

@@ -27,9 +27,9 @@ from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.preprocessing import preprocessing
 from pipeline.shard import cut_faces, write_shards
 from pipeline.tar import TarWriter, whole_folder
-from safe.config import load_config
 from safe.errors import DataError
 from safe.labels import CLASSES
+from safe.params import load_config
 from safe.sample import decode_strip
 
 CONFIG = load_config(ROOT / "params.yaml")
