@@ -5,7 +5,9 @@ again.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from safe.augment import center_crop, normalize
 from safe.config import Eval, Runtime
 from safe.errors import DataError, ModelError
 from safe.loader import load_batches
 from safe.metrics import summarize
-from safe.model import SAFE
+from safe.perturb import perturb
 from safe.plan import in_order
 from safe.process import whole_file
 from safe.recipe import pick_device
@@ -40,7 +43,7 @@ class Predictions:
 
 @torch.inference_mode()
 def predict(
-    model: SAFE,
+    model: nn.Module,
     folder: ShardFolder,
     rows: NDArray[np.int64],
     *,
@@ -49,8 +52,11 @@ def predict(
     device: torch.device,
     precision: torch.dtype,
     workers: int,
+    change: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None,
 ) -> Predictions:
     """Run the model over `rows` with the centre crop, each row exactly once.
+
+    `change`, if given, perturbs uint8 faces [B, T, S, S, 3] of some rows before the crop.
 
     Raises:
         DataError: if a clip cannot be read, or the pass did not see each row once.
@@ -60,7 +66,10 @@ def predict(
     for loaded in load_batches(
         folder, in_order(rows, batch), workers=workers, pin=device.type == "cuda"
     ):
-        clips = normalize(center_crop(loaded["faces"].to(device, non_blocking=True), crop))
+        faces = loaded["faces"]
+        if change is not None:
+            faces = change(faces, loaded["row"].numpy())
+        clips = normalize(center_crop(faces.to(device, non_blocking=True), crop))
         with torch.autocast(device.type, precision, precision != torch.float32):
             output = model(clips)
         seen.append(loaded["row"].numpy())
@@ -81,7 +90,7 @@ def evaluate(
 
     Returns:
         What metrics.json holds: the figures of safe.metrics.summarize, n_test, n_left_out, fold,
-        selection.
+        selection, perturb, severity.
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, or for another fold.
@@ -101,6 +110,7 @@ def evaluate(
         device=device,
         precision=torch.float32,  # figures do not depend on the device's idea of bf16
         workers=runtime.workers,
+        change=None if settings.perturb == "none" else partial(_perturb, settings=settings),
     )
     figures = {
         **summarize(found.logits, folder.label[rows], settings.bins),
@@ -108,9 +118,17 @@ def evaluate(
         "n_left_out": folder.left_out(folder.test_bucket(fold)),
         "fold": fold,
         "selection": info["selection"]["rule"],
+        "perturb": settings.perturb,
+        "severity": settings.severity,
     }
     _write(out, folder, found, figures)
     return figures
+
+
+def _perturb(faces: Tensor, rows: NDArray[np.int64], *, settings: Eval) -> Tensor:
+    return perturb(
+        faces, rows, name=settings.perturb, severity=settings.severity, seed=settings.seed
+    )
 
 
 def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder: Path) -> None:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from safe.errors import DataError
 from safe.labels import CLASSES
-from safe.metrics import reliability, softmax, summarize
+from safe.metrics import reliability, softmax, summarize, uar, war
 from safe.process import whole_file
+from safe.statistics import bootstrap_interval
 
 
 def summarize_folds(
@@ -27,7 +28,8 @@ def summarize_folds(
 
     War, uar, the recalls, ece, nll and brier are means over the folds (a recall over the folds
     whose test split has the class); war_std and uar_std are the sample standard deviations (0 for
-    one fold); war_pooled and uar_pooled come from all test clips in one confusion matrix.
+    one fold). war_pooled and uar_pooled come from all test clips in one confusion matrix; war_low
+    to war_high and uar_low to uar_high are their 95 % intervals (bootstrap over clips).
 
     Args:
         evals: folder of `fold-<k>/metrics.json` and `predictions.parquet`.
@@ -54,9 +56,14 @@ def summarize_folds(
         result[name] = _mean(values)
         result[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         result[f"{name}_pooled"] = pooled[name]
+        figure = {"war": war, "uar": uar}[name]
+        low, high = bootstrap_interval(labels, logits.argmax(1), figure)
+        result[f"{name}_low"], result[f"{name}_high"] = 100 * low, 100 * high
     for name in ("ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES)):
         result[name] = _mean([fold[name] for fold in metrics])
     result["selection"] = rules[0]
+    for name in ("perturb", "severity"):
+        result[name] = metrics[0][name]
     for name in ("n_test", "n_left_out"):
         result[name] = sum(fold[name] for fold in metrics)
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}

@@ -51,6 +51,8 @@ def test_each_test_clip_once_and_figures_from_the_predictions(project, model, sh
         "n_left_out": 0,
         "fold": 1,
         "selection": "last",
+        "perturb": "none",
+        "severity": 0,
     }
     assert json.loads((tmp_path / "metrics.json").read_text()) == figures
 
@@ -66,6 +68,31 @@ def test_batch_size_and_workers_change_nothing_and_twice_is_the_same(
     assert np.allclose(
         np.array(a["logits"].to_pylist()), np.array(c["logits"].to_pylist()), atol=1e-5
     )
+
+
+def test_severity_0_changes_no_bit_and_noise_is_the_same_for_any_batch(
+    project, model, shards, tmp_path
+):
+    run(project, model, shards, tmp_path / "a")
+    run(project, model, shards, tmp_path / "b", "eval.perturb=gaussian_noise", "eval.severity=0")
+    noise = ("eval.perturb=gaussian_noise", "eval.severity=5")
+    said = run(project, model, shards, tmp_path / "c", *noise)
+    run(project, model, shards, tmp_path / "d", *noise, "eval.batch=5", "runtime.workers=0")
+    a, b, c, d = (pq.read_table(tmp_path / name / "predictions.parquet") for name in "abcd")
+    assert a.equals(b)
+    assert (said["perturb"], said["severity"]) == ("gaussian_noise", 5)
+    clean, noisy, again = (np.array(t["logits"].to_pylist()) for t in (a, c, d))
+    assert np.abs(clean - noisy).max() > 1e-3
+    assert np.allclose(noisy, again, atol=1e-5)
+
+
+def test_a_rival_trains_and_is_evaluated_in_the_same_protocol(project, shards, tmp_path):
+    config = small_config(project, "model.name=resnet18_lstm", "train.epochs=1", "train.batch=42")
+    out = tmp_path / "fold-1"
+    checkpoints = tmp_path / "checkpoints"
+    train(config, shards=shards, fold=1, out=out, checkpoints=checkpoints, commit="none")
+    figures = run(project, out, shards, tmp_path / "eval")
+    assert figures["n_test"] == 21
 
 
 def test_shards_of_another_preprocessing_are_refused(project, model, shards, tmp_path):

@@ -23,6 +23,7 @@ def write_fold(folder: Path, fold: int, labels, predictions, *, selection="last"
     pq.write_table(table, out / "predictions.parquet")
     figures = summarize(logits, labels, 15)
     figures |= {"n_test": len(labels), "n_left_out": left_out, "selection": selection, "fold": fold}
+    figures |= {"perturb": "none", "severity": 0}
     (out / "metrics.json").write_text(json.dumps(figures))
     train = folder / "train" / f"fold-{fold}"
     train.mkdir(parents=True)
@@ -55,6 +56,7 @@ def test_means_deviations_and_pooled_figures_by_hand(tmp_path):
     assert result["recall.sad"] == 50  # fold 2 has no sad clip
     assert result["recall.fear"] is None
     assert (result["n_test"], result["n_left_out"], result["n_folds"]) == (6, 3, 2)
+    assert 0 <= result["war_low"] <= result["war_pooled"] <= result["war_high"] <= 100
     assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == result
 
 

@@ -1,0 +1,231 @@
+"""Intervals and tests against scipy, literal sums and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
+
+from safe.errors import DataError
+from safe.labels import K
+from safe.metrics import confusion, uar, war
+from safe.statistics import (
+    Mcnemar,
+    bootstrap_interval,
+    mcnemar,
+    mean_and_deviation,
+    paired_difference_interval,
+)
+
+
+def draw(seed: int, clips: int, accuracy: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
+    """Labels with frequencies like DFEW's, and predictions that are right that often."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(K, clips, p=[0.21, 0.16, 0.22, 0.19, 0.12, 0.02, 0.08])
+    wrong = (labels + rng.integers(1, K, clips)) % K
+    return labels, np.where(rng.random(clips) < accuracy, labels, wrong)
+
+
+def other(predictions: np.ndarray, seed: int) -> np.ndarray:
+    """Predictions that agree with these in three clips of four."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(len(predictions)) < 0.75, predictions, rng.permutation(predictions))
+
+
+def fast_uar(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """UAR from clips, not from a matrix."""
+    return np.mean([(predictions[labels == k] == k).mean() for k in np.unique(labels)])
+
+
+def test_war_interval_is_that_of_scipy():
+    labels, predictions = draw(0, 1000)
+    right = (labels == predictions).astype(float)
+    theirs = scipy.stats.bootstrap(
+        (right,), np.mean, n_resamples=20_000, batch=500, method="percentile", rng=1
+    ).confidence_interval
+    ours = bootstrap_interval(labels, predictions, war, resamples=20_000)
+    # an end has a standard error of 0.019 deviations; 5 of the difference of two, and one clip
+    deviation = math.sqrt(right.mean() * (1 - right.mean()) / 1000)
+    assert ours == pytest.approx(tuple(theirs), abs=5 * 0.019 * 2**0.5 * deviation + 0.001)
+    assert ours[1] - ours[0] == pytest.approx(2 * 1.96 * deviation, rel=0.05)
+
+
+def test_uar_intervals_are_those_of_resampling_clips_one_by_one():
+    labels, a = draw(1, 400)
+    b = other(a, 2)
+    rng = np.random.default_rng(3)
+    one, two = [], []
+    for _ in range(3000):
+        clips = rng.integers(0, len(labels), len(labels))
+        one.append(fast_uar(labels[clips], a[clips]))
+        two.append(one[-1] - fast_uar(labels[clips], b[clips]))
+    for values, ours in [
+        (one, bootstrap_interval(labels, a, uar, resamples=20_000)),
+        (two, paired_difference_interval(labels, a, b, uar, resamples=20_000)),
+    ]:
+        expected = np.quantile(values, [0.025, 0.975])
+        assert ours == pytest.approx(tuple(expected), abs=5 * 0.055 * np.std(values))
+
+
+def test_paired_interval_is_that_of_scipy():
+    labels, a = draw(4, 1000)
+    b = other(a, 5)
+    difference = (a == labels).astype(float) - (b == labels)
+    theirs = scipy.stats.bootstrap(
+        (difference,), np.mean, n_resamples=20_000, batch=500, method="percentile", rng=1
+    ).confidence_interval
+    ours = paired_difference_interval(labels, a, b, war, resamples=20_000)
+    deviation = difference.std() / math.sqrt(1000)
+    assert ours == pytest.approx(tuple(theirs), abs=5 * 0.019 * 2**0.5 * deviation + 0.001)
+
+
+def test_pairing_narrows_the_interval_and_turns_its_sign_with_the_models():
+    labels, a = draw(6, 1500)
+    b = other(a, 7)
+    low, high = paired_difference_interval(labels, a, b, uar)
+    swapped = paired_difference_interval(labels, b, a, uar)
+    assert swapped == pytest.approx((-high, -low), abs=0.3 * (high - low))
+    assert 0 < low < high
+    widths = [np.ptp(bootstrap_interval(labels, x, uar)) for x in (a, b)]
+    assert high - low < 0.9 * np.hypot(*widths)
+    assert paired_difference_interval(labels, a, a, uar) == (0, 0)
+
+
+def test_a_95_percent_interval_holds_the_true_accuracy_about_95_times_in_100():
+    inside = 0
+    for trial in range(300):
+        low, high = bootstrap_interval(*draw(trial, 300), war, resamples=400, seed=trial)
+        inside += low <= 0.7 <= high
+    assert 0.91 < inside / 300 < 0.98
+
+
+def test_level_and_resamples_do_what_they_say():
+    labels, predictions = draw(8, 500)
+    widths = [np.ptp(bootstrap_interval(labels, predictions, war, level=x)) for x in (0.5, 0.9)]
+    assert widths[1] / widths[0] == pytest.approx(1.645 / 0.674, rel=0.15)
+    seen = []
+    bootstrap_interval(labels, predictions, lambda m: seen.append(m.sum()) or 0.0, resamples=37)
+    assert seen == [500] * 37
+
+
+def test_the_seed_decides():
+    labels, predictions = draw(9, 500)
+    first = bootstrap_interval(labels, predictions, uar, seed=1)
+    assert first == bootstrap_interval(labels, predictions, uar, seed=1)
+    assert first != bootstrap_interval(labels, predictions, uar, seed=2)
+
+
+def test_stratified_keeps_the_clips_of_each_class_and_no_empty_cell_is_filled():
+    labels, predictions = draw(10, 60)
+    matrix = confusion(labels, predictions)
+    assert (matrix == 0).any()
+    drawn = {True: [], False: []}
+    for stratified, found in drawn.items():
+        bootstrap_interval(
+            labels,
+            predictions,
+            lambda m, found=found: found.append(m) or 0.0,
+            resamples=200,
+            stratified=stratified,
+        )
+        assert not any(m[matrix == 0].any() for m in found)
+        assert np.mean(found, axis=0) == pytest.approx(matrix, abs=5 * np.sqrt(60 / 200 / 4))
+    assert all((m.sum(1) == matrix.sum(1)).all() for m in drawn[True])
+    assert any((m.sum(1) != matrix.sum(1)).any() for m in drawn[False])
+
+
+def test_stratified_also_pairs():
+    labels, a = draw(11, 300)
+    sizes = confusion(labels, a).sum(1)
+    seen = []
+    paired_difference_interval(
+        labels,
+        a,
+        other(a, 12),
+        lambda m: seen.append(m) or 0.0,
+        resamples=20,
+        stratified=True,
+    )
+    assert len(seen) == 40
+    assert all((m.sum(1) == sizes).all() for m in seen)
+
+
+def test_resamples_without_the_figure_are_left_out():
+    labels, predictions = np.array([0] * 9 + [5]), np.array([0] * 9 + [5])
+
+    def recall_5(matrix):
+        return float(matrix[5, 5] / matrix[5].sum()) if matrix[5].any() else float("nan")
+
+    assert bootstrap_interval(labels, predictions, recall_5) == (1, 1)
+    nowhere = bootstrap_interval(labels[:9], predictions[:9], recall_5)
+    assert all(math.isnan(end) for end in nowhere)
+
+
+def test_intervals_hold_the_figure_itself():
+    labels, predictions = draw(13, 2000)
+    low, high = bootstrap_interval(labels, predictions, uar)
+    assert low < balanced_accuracy_score(labels, predictions) < high
+
+
+def test_errors_are_one_clear_line():
+    y = np.array([0, 1, 2])
+    with pytest.raises(DataError, match="at least one clip"):
+        bootstrap_interval([], [], war)
+    for wrong in ([0, 1, 7], [0, 1, -1]):
+        with pytest.raises(ValueError, match=r"must be in 0\.\.6"):
+            paired_difference_interval(y, y, wrong, war)
+    with pytest.raises(ValueError, match="same shape"):
+        bootstrap_interval(y, y[:1], war)
+    with pytest.raises(ValueError, match="resamples: 0"):
+        bootstrap_interval(y, y, war, resamples=0)
+    for level in (0, 1, 95):
+        with pytest.raises(ValueError, match=f"level: {level}"):
+            bootstrap_interval(y, y, war, level=level)
+    with pytest.raises(ValueError, match="one length"):
+        mcnemar([True], [True, False])
+
+
+def test_mcnemar_on_a_table_worked_by_hand():
+    # 4 clips right in both, 1 in a alone, 6 in b alone, 2 in neither:
+    # p = 2 * (C(7,0) + C(7,1)) / 2^7 = 16 / 128
+    a = [True] * 4 + [True] * 1 + [False] * 6 + [False] * 2
+    b = [True] * 4 + [False] * 1 + [True] * 6 + [False] * 2
+    assert mcnemar(a, b) == Mcnemar(only_a=1, only_b=6, p=0.125)
+    assert mcnemar(b, a) == Mcnemar(only_a=6, only_b=1, p=0.125)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 5))
+def test_mcnemar_is_the_exact_binomial_test(only_a, only_b, both):
+    a = [True] * only_a + [False] * only_b + [True] * both
+    b = [False] * only_a + [True] * only_b + [True] * both
+    found = mcnemar(a, b)
+    assert (found.only_a, found.only_b) == (only_a, only_b)
+    n = only_a + only_b
+    if n == 0:
+        assert found.p == 1
+        return
+    assert found.p == pytest.approx(scipy.stats.binomtest(only_a, n, 0.5).pvalue, rel=1e-9)
+    terms = [math.comb(n, i) for i in range(n + 1)]
+    as_rare = sum(t for t in terms if t <= terms[only_a])  # all outcomes no likelier than this
+    assert found.p == pytest.approx(as_rare / 2**n, rel=1e-12)
+
+
+def test_mcnemar_of_a_whole_dataset_is_quick_and_may_vanish():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 11_697)) < 0.5
+    found = mcnemar(a, b)
+    theirs = scipy.stats.binomtest(found.only_a, found.only_a + found.only_b).pvalue
+    assert found.p == pytest.approx(theirs, rel=1e-6)
+    assert mcnemar(np.ones(5000, bool), np.zeros(5000, bool)).p == 0  # 2^-4999
+
+
+def test_mean_and_deviation_over_seeds():
+    # 72, 74, 76: deviations -2, 0, 2; 8 / (3 - 1) = 4
+    assert mean_and_deviation([72, 74, 76]) == (74, 2)
+    assert mean_and_deviation([72.5]) == (72.5, 0)
+    with pytest.raises(ValueError, match="at least one"):
+        mean_and_deviation([])
