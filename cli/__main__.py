@@ -89,6 +89,18 @@ def summary(params: Params = PARAMS, set_: Set = None) -> None:
     run_summary(params, set_)
 
 
+@app.command()
+def cost(
+    measure: Annotated[bool, typer.Option(help="Also time it on runtime.device.")] = False,
+    params: Params = PARAMS,
+    set_: Set = None,
+) -> None:
+    """Count a model's parameters and multiply-adds a clip, beside the baseline and one pass."""
+    from cli.runs import run_cost
+
+    run_cost(params, set_, measure=measure)
+
+
 def main() -> None:
     """Run a verb; a SafeError becomes one line on stderr and its exit code."""
     if "DVC_ROOT" in os.environ:  # a stage: DVC that is killed would leave it running

@@ -76,6 +76,34 @@ def run_summary(params: Path, overrides: list[str] | None) -> None:
     )
 
 
+def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> None:
+    """Print what the model of params.yaml costs, and the paper's baseline, and one pass."""
+    config, _ = read(params, overrides)
+    from safe.backbones import build_backbone
+    from safe.build import RIVALS, build_model
+    from safe.cost import Row, count, table
+    from safe.cost import measure as measure_speed
+    from safe.recipe import pick_device
+    from safe.sample import FRAMES
+
+    settings = config.model.model_dump() | {"weights": None}
+    device = pick_device(config.runtime.device)
+    clip = (3, FRAMES, config.augment.crop, config.augment.crop)
+    if config.model.name in RIVALS:
+        models = {str(config.model.name): build_model(**settings)}
+    else:
+        models = {
+            f"SAFE, {config.model.backbone}": build_model(**settings | {"temporal": "s2am2"}),
+            "baseline (BiLSTM)": build_model(**settings | {"temporal": "bilstm"}),
+            f"one pass of {config.model.backbone}": build_backbone(config.model.backbone),
+        }
+    rows = []
+    for title, model in models.items():
+        speed = measure_speed(model, device=device, clip=clip) if measure else None
+        rows.append(Row(title, count(model, clip=clip), speed))
+    say(table(rows))
+
+
 def _commit() -> str:
     """Name the commit of the code that runs: `-dirty` after a change, `unknown` without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.video import r3d_18
 
 from safe.errors import ModelError
+from safe.light import Light
 
 GRID: Final = 4
 """Side of the spatial grid that the small backbone keeps."""
@@ -90,10 +91,16 @@ class Small(nn.Module):
         return features
 
 
-BACKBONES: Final[dict[str, Callable[[], R3D18 | Small]]] = {"small": Small, "r3d_18": R3D18}
+Backbone = R3D18 | Small | Light
+
+BACKBONES: Final[dict[str, Callable[[], Backbone]]] = {
+    "small": Small,
+    "light": Light,
+    "r3d_18": R3D18,
+}
 
 
-def build_backbone(name: str, weights: str | None = None) -> R3D18 | Small:
+def build_backbone(name: str, weights: str | None = None) -> Backbone:
     """Make a backbone, with Kinetics-400 weights where a path is given.
 
     Args:

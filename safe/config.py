@@ -96,8 +96,8 @@ class Tam(Section):
 class Model(Section):
     """Backbone, windows and temporal model."""
 
-    name: Literal["safe"]
-    backbone: Literal["small", "r3d_18"]
+    name: Literal["safe", "resnet18_lstm", "former_dfer", "m3dfel", "c3d"]
+    backbone: Literal["small", "light", "r3d_18"]
     weights: str | None
     temporal: Literal["s2am2", "bilstm"]
     window: Annotated[int, Field(ge=1)]
@@ -153,6 +153,20 @@ class Eval(Section):
 
     batch: Positive
     bins: Positive
+    perturb: Literal[
+        "none",
+        "gaussian_noise",
+        "frame_drop",
+        "blur",
+        "jpeg",
+        "low_light",
+        "occlusion",
+        "shuffle",
+        "reverse",
+        "freeze",
+    ]
+    severity: Annotated[int, Field(ge=0, le=5)]
+    seed: Annotated[int, Field(ge=0)]
 
 
 class Runtime(Section):

@@ -11,10 +11,11 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from safe.build import build_model
 from safe.errors import ModelError
 from safe.labels import CLASSES
-from safe.model import SAFE
 from safe.process import whole_file
 
 MODEL_FORMAT: Final = 1
@@ -33,7 +34,7 @@ def save_model(folder: Path, weights: dict[str, torch.Tensor], info: dict[str, A
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def load_model(folder: Path) -> tuple[SAFE, dict[str, Any]]:
+def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a model from its folder, in evaluation mode on the CPU, with its info.
 
     Raises:
@@ -51,7 +52,7 @@ def load_model(folder: Path) -> tuple[SAFE, dict[str, Any]]:
         raise ModelError(
             f"{path}: of another format or with other classes than {', '.join(CLASSES)}"
         )
-    model = SAFE(**info["architecture"], weights=None)
+    model = build_model(**info["architecture"], weights=None)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

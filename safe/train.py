@@ -148,7 +148,7 @@ def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
         figures = [row[f"select_{SELECTION_METRIC}"] for row in history]
         epoch, weights = 1 + figures.index(max(figures)), trainer.best
     info = {
-        "architecture": config.model.model_dump(exclude={"name", "weights"}),
+        "architecture": config.model.model_dump(exclude={"weights"}),
         "crop": config.augment.crop,
         "preprocessing": trainer.folder.index["preprocessing"],
         "dataset": config.data.name,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from safe.acl import ACL
 from safe.augment import normalize, random_crop_flip
+from safe.build import build_model
 from safe.checkpoint import optimizer_tensors, restore_optimizer
 from safe.config import Config
 from safe.errors import ModelError
@@ -19,7 +20,6 @@ from safe.evaluate import predict
 from safe.labels import K
 from safe.loader import Batch
 from safe.metrics import confusion, uar, war
-from safe.model import SAFE
 from safe.plan import TrainPlan, hold_out
 from safe.recipe import build_optimizer, learning_rate, pick_device, pick_precision
 from safe.shards import ShardFolder
@@ -45,8 +45,7 @@ class Trainer:
         self.device = pick_device(config.runtime.device)
         self.precision = pick_precision(config.train.precision, self.device)
         torch.manual_seed(config.seed)
-        section = config.model.model_dump(exclude={"name"})
-        self.model = SAFE(**section).to(self.device)
+        self.model = build_model(**config.model.model_dump()).to(self.device)
         acl = config.acl.model_dump()
         self.acl = ACL(torch.from_numpy(folder.class_counts(train_rows)), **acl).to(self.device)
         self.tam = TAM(**config.tam.model_dump())

@@ -1,12 +1,15 @@
 """params.yaml: read once, validated, one clear line when something is wrong."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from safe.config import Eval
 from safe.errors import ConfigError
 from safe.params import load_config
+from safe.perturb import PERTURBATIONS
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -37,7 +40,7 @@ def test_the_projects_own_params_are_valid_and_frozen():
         ("tam.block=15", "tam.block", "must divide augment.crop, 64"),
         ("augment.crop=96", "augment.crop", "at most shard.size, 80"),
         ("model.window=17", "model.window", "longer than the clip"),
-        ("model.backbone=vgg", "model.backbone", "'small' or 'r3d_18'"),
+        ("model.backbone=vgg", "model.backbone", "'small', 'light' or 'r3d_18'"),
         ("shard.size=100", "shard.size", "multiple of 16"),
         ("data.folds=[6]", "data.folds", "from 1 to 5"),
         ("data.folds=[1,1]", "data.folds", "different numbers"),
@@ -71,6 +74,11 @@ def test_overrides_merge_into_a_section_as_dvc_does():
         [1, 2],
     )
     assert data.splits == "EmoLabel_DataSplit"  # not in the override: kept
+
+
+def test_the_perturbations_are_those_that_there_are():
+    field = Eval.model_fields["perturb"]
+    assert set(get_args(field.annotation)) == {"none", *PERTURBATIONS}
 
 
 def test_a_missing_section_key_or_file_is_named(tmp_path):
