@@ -5,9 +5,11 @@ same figures on every machine; `measure` runs the model on one device, and holds
 """
 
 import copy
+import ctypes
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,9 +23,6 @@ Clip = tuple[int, int, int, int]
 
 PAPER_CLIP: Final[Clip] = (3, 16, 112, 112)
 """The paper's input: 16 frames of 112 x 112 pixels."""
-
-WARM_UP: Final = 2
-"""Passes before the timed ones: the first allocates, chooses kernels and loads them."""
 
 REST: Final = "(rest)"
 """The part that belongs to no child: the model's own weights and the products in its forward."""
@@ -121,17 +120,17 @@ def measure(
 ) -> Speed:
     """Time a float32 copy of `model` on `device` in evaluation mode; see what memory it takes.
 
-    Latency: milliseconds a clip, the median of `repeats` passes after WARM_UP others over clips
-    that are already on the device, divided by the batch; a GPU is waited for before and after each.
+    Latency: milliseconds a clip, the median of `repeats` passes over clips that are already on the
+    device, divided by the batch, after two others; a GPU is waited for before and after each pass.
     float32 is torch's: a GPU that has TF32 uses it for convolutions unless told otherwise.
 
     Peak memory: bytes above what was in use before the copy was made, so weights, input and
-    everything in between. On a GPU these are the bytes of torch.cuda.max_memory_allocated: exact,
-    without the CUDA context and what the allocator keeps in reserve. On a CPU it is the growth of
-    this process's peak resident set (VmHWM of /proc/self/status, which is reset before each batch
-    size; Linux only, else None). That counts pages, not tensors: too small where the process held
-    freed memory that the pass reuses, too large where another thread allocates, blind to what the
-    kernel swaps out, and so good to some tens of megabytes.
+    everything in between, over the second pass. On a GPU these are the bytes of
+    torch.cuda.max_memory_allocated: exact, without the CUDA context and what the allocator keeps in
+    reserve. On a CPU it is the growth of this process's peak resident set (VmHWM of
+    /proc/self/status, reset before that pass, after freed memory was given back; Linux with glibc,
+    else None). That counts pages, not tensors: what other threads allocate and what lies fragmented
+    too, nothing that was swapped out. Runs differ by a tenth or two.
 
     Raises:
         ValueError: if `batches` is empty or a number below 1.
@@ -143,43 +142,42 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     latency: dict[int, float] = {}
     peak: dict[int, int | None] = {}
-    for size in sorted(set(batches)):  # ascending: what a smaller batch leaves behind is smaller
+    for size in sorted(set(batches)):
         clips = torch.randn(size, *clip, generator=generator).to(device)
+        ours(clips)  # loads and chooses kernels, which takes time and memory once
         _forget_peak(device)
-        latency[size] = _median_ms(ours, clips, device, repeats) / size
+        ours(clips)  # one pass: a heap that is used again and again also fragments
         peak[size] = None if before is None else max(0, _peak(device) - before)
-        del clips
+        latency[size] = _median_ms(ours, clips, device, repeats) / size
     return Speed(_describe(device), latency, peak)
 
 
-def _median_ms(
-    model: Callable[[Tensor], object], clips: Tensor, device: torch.device, repeats: int
-) -> float:
+def _median_ms(model: nn.Module, clips: Tensor, device: torch.device, repeats: int) -> float:
     """Milliseconds of one pass."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
     times = []
-    for _ in range(WARM_UP + repeats):
-        _wait(device)
+    for _ in range(repeats):
+        wait(device)
         start = time.perf_counter()
         model(clips)
-        _wait(device)
+        wait(device)
         times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[WARM_UP:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 1000 * statistics.median(times)
 
 
 def _forget_peak(device: torch.device) -> bool:
     """Let the peak start anew from what is in use now; False where the system cannot."""
     if device.type == "cuda":
+        torch.cuda.synchronize(device)  # starts CUDA too: the next call fails where nothing has
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    if sys.platform != "linux":
+        return False
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that glibc keeps would hide the growth
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM becomes VmRSS
         return True
-    except OSError:  # not Linux, or a container that keeps /proc to itself
+    except (AttributeError, OSError):  # not glibc; or a container that keeps /proc to itself
         return False
 
 
