@@ -20,8 +20,9 @@ from pipeline.engine import Failure
 from pipeline.faces import SCHEMA, Clip, ClipFaces, find_clip, find_faces, locate, read_faces
 from pipeline.index import build_index
 from pipeline.manifest import SCHEMA as MANIFEST
-from safe.config import Data, load_config
+from safe.config import Data
 from safe.errors import DataError
+from safe.params import load_config
 
 SETTINGS = load_config(ROOT / "params.yaml").faces.model_copy(update={"max_gap": 4, "smooth": 0.0})
 T = 16
