@@ -19,7 +19,11 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
     settings = config.synthesize
     with progress("synthesize", settings.clips) as done:
         made = synthesize(
-            Path(config.data.root), settings, workers=_processes(config), on_clip=done
+            Path(config.data.root),
+            settings,
+            source="strips" if config.data.source == "strips" else "video",
+            workers=_processes(config),
+            on_clip=done,
         )
     say(counts(f"synthesize: {settings.clips} clips", made))
 

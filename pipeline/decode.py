@@ -1,8 +1,8 @@
 """Which 16 frames of a clip, and their pixels?
 
-A video file or a folder of face frames in, 16 upright RGB frames out. A frame that could not be
-decoded is replaced by the nearest one that could, and the result says so. Native decoders can hang
-or crash: call this inside pipeline.engine.run_tasks.
+A video file, a folder of face frames or a strip of 16 faces in, 16 upright RGB frames out. A frame
+that could not be decoded is replaced by the nearest one that could, and the result says so. Native
+decoders can hang or crash: call this inside pipeline.engine.run_tasks.
 
 The rule: the centre frame of each of 16 equal segments of the clip. A clip of fewer than 16 frames
 is spread over evenly, each frame repeated in its place. The length of a video is what its container
@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 from pipeline.video import Listing, decode_places, list_frames
 from safe.errors import DataError
 from safe.sample import FRAMES
+
+Source = Literal["video", "frames", "strips"]
+"""What a clip is: a video file, the folder of a release's face frames, or one strip of 16 faces."""
 
 Decoder = Literal["decord", "pyav"]
 
@@ -62,11 +65,11 @@ def frame_indices(n: int, count: int = FRAMES) -> list[int]:
     return [(2 * i + 1) * n // (2 * count) for i in range(count)]
 
 
-def read_clip(
-    path: Path, source: Literal["video", "frames"], *, decoder: Decoder = "decord"
-) -> Decoded:
-    """Read a clip: a video file, or the folder of a release's face frames. Raises DataError."""
-    return read_video(path, decoder=decoder) if source == "video" else read_frames(path)
+def read_clip(path: Path, source: Source, *, decoder: Decoder = "decord") -> Decoded:
+    """Read a clip as its source says. Raises DataError."""
+    if source == "video":
+        return read_video(path, decoder=decoder)
+    return read_frames(path) if source == "frames" else read_strip(path)
 
 
 def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
@@ -119,6 +122,18 @@ def read_frames(folder: Path) -> Decoded:
     frames = np.stack([_fit(images[nearest[index]], height, width) for index in indices])
     repeated = sum(nearest[index] != index for index in indices)
     return Decoded(frames, indices, len(files), 0.0, width, height, _describe(repeated, 0))
+
+
+def read_strip(path: Path) -> Decoded:
+    """Read the 16 faces of a strip, all of them. Raises DataError."""
+    if not path.is_file():
+        raise DataError("file missing")
+    image = _read_image(path)
+    if image is None or image.shape[0] != FRAMES * image.shape[1]:
+        raise DataError(f"not a strip of {FRAMES} square faces below one another")
+    side = image.shape[1]
+    frames = image.reshape(FRAMES, side, side, 3)
+    return Decoded(frames, list(range(FRAMES)), FRAMES, 0.0, side, side, "")
 
 
 def _decode_decord(path: Path, listing: Listing, indices: list[int]) -> NDArray[np.uint8] | None:

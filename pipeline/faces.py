@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.crop import centre_square
-from pipeline.decode import Decoded, Decoder, read_clip
+from pipeline.decode import Decoded, Decoder, Source, read_clip
 from pipeline.detect import DETECTORS
 from pipeline.engine import Failure, run_tasks
 from pipeline.manifest import read_manifest
@@ -26,7 +26,6 @@ from safe.config import Faces
 from safe.errors import DataError
 from safe.process import whole_file
 
-Source = Literal["video", "frames"]
 Status = Literal["ok", "partial", "missing", "error"]
 
 SCHEMA: Final = pa.schema(
@@ -149,15 +148,15 @@ def find_clip(clip: Clip, *, root: Path, settings: Faces, decoder: Decoder = "de
 def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     """Find the one face of a decoded clip.
 
-    A clip of the release's own face crops (`source` frames) is a face already: its box is the whole
-    frame. A clip without a face gets the centre square of its frames; using it or not is up to
-    the shard stage (faces.missing).
+    A clip of face crops (`source` frames or strips) is a face already: its box is the whole frame.
+    A clip without a face gets the centre square of its frames; using it or not is up to the shard
+    stage (faces.missing).
     """
     count = len(decoded.indices)
     height, width = decoded.frames.shape[1:3]
     reasons = [decoded.damage] if decoded.damage else []
     status: Status = "partial" if decoded.damage else "ok"
-    if source == "frames":
+    if source != "video":
         box, score = _repeat((0, 0, width, height), count), np.ones(count, dtype=np.float32)
     else:
         track = choose_track(

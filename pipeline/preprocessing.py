@@ -6,9 +6,10 @@ out. A model carries the id, and evaluation on faces that were made otherwise is
 
 import hashlib
 import json
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pipeline.crop import CROP_RULE
+from pipeline.decode import Source
 from pipeline.detect import detector_id
 from pipeline.track import TRACK_RULE
 from safe.config import Faces, Shard
@@ -17,14 +18,12 @@ SAMPLING_RULE: Final = "segment-centres-16-1"
 """Name of what decode.frame_indices does; to be changed when other frames come out."""
 
 
-def preprocessing(
-    source: Literal["video", "frames"], *, faces: Faces, shard: Shard
-) -> dict[str, Any]:
+def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, Any]:
     """Say what decides the pixels of a stored face.
 
     Returns:
         `made_from`, every rule and number that does, and `id`, the first 16 hex digits of the
-        sha256 of its canonical JSON. The release's own face crops (`source` frames) pass no
+        sha256 of its canonical JSON. Face crops (`source` frames or strips) pass no
         detector, so there what belongs to it is null.
     """
     detects = source == "video"

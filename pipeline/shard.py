@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.crop import crop_faces
-from pipeline.decode import Decoded, Decoder, read_clip
+from pipeline.decode import Decoded, Decoder, Source, read_clip
 from pipeline.engine import Failure, run_tasks
-from pipeline.faces import ClipFaces, Source, read_faces
+from pipeline.faces import ClipFaces, read_faces
 from pipeline.manifest import read_manifest
 from pipeline.preprocessing import preprocessing
 from pipeline.tar import ShardWriter, whole_folder

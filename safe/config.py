@@ -27,7 +27,7 @@ class Data(Section):
     name: Literal["synthetic", "dfew", "ferv39k"]
     root: Annotated[str, Field(min_length=1)]
     splits: Literal["EmoLabel_DataSplit", "4_setups"]
-    source: Literal["video", "frames"]
+    source: Literal["video", "frames", "strips"]
     folds: Annotated[list[Positive], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -40,6 +40,12 @@ class Data(Section):
             raise ValueError(
                 f"splits: {self.splits} must be {splits} when data.name is {self.name}"
             )
+        allowed = ("video", "strips") if self.name == "synthetic" else ("video", "frames")
+        if self.source not in allowed:
+            raise ValueError(
+                f"source: {self.source} must be {' or '.join(allowed)} when data.name is "
+                f"{self.name}"
+            )
         return self
 
 
@@ -49,10 +55,11 @@ class Synthesize(Section):
     seed: Annotated[int, Field(ge=0)]
     clips: Annotated[int, Field(ge=35)]
     identities: Annotated[int, Field(ge=5)]
-    size: Annotated[int, Field(ge=96, le=1024, multiple_of=2)]
+    size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
     fps: Annotated[int, Field(ge=5, le=60)]
     tail: Fraction
     ambiguity: Fraction
+    faint: Fraction
 
 
 class Faces(Section):

@@ -9,17 +9,23 @@ import decord
 import numpy as np
 import pytest
 
+from pipeline.crop import crop_faces
+from pipeline.datasets.animate import draw_clip, draw_faces
 from pipeline.datasets.drawn_face import UNITS, Portrait
 from pipeline.datasets.drawn_person import Pose, draw_person
 from pipeline.datasets.expressions import CONFUSED, EXPRESSIONS, move_units
-from pipeline.datasets.synthetic import count_classes, draw_clip, plan_clips, synthesize
+from pipeline.datasets.synthetic import FAINT, count_classes, plan_clips, synthesize
+from pipeline.decode import frame_indices, read_clip
+from pipeline.detect import Detector
 from safe.config import Synthesize
 from safe.errors import DataError
 from safe.labels import CLASSES
 
 
 def settings(**changes: object) -> Synthesize:
-    small = dict(seed=0, clips=35, identities=10, size=128, fps=25, tail=0.35, ambiguity=0.2)
+    small = dict(
+        seed=0, clips=35, identities=10, size=128, fps=25, tail=0.35, ambiguity=0.2, faint=0.0
+    )
     return Synthesize.model_validate(small | changes)
 
 
@@ -142,8 +148,62 @@ def test_class_counts() -> None:
 def test_same_seed_same_bytes_with_any_number_of_workers(made: Path, tmp_path: Path) -> None:
     synthesize(tmp_path / "two", settings(), workers=2)
     first = digests(made)
-    assert len(first) == 35 + 10 + 1
+    assert len(first) == 35 + 10 + 2  # lists, the digest of the clips, people.csv
     assert digests(tmp_path / "two") == first
+
+
+def test_strips_hold_the_faces_of_the_clips(tmp_path: Path) -> None:
+    small = settings(size=64)
+    synthesize(tmp_path / "one", small, source="strips", workers=1)
+    synthesize(tmp_path / "two", small, source="strips", workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert len(list((tmp_path / "one" / "Clip" / "strips").iterdir())) == 35
+    clip = plan_clips(small)[0]
+    read = read_clip(tmp_path / "one" / "Clip" / "strips" / f"{clip.key}.jpg", "strips")
+    drawn = draw_faces(clip, small)
+    assert read.frames.shape == drawn.shape == (16, 64, 64, 3)
+    assert np.abs(read.frames.astype(float) - drawn).mean() < 4  # of 255: compression
+
+
+def test_a_strip_shows_what_the_clip_shows() -> None:
+    # The frames of the clip, cut out by the pipeline's own detector and crop, are an independent
+    # way to the same faces: more like the clip's strip than like any other.
+    large, small = settings(size=320), settings(size=64)
+    detector = Detector(detect_size=320, threshold=0.5)
+    clips = plan_clips(large)[:5]
+    cuts = []
+    for clip in clips:
+        drawn = draw_clip(clip, large)
+        frames = np.stack([drawn[i] for i in frame_indices(len(drawn))[::5]])
+        boxes = np.array([detector(frame)[0][:4] for frame in frames], dtype=np.float32)
+        cuts.append(crop_faces(frames, boxes, size=64, margin=0.1).mean(axis=3).ravel())
+    strips = [draw_faces(clip, small)[::5].mean(axis=3).ravel() for clip in clips]
+    alike = np.corrcoef(cuts, strips)[:5, 5:]
+    assert list(alike.argmax(axis=0)) == list(alike.argmax(axis=1)) == [0, 1, 2, 3, 4]
+    assert np.diag(alike).mean() > 0.7
+
+
+def test_faint_clips_hardly_show() -> None:
+    plain, some = plan_clips(settings(clips=400)), plan_clips(settings(clips=400, faint=0.5))
+    changed = [two for one, two in zip(plain, some, strict=True) if one != two]
+    assert all(FAINT[0] <= clip.peak <= FAINT[1] for clip in changed)
+    # Half of the clips, but for plain neutral faces, which show nothing at all.
+    assert 140 <= len(changed) <= 200
+    assert [(c.label, c.identity, c.fold) for c in plain] == [
+        (c.label, c.identity, c.fold) for c in some
+    ]
+
+
+def test_the_digest_beside_the_lists_follows_the_pixels(made: Path, tmp_path: Path) -> None:
+    # DVC's stage index looks at the lists alone: other clips must change something there.
+    synthesize(tmp_path / "larger", settings(size=160), workers=2)
+    one, two = (path / "EmoLabel_DataSplit" for path in (made, tmp_path / "larger"))
+    differ = [
+        p.relative_to(one)
+        for p in one.rglob("*")
+        if p.is_file() and p.read_bytes() != (two / p.relative_to(one)).read_bytes()
+    ]
+    assert [str(path) for path in differ] == ["clips.sha256"]
 
 
 def test_another_seed_differs(made: Path, tmp_path: Path) -> None:
@@ -212,8 +272,7 @@ def test_units_stay_in_range_and_rise_to_the_peak() -> None:
 
 
 def test_the_detector_finds_the_faces() -> None:
-    detect = pytest.importorskip("pipeline.detect")
-    detector = detect.Detector(detect_size=320, threshold=0.5)
+    detector = Detector(detect_size=320, threshold=0.5)
     drawn = settings(seed=11, identities=35, size=160)
     found = []
     for clip in plan_clips(drawn):

@@ -33,12 +33,12 @@ def read_lines(root: Path, file: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def find_videos(root: Path, folder: str) -> dict[str, int]:
-    """Walk `folder` of the root; return the path of each .mp4, relative to root, and its bytes.
+def find_files(root: Path, folder: str, ending: str) -> dict[str, int]:
+    """Walk `folder` of the root; return path, relative to root, and bytes of each `ending` file.
 
     Links to folders are followed, each folder is entered once. Raises DataError if it is not there.
     """
-    _require_folder(root, folder, "*.mp4")
+    _require_folder(root, folder, f"*{ending}")
     found: dict[str, int] = {}
     seen: set[tuple[int, int]] = set()
     todo = [folder]
@@ -52,7 +52,7 @@ def find_videos(root: Path, folder: str) -> dict[str, int]:
             for entry in entries:
                 if entry.is_dir():
                     todo.append(f"{here}/{entry.name}")
-                elif entry.name.lower().endswith(".mp4") and entry.is_file():
+                elif entry.name.lower().endswith(ending) and entry.is_file():
                     found[f"{here}/{entry.name}"] = entry.stat().st_size
     return found
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.datasets.clips import (
+    find_files,
     find_frame_folders,
-    find_videos,
     read_lines,
     require_some,
     safe_number,
@@ -36,6 +36,7 @@ FOLDS: Final = 5
 
 _SPELLINGS: Final = ("single-labeled", "single_labeled")
 _VIDEOS: Final = "Clip/original"
+_STRIPS: Final = "Clip/strips"  # of the synthetic set
 _FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
 
 
@@ -49,8 +50,11 @@ def read_clips(data: Data) -> list[Clip]:
     root = Path(data.root)
     labels, folds = _read_folds(root, data.splits)
     if data.source == "video":
-        found, ending, looked_for = _find_videos(root), ".mp4", f"{_VIDEOS}/**/<id>.mp4"
-        folder = _VIDEOS
+        folder, ending = _VIDEOS, ".mp4"
+        found, looked_for = _find_files(root, folder, ending), f"{folder}/**/<id>{ending}"
+    elif data.source == "strips":
+        folder, ending = _STRIPS, ".jpg"
+        found, looked_for = _find_files(root, folder, ending), f"{folder}/<id>{ending}"
     else:
         folder = next((name for name in _FRAMES if (root / name).is_dir()), _FRAMES[0])
         found, ending, looked_for = _find_frames(root, folder), "", f"{folder}/<5-digit id>/*.jpg"
@@ -112,11 +116,11 @@ def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
     return labels
 
 
-def _find_videos(root: Path) -> dict[int, tuple[str, int]]:
-    """Return number -> path and bytes of every raw clip. Raises DataError if one is there twice."""
+def _find_files(root: Path, folder: str, ending: str) -> dict[int, tuple[str, int]]:
+    """Return number -> path and bytes of every clip. Raises DataError if one is there twice."""
     found: dict[int, tuple[str, int]] = {}
-    for path, size in sorted(find_videos(root, _VIDEOS).items()):
-        number = safe_number(path.rpartition("/")[2][: -len(".mp4")])
+    for path, size in sorted(find_files(root, folder, ending).items()):
+        number = safe_number(path.rpartition("/")[2][: -len(ending)])
         if number is None:
             continue
         if number in found:

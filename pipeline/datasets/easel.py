@@ -4,6 +4,7 @@ Shapes are flat polygons on a canvas of twice the frame's size, scaled down by a
 are smooth), then multiplied by one blurred map of light and shadow. Face units: see drawn_person.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import cv2
@@ -21,6 +22,17 @@ _BALL: Final = np.array([0.95, 1.2]) ** -2.0  # the ellipsoid on which a feature
 _LIT: Final = 3.2  # face units that the light map spans
 _NEUTRAL: Final = 128  # of the light map: multiplies by one
 _SOFT: Final = 0.035  # face units, sigma of the blur of light and shadow
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A shape waiting to be drawn: a polygon, a line (thick) or a patch of the light (factor)."""
+
+    points: Points
+    depth: float
+    colour: tuple[float, ...] = ()
+    thick: float = 0.0
+    factor: float = 0.0
 
 
 class Easel:
@@ -41,7 +53,9 @@ class Easel:
         self._light = _lit_head(rng, size, head_width)
         self._aim(home)
         self._canvas = _wall(rng, 2 * size)
+        self._shapes: list[_Shape] = []
         self._draw_shoulders(rng)
+        self._draw()
         self._backdrop = self._canvas.copy()
 
     def start(self, pose: Pose) -> None:
@@ -58,7 +72,8 @@ class Easel:
         )
 
     def finish(self) -> Image:
-        """Return the frame: uint8 [size, size, 3], RGB."""
+        """Draw the shapes in their order; return the frame: uint8 [size, size, 3], RGB."""
+        self._draw()
         frame = cv2.resize(self._canvas, (self._size, self._size), interpolation=cv2.INTER_AREA)
         shade = cv2.GaussianBlur(self._shade, (0, 0), _SOFT * self._unit)
         tint = cv2.LUT(cv2.merge([shade, shade, shade]), self._tint)
@@ -67,21 +82,42 @@ class Easel:
 
     def fill(self, points: Points, colour: Colour, *, depth: float = 0.6) -> None:
         """Fill a polygon. `depth`: how far it lies before the ears, 0 for the head's outline."""
-        pixels = self._pixels(points, depth=depth, zoom=2)
-        cv2.fillPoly(self._canvas, [pixels], colour.tolist(), cv2.LINE_AA, 4)
+        self._shapes.append(_Shape(points, depth, colour=tuple(colour.tolist())))
 
     def line(self, points: Points, colour: Colour, thick: float, *, depth: float = 0.6) -> None:
         """Draw an open line, `thick` face units wide."""
-        pixels = self._pixels(points, depth=depth, zoom=2)
-        width = max(1, round(thick * 2 * self._unit))
-        cv2.polylines(self._canvas, [pixels], False, colour.tolist(), width, cv2.LINE_AA, 4)
+        self._shapes.append(_Shape(points, depth, colour=tuple(colour.tolist()), thick=thick))
 
     def darken(self, points: Points, factor: float, *, depth: float = 0.6) -> None:
         """Multiply a soft-edged area by `factor` (above 1 lightens): fills the light map there."""
-        pixels = self._pixels(points, depth=depth, zoom=1)
-        x, y = np.clip(pixels.mean(axis=0) // 16, 0, self._size - 1).astype(int)
-        level = float(self._shade[y, x]) * factor
-        cv2.fillPoly(self._shade, [pixels], min(255.0, level), cv2.LINE_AA, 4)
+        self._shapes.append(_Shape(points, depth, factor=factor))
+
+    def _draw(self) -> None:
+        """Put the shapes on the canvas and the light map; all are projected in one go.
+
+        For so few points numpy's calls cost more than their arithmetic.
+        """
+        shapes, self._shapes = self._shapes, []
+        counts = [len(shape.points) for shape in shapes]
+        depth = np.repeat([shape.depth for shape in shapes], counts)
+        places = self._project(np.concatenate([shape.points for shape in shapes]), depth)
+        ends = np.cumsum(counts)
+        fine = np.rint(places * 32).astype(np.int32)  # the canvas is twice as large
+        coarse = np.rint(places * 16).astype(np.int32)
+        for shape, end, count in zip(shapes, ends, counts, strict=True):
+            here = slice(end - count, end)
+            if shape.factor:
+                pixels = coarse[here]
+                x, y = np.clip(pixels.sum(axis=0) // (16 * count), 0, self._size - 1)
+                level = min(255.0, float(self._shade[y, x]) * shape.factor)
+                cv2.fillPoly(self._shade, [pixels], level, cv2.LINE_AA, 4)
+            elif shape.thick:
+                width = max(1, round(shape.thick * 2 * self._unit))
+                cv2.polylines(
+                    self._canvas, [fine[here]], False, shape.colour, width, cv2.LINE_AA, 4
+                )
+            else:
+                cv2.fillPoly(self._canvas, [fine[here]], shape.colour, cv2.LINE_AA, 4)
 
     def _draw_shoulders(self, rng: np.random.Generator) -> None:
         half = rng.uniform(1.25, 1.6)
@@ -98,16 +134,12 @@ class Easel:
         self._near = np.array([np.sin(pose.yaw), np.sin(pose.pitch)]) @ self._spin * self._unit
         self._shift = np.array([pose.x, pose.y]) * self._size - 0.5
 
-    def _pixels(self, points: Points, *, depth: float, zoom: int) -> NDArray[np.int32]:
-        """Project face units to 1/16 pixels: yaw and pitch move more what is nearer."""
-        place = points @ self._turn
-        if depth:
-            ball = 1 - points**2 @ _BALL
-            place += np.sqrt(np.maximum(ball, 0))[:, None] * (self._near * depth)
-        place += self._shift
-        place *= 16 * zoom
-        fixed: NDArray[np.int32] = np.rint(place, out=place).astype(np.int32)
-        return fixed
+    def _project(self, points: Points, depth: NDArray[np.float64]) -> Points:
+        """Project face units to pixels [N, 2]: yaw and pitch move more what is nearer."""
+        ball = np.maximum(1 - points**2 @ _BALL, 0)
+        nearer = (np.sqrt(ball) * depth)[:, None] * self._near
+        places: Points = points @ self._turn + nearer + self._shift
+        return places
 
 
 def _lit_head(rng: np.random.Generator, size: int, head_width: float) -> NDArray[np.uint8]:

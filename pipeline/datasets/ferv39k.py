@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.clips import find_frame_folders, find_videos, read_lines, require_some
+from pipeline.datasets.clips import find_files, find_frame_folders, read_lines, require_some
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
@@ -39,7 +39,7 @@ def read_clips(data: Data) -> list[Clip]:
                 raise DataError(f"{root / file}: clip {clip} is also in the {listed[clip][1]} list")
             listed[clip] = (label, part)
     if data.source == "video":
-        found, folder, ending = find_videos(root, _VIDEOS), _VIDEOS, ".mp4"
+        found, folder, ending = find_files(root, _VIDEOS, ".mp4"), _VIDEOS, ".mp4"
     else:
         found, folder, ending = find_frame_folders(root, _FRAMES, depth=3), _FRAMES, ""
     clips = []
