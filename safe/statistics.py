@@ -56,7 +56,7 @@ def bootstrap_interval(
         wrong.
     """
     matrices = _resample(_count(labels, predictions), resamples, seed, stratified)
-    return _interval(np.array([figure(matrix) for matrix in matrices]), level)
+    return percentile_interval(np.array([figure(matrix) for matrix in matrices]), level)
 
 
 def paired_difference_interval(
@@ -90,7 +90,29 @@ def paired_difference_interval(
     """
     cells = _resample(_count(labels, predictions_a, predictions_b), resamples, seed, stratified)
     pairs = zip(cells.sum(axis=3), cells.sum(axis=2), strict=True)
-    return _interval(np.array([figure(a) - figure(b) for a, b in pairs]), level)
+    return percentile_interval(np.array([figure(a) - figure(b) for a, b in pairs]), level)
+
+
+def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Return the quantiles (1 - level) / 2 and (1 + level) / 2 of a figure over resamples.
+
+    Args:
+        values: float [R]; nan where the figure is not defined, which is left out.
+        level: share of the resamples inside the interval, 0..1 exclusive.
+
+    Returns:
+        Both ends in the figure's unit; nan if it is defined in no resample.
+
+    Raises:
+        ValueError: if the level is out of range.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level: {level} must be between 0 and 1")
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -168,14 +190,3 @@ def _resample(cells: Ints, resamples: int, seed: int, stratified: bool) -> Ints:
         if clips:
             found[:, held] = rng.multinomial(clips, flat[held] / clips, size=resamples)
     return found.reshape(resamples, *cells.shape)
-
-
-def _interval(values: Floats, level: float) -> tuple[float, float]:
-    """Return the quantiles (1 - level) / 2 and (1 + level) / 2 of the values that are no nan."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level} must be between 0 and 1")
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

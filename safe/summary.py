@@ -1,7 +1,7 @@
 """What do the folds of an experiment say together?
 
 Reads exactly the folds asked for, never a glob: old fold folders may lie beside them. Writes
-metrics.json (what `dvc exp show` shows) and the tables that `dvc plots` draws.
+metrics.json (what `dvc exp show` shows), the tables that `dvc plots` draws, and two pictures.
 """
 
 import csv
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from safe.errors import DataError
+from safe.figures.confusion import draw_confusion
+from safe.figures.reliability import draw_reliability
 from safe.labels import CLASSES
-from safe.metrics import reliability, softmax, summarize, uar, war
+from safe.metrics import reliability, summarize, uar, war
+from safe.predictions import Split, pool, read_predictions
 from safe.process import whole_file
 from safe.statistics import bootstrap_interval
 
@@ -37,7 +38,7 @@ def summarize_folds(
         folds: which folds.
         dataset: name for the table.
         bins: of the reliability diagram.
-        out: folder for metrics.json, curves.csv, confusion.csv, reliability.csv.
+        out: folder for metrics.json, curves.csv, confusion.csv and .png, reliability.csv and .png.
 
     Raises:
         DataError: if a fold is missing, or the folds were selected by different rules.
@@ -48,8 +49,11 @@ def summarize_folds(
         raise DataError(
             f"{evals}: folds selected by different rules ({', '.join(rules)}); train anew"
         )
-    labels, logits = _predictions([evals / f"fold-{fold}" for fold in folds])
-    pooled = summarize(logits, labels, bins)
+    splits = {
+        fold: read_predictions(evals / f"fold-{fold}" / "predictions.parquet") for fold in folds
+    }
+    every = pool(list(splits.values()))
+    pooled = summarize(every.logits, every.label, bins)
     result: dict[str, Any] = {"dataset": dataset, "n_folds": len(folds)}
     for name in ("war", "uar"):
         values = [fold[name] for fold in metrics]
@@ -57,7 +61,7 @@ def summarize_folds(
         result[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         result[f"{name}_pooled"] = pooled[name]
         figure = {"war": war, "uar": uar}[name]
-        low, high = bootstrap_interval(labels, logits.argmax(1), figure)
+        low, high = bootstrap_interval(every.label, every.predicted, figure)
         result[f"{name}_low"], result[f"{name}_high"] = 100 * low, 100 * high
     for name in ("ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES)):
         result[name] = _mean([fold[name] for fold in metrics])
@@ -68,7 +72,9 @@ def summarize_folds(
         result[name] = sum(fold[name] for fold in metrics)
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
     histories = [_json(trains / f"fold-{k}" / "model.json", "train")["history"] for k in folds]
-    _write_tables(out, histories, labels, logits, bins)
+    _write_tables(out, histories, every, bins)
+    draw_confusion({f"fold {fold}": split for fold, split in splits.items()}, out / "confusion.png")
+    draw_reliability({dataset: every}, bins, out / "reliability.png")
     with whole_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
     return rounded
@@ -83,20 +89,6 @@ def _json(path: Path, verb: str) -> Any:
         raise DataError(f"{path}: damaged; `safe-cli {verb}` makes it anew") from error
 
 
-def _predictions(folders: Iterable[Path]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Labels [n] and logits [n, K] of all folds, one after another."""
-    labels, logits = [], []
-    for folder in folders:
-        path = folder / "predictions.parquet"
-        try:
-            table = pq.read_table(path, columns=["label", "logits"])
-        except (FileNotFoundError, OSError) as error:
-            raise DataError(f"{path}: not found or damaged; `safe-cli eval` makes it") from error
-        labels.append(table["label"].to_numpy().astype(np.int64))
-        logits.append(np.array(table["logits"].to_pylist(), dtype=np.float64))
-    return np.concatenate(labels), np.concatenate(logits)
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -105,8 +97,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _write_tables(
     out: Path,
     histories: list[list[dict[str, float]]],
-    labels: NDArray[np.int64],
-    logits: NDArray[np.float64],
+    every: Split,
     bins: int,
 ) -> None:
     columns = [name for name in histories[0][0] if name != "clips_per_s"]
@@ -116,10 +107,9 @@ def _write_tables(
         for epoch in range(epochs)
     ]
     _csv(out / "curves.csv", ["epoch", *columns], curves)
-    predicted = logits.argmax(1)
-    pairs = ([CLASSES[a], CLASSES[p]] for a, p in zip(labels, predicted, strict=True))
+    pairs = ([CLASSES[a], CLASSES[p]] for a, p in zip(every.label, every.predicted, strict=True))
     _csv(out / "confusion.csv", ["actual", "predicted"], pairs)
-    rows = reliability(softmax(logits), labels, bins)
+    rows = reliability(every.probabilities, every.label, bins)
     _csv(out / "reliability.csv", ["confidence", "accuracy", "clips"], rows)
 
 

@@ -19,13 +19,14 @@ from safe.errors import ModelError
 from safe.evaluate import predict
 from safe.labels import K
 from safe.loader import Batch
-from safe.metrics import confusion, uar, war
+from safe.metrics import summarize, uar, war
 from safe.plan import TrainPlan, hold_out
 from safe.recipe import build_optimizer, learning_rate, pick_device, pick_precision
 from safe.shards import ShardFolder
 from safe.tam import TAM
 
 PARTS = ("loss", "ce", "logit", "feature")
+SELECTION_FIGURES = ("war", "uar", "ece", "nll", "brier")
 SELECTION_METRIC = "uar"
 """The one metric by which `val` and `test` choose the epoch."""
 
@@ -143,8 +144,8 @@ class Trainer:
             precision=self.precision,
             workers=self.config.runtime.workers,
         )
-        matrix = confusion(self.folder.label[found.rows], found.logits.argmax(1))
-        row = {"select_war": 100 * war(matrix), "select_uar": 100 * uar(matrix)}
+        figures = summarize(found.logits, self.folder.label[found.rows], self.config.eval.bins)
+        row = {f"select_{name}": float(figures[name] or 0) for name in SELECTION_FIGURES}
         key = f"select_{SELECTION_METRIC}"
         if row[key] > max((past[key] for past in self.history), default=-1.0):
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}

@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 from safe.errors import DataError
-from safe.labels import K
-from safe.metrics import confusion, uar, war
+from safe.labels import CLASSES, K
+from safe.metrics import confusion, summarize, uar, war
+from safe.resample import resample_figure
 from safe.statistics import (
     Mcnemar,
     bootstrap_interval,
     mcnemar,
     mean_and_deviation,
     paired_difference_interval,
+    percentile_interval,
 )
 
 
@@ -170,6 +172,114 @@ def test_intervals_hold_the_figure_itself():
     assert low < balanced_accuracy_score(labels, predictions) < high
 
 
+def draw_seeds(seed: int, clips: int, seeds: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [n] and logits [S, n, K] of seeds that find the same clips hard; 70 % are right."""
+    labels, _ = draw(seed, clips)
+    rng = np.random.default_rng(seed + 1000)
+    same = rng.random((seeds, clips)) < 0.7
+    hardness = np.where(same, rng.random(clips), rng.random((seeds, clips)))
+    wrong = (labels + rng.integers(1, K, (seeds, clips))) % K
+    said = np.where(hardness < 0.7, labels, wrong)
+    return labels, rng.normal(size=(seeds, clips, K)) + 6 * np.eye(K)[said]
+
+
+FIGURES = ["war", "uar", "ece", "nll", "brier", "recall.happy", "recall.disgust"]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_resampled_figure_is_that_of_summarize_on_the_clips_drawn(figure):
+    labels, logits = draw_seeds(9, 60)
+    found = resample_figure(figure, labels, logits, bins=7, resamples=25, seed=4)
+    expected = []
+    for clips in np.random.default_rng(4).integers(60, size=(25, 60)):
+        values = [summarize(z[clips], labels[clips], 7)[figure] for z in logits]
+        expected.append(np.nan if values[0] is None else np.mean(values))
+    assert found == pytest.approx(np.array(expected), rel=1e-12, nan_ok=True)
+    assert np.nanstd(expected) > 0
+    assert np.isnan(found).any() == (figure == "recall.disgust")  # three clips in 60
+
+
+def test_a_confidence_on_the_edge_of_a_bin_counts_below_it_as_in_equation_12():
+    labels = np.array([0] * 8 + [1] * 8)
+    logits = np.full((1, 16, K), -800.0)
+    logits[0, :, 0] = 0
+    logits[0, :8, 1] = 0  # right, with a confidence of exactly 1 / 2; the others wrong, with 1
+    found = resample_figure("ece", labels, logits, bins=2, resamples=30, seed=1)
+    drawn = np.random.default_rng(1).integers(16, size=(30, 16))
+    # the gaps, 1 - 1/2 and 0 - 1, are in two bins, so they do not cancel
+    assert found == pytest.approx(((drawn < 8) * 0.5 + (drawn >= 8) * 1.0).mean(1), rel=1e-12)
+
+
+def test_many_clips_are_resampled_in_parts_that_make_one_whole():
+    n = 400_000  # two resamples at once
+    right = np.random.default_rng(0).random(n) < 0.7
+    labels = np.zeros(n, dtype=int)
+    logits = np.eye(K)[np.where(right, 0, 1)][None]
+    found = resample_figure("war", labels, logits, bins=15, resamples=5, seed=6)
+    rng = np.random.default_rng(6)
+    expected = [100 * right[rng.integers(n, size=n)].mean() for _ in range(5)]
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_resampled_uar_of_three_seeds_has_the_interval_of_scipy():
+    labels, logits = draw_seeds(1, 400)
+    hit = (logits.argmax(2) == labels).mean(0)  # mean over the seeds, for each clip
+
+    def mean_uar(clips, axis):
+        y, h = labels[clips], hit[clips]
+        of = [(y == k).sum(axis) for k in range(K)]
+        hits = [np.where(y == k, h, 0).sum(axis) for k in range(K)]
+        with np.errstate(invalid="ignore"):
+            return 100 * np.nanmean(np.divide(hits, of), axis=0)
+
+    theirs = scipy.stats.bootstrap(
+        (np.arange(400),), mean_uar, n_resamples=5000, batch=500, method="percentile", rng=2
+    )
+    ours = resample_figure("uar", labels, logits, bins=15, resamples=5000)
+    interval = tuple(theirs.confidence_interval)
+    error = 5 * 0.038 * 2**0.5 * theirs.standard_error  # of the difference of two ends
+    assert percentile_interval(ours) == pytest.approx(interval, abs=error)
+    assert ours.std() == pytest.approx(theirs.standard_error, rel=0.08)
+
+
+def test_seeds_that_say_the_same_are_no_surer_than_one():
+    labels, logits = draw_seeds(2, 300, seeds=1)
+    for figure in ("war", "ece"):
+        one, three = (
+            resample_figure(figure, labels, np.repeat(logits, s, axis=0), bins=15) for s in (1, 3)
+        )
+        assert three == pytest.approx(one, rel=1e-12)
+        assert one.std() > 0
+
+
+def test_only_clips_drawn_for_all_seeds_together_cover_the_truth():
+    joint = apart = 0
+    for trial in range(200):
+        labels, logits = draw_seeds(trial, 200)
+        settings = {"bins": 15, "resamples": 300}
+        low, high = percentile_interval(
+            resample_figure("war", labels, logits, seed=trial, **settings)
+        )
+        joint += low <= 70 <= high
+        alone = [
+            resample_figure("war", labels, z[None], seed=3 * trial + i, **settings)
+            for i, z in enumerate(logits)
+        ]
+        low, high = percentile_interval(np.mean(alone, axis=0))
+        apart += low <= 70 <= high
+    assert 0.90 < joint / 200 < 0.985
+    assert apart / 200 < 0.88
+
+
+def test_each_class_has_a_recall_to_resample():
+    labels = np.arange(K)
+    logits = np.eye(K)[None].repeat(2, axis=0)
+    logits[1, 3] = np.eye(K)[0]  # the second seed takes angry for happy
+    for k, name in enumerate(CLASSES):
+        found = resample_figure(f"recall.{name}", labels, logits, bins=15, resamples=50)
+        assert set(found[~np.isnan(found)]) == {50.0 if k == 3 else 100.0}
+
+
 def test_errors_are_one_clear_line():
     y = np.array([0, 1, 2])
     with pytest.raises(DataError, match="at least one clip"):
@@ -186,6 +296,18 @@ def test_errors_are_one_clear_line():
             bootstrap_interval(y, y, war, level=level)
     with pytest.raises(ValueError, match="one length"):
         mcnemar([True], [True, False])
+    with pytest.raises(DataError, match="at least one clip"):
+        resample_figure("war", [], np.zeros((2, 0, K)), bins=15)
+    with pytest.raises(DataError, match="at least one clip"):
+        resample_figure("war", y, np.zeros((0, 3, K)), bins=15)
+    for figure in ("f1", "recall.bored", "n", "happy"):
+        with pytest.raises(ValueError, match=f"figure: {figure} must be war, uar"):
+            resample_figure(figure, y, np.zeros((1, 3, K)), bins=15)
+    for shape in ((3, K), (1, 2, K), (1, 3, K + 1)):
+        with pytest.raises(ValueError, match=r"logits must be \[seeds, 3, 7\]"):
+            resample_figure("war", y, np.zeros(shape), bins=15)
+    with pytest.raises(ValueError, match="resamples: 0"):
+        resample_figure("war", y, np.zeros((1, 3, K)), bins=15, resamples=0)
 
 
 def test_mcnemar_on_a_table_worked_by_hand():

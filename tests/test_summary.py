@@ -19,7 +19,15 @@ def write_fold(folder: Path, fold: int, labels, predictions, *, selection="last"
     logits = 2.0 * np.eye(7)[predictions]
     out = folder / "eval" / f"fold-{fold}"
     out.mkdir(parents=True)
-    table = pa.table({"label": pa.array(labels, pa.int8()), "logits": logits.tolist()})
+    table = pa.table(
+        {
+            "clip": [f"{fold}-{row}" for row in range(len(labels))],
+            "label": pa.array(labels, pa.int8()),
+            "logits": logits.tolist(),
+            "embedding": logits.tolist(),
+            "attention": [[1.0]] * len(labels),
+        }
+    )
     pq.write_table(table, out / "predictions.parquet")
     figures = summarize(logits, labels, 15)
     figures |= {"n_test": len(labels), "n_left_out": left_out, "selection": selection, "fold": fold}

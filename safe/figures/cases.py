@@ -1,0 +1,230 @@
+"""On which clips do two models differ most, and what did each of them look at?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from safe.errors import DataError
+from safe.figures.canvas import (
+    BLACK,
+    GREY,
+    PALE,
+    TWO_COLUMNS,
+    check_models,
+    save,
+    series,
+    sheet,
+    styled,
+)
+from safe.labels import CLASSES, K
+from safe.metrics import Floats
+from safe.predictions import Split
+
+FRAMES = 16
+STRIPS, STRIP = 17.0, 112.0
+"""mm from the left edge to the strip of faces, and its width."""
+BARS, BAR = 149.0, 28.0
+"""mm from the left edge to the probabilities, and their width."""
+LANE = 3.2
+"""mm, height of one row of windows."""
+
+
+def choose_cases(a: Split, b: Split, count: int) -> list[int]:
+    """Find the clips on which two models differ most about the true class.
+
+    Half of them are where b gives it the higher probability (one more of an odd count), the others
+    where a does; each half starts with the largest difference. Fewer, where a model is never ahead.
+
+    Args:
+        a: predictions of one model.
+        b: predictions of the other, for the same clips.
+        count: cases wanted, >= 0.
+
+    Returns:
+        Positions in the splits.
+
+    Raises:
+        DataError: if the models cannot be compared.
+    """
+    check_models({"the first model": a, "the second model": b})
+    every = np.arange(len(a.label))
+    ahead = b.probabilities[every, a.label] - a.probabilities[every, a.label]
+    for_b = [int(i) for i in np.argsort(-ahead, kind="stable") if ahead[i] > 0]
+    for_a = [int(i) for i in np.argsort(ahead, kind="stable") if ahead[i] < 0]
+    return for_b[: count - count // 2] + for_a[: count // 2]
+
+
+def draw_cases(
+    names: tuple[str, str],
+    a: Split,
+    b: Split,
+    rows: Sequence[int],
+    strips: Mapping[str, NDArray[np.uint8]],
+    out: Path,
+    *,
+    window: int,
+    stride: int,
+) -> None:
+    """Write one row a case: its 16 faces, the windows' attention below them, the probabilities.
+
+    A window is a box under the frames that it covers, w * stride to w * stride + window - 1, with
+    its attention in percent; windows that overlap lie in lanes below one another.
+
+    Args:
+        names: what the two models are called.
+        a: predictions of the first.
+        b: predictions of the second, for the same clips.
+        rows: the cases, positions in the splits, at least one.
+        strips: clip to its faces, uint8 [16, S, S, 3], RGB; a clip without is drawn grey.
+        out: .png, .svg or .pdf.
+        window: frames of a window.
+        stride: frames from one window to the next.
+
+    Raises:
+        DataError: if the models cannot be compared, there is no case, the windows do not fit into
+            16 frames, or the suffix is another.
+    """
+    save(cases_figure(names, a, b, rows, strips, window=window, stride=stride), out)
+
+
+@styled
+def cases_figure(
+    names: tuple[str, str],
+    a: Split,
+    b: Split,
+    rows: Sequence[int],
+    strips: Mapping[str, NDArray[np.uint8]],
+    *,
+    window: int,
+    stride: int,
+) -> Figure:
+    """Make the figure of draw_cases; a case has four axes: faces, two of windows, probabilities."""
+    models = dict(zip(names, (a, b), strict=True))
+    check_models(models)
+    if not rows:
+        raise DataError("cases: there is no clip to draw; the two models never differ")
+    for name, split in models.items():
+        if (split.attention.shape[1] - 1) * stride + window > FRAMES:
+            raise DataError(
+                f"cases: {split.attention.shape[1]} windows of {window} frames, {stride} apart, in "
+                f"{name!r} do not fit into {FRAMES} frames; give the model's own window and stride"
+            )
+    lanes = -(-window // stride)
+    strongest = max(float(split.attention[list(rows)].max()) for split in models.values())
+    face = STRIP / FRAMES
+    pitch = max(5 + face + 2 * (lanes * LANE + 1), 25) + 3
+    top, bottom = 8.0, 6.0
+    figure = sheet(TWO_COLUMNS, top + len(rows) * pitch + bottom, layout="none")
+    for place, row in enumerate(rows):
+        y = top + place * pitch + 5
+        faces = _place(figure, STRIPS, y, STRIP, face)
+        _faces(faces, strips.get(a.clip[row]))
+        faces.set_title(_sentence(models, row), loc="left", fontsize=7, pad=3)
+        y += face + 1
+        for index, (name, split) in enumerate(models.items()):
+            panel = _place(figure, STRIPS, y, STRIP, lanes * LANE)
+            shades = split.attention[row] / strongest
+            _windows(panel, split.attention[row], shades, window, stride, series(index).colour)
+            panel.text(-0.2, lanes / 2, fill(name, 12), ha="right", va="center")
+            y += lanes * LANE + 1
+        bars = _place(figure, BARS, top + place * pitch + 2, BAR, 23)
+        chances = [split.probabilities[row] for split in models.values()]
+        _bars(bars, chances, int(a.label[row]), last=place == len(rows) - 1)
+    handles = [
+        Patch(facecolor=series(i).colour, hatch=series(i).hatch, edgecolor="white", label=name)
+        for i, name in enumerate(names)
+    ]
+    figure.legend(handles=handles, loc="upper right", ncols=2, borderaxespad=0.2)
+    figure.text(
+        STRIPS / TWO_COLUMNS,
+        1 - 3.4 / (figure.get_figheight() * 25.4),
+        "boxes: attention over the windows, in %, under the frames that each covers",
+        va="center",
+        color=GREY,
+    )
+    return figure
+
+
+def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Add axes without ticks at a place in mm from the upper left corner of the figure."""
+    full = figure.get_figheight() * 25.4
+    box = (left / TWO_COLUMNS, 1 - (top + height) / full, width / TWO_COLUMNS, height / full)
+    axes = figure.add_axes(box)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def _sentence(models: Mapping[str, Split], row: int) -> str:
+    """Say what the clip is and what each model says."""
+    split = next(iter(models.values()))
+    true = int(split.label[row])
+    said = ", ".join(
+        f"{name} {each.probabilities[row, true]:.2f} (says {CLASSES[each.predicted[row]]})"
+        for name, each in models.items()
+    )
+    return f"{split.clip[row]}, {CLASSES[true]}. Probability of {CLASSES[true]}: {said}"
+
+
+def _faces(panel: Axes, strip: NDArray[np.uint8] | None) -> None:
+    """Draw the 16 faces side by side; frame t spans t to t + 1."""
+    panel.set(xlim=(0, FRAMES), ylim=(0, 1))
+    if strip is None:
+        panel.set_facecolor(PALE)
+        panel.add_patch(Rectangle((0, 0), FRAMES, 1, color=PALE))
+        panel.text(FRAMES / 2, 0.5, "faces missing", ha="center", va="center", color=GREY)
+        return
+    panel.imshow(np.concatenate(list(strip), axis=1), extent=(0, FRAMES, 0, 1), aspect="auto")
+
+
+def _windows(
+    panel: Axes, attention: Floats, shades: Floats, window: int, stride: int, colour: str
+) -> None:
+    """Draw each window as a box under its frames, the darker (shades, 0..1) the more attention."""
+    lanes = -(-window // stride)
+    panel.set(xlim=(0, FRAMES), ylim=(lanes, 0))
+    for w, (weight, shade) in enumerate(zip(attention, shades, strict=True)):
+        left, lane = w * stride, w % lanes
+        panel.add_patch(
+            Rectangle(
+                (left, lane),
+                window,
+                0.9,
+                facecolor=(colour, 0.7 * shade),
+                edgecolor=GREY,
+                linewidth=0.5,
+                clip_on=False,
+            )
+        )
+        middle = (left + window / 2, lane + 0.48)
+        panel.text(*middle, f"{100 * weight:.0f}", ha="center", va="center_baseline")
+
+
+def _bars(panel: Axes, chances: Sequence[Floats], true: int, *, last: bool) -> None:
+    """Draw the two models' probabilities of the K classes; the true one is bold on grey."""
+    panel.axhspan(true - 0.5, true + 0.5, color=PALE, linewidth=0)
+    for index, chance in enumerate(chances):
+        look = series(index)
+        panel.barh(
+            np.arange(K) + (index - 0.5) * 0.38,
+            chance,
+            height=0.38,
+            color=look.colour,
+            hatch=look.hatch,
+            edgecolor="white",
+            linewidth=0,
+        )
+    panel.set(xlim=(0, 1), ylim=(K - 0.5, -0.5))
+    panel.set_yticks(range(K), CLASSES)
+    panel.tick_params(axis="y", length=0)
+    panel.get_yticklabels()[true].set(fontweight="bold", color=BLACK)
+    panel.set_xticks((0, 0.5, 1), ("0", "0.5", "1") if last else ("", "", ""))
+    panel.spines[["left", "bottom"]].set_visible(True)
+    if last:
+        panel.set_xlabel("probability")

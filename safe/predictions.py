@@ -1,0 +1,83 @@
+"""What did a model say about each clip of a split?
+
+Reads the predictions.parquet that evaluate.py writes. Shapes: n clips, K classes, D features,
+N windows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from safe.errors import DataError
+from safe.labels import K
+from safe.metrics import Floats, Ints, softmax
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labels and outputs, one entry a clip, all in one order."""
+
+    clip: tuple[str, ...]
+    """n keys."""
+    label: Ints
+    """int64 [n], positions in CLASSES."""
+    logits: Floats
+    """float64 [n, K]."""
+    embedding: Floats
+    """float64 [n, D], what the classifier and FCL see."""
+    attention: Floats
+    """float64 [n, N], weights of the windows; each row sums to one."""
+
+    @property
+    def predicted(self) -> Ints:
+        """int64 [n], the class of the highest logit."""
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+
+    @property
+    def probabilities(self) -> Floats:
+        """float64 [n, K], softmax of the logits."""
+        return softmax(self.logits)
+
+
+def read_predictions(source: Path | IO[bytes], name: str | None = None) -> Split:
+    """Read a predictions.parquet.
+
+    Args:
+        source: its path, or the open file.
+        name: what an error calls it; the path by default.
+
+    Raises:
+        DataError: if it is missing, damaged or empty.
+    """
+    name = name or str(source)
+    try:
+        table = pq.read_table(source).to_pydict()
+        split = Split(
+            clip=tuple(table["clip"]),
+            label=np.array(table["label"], dtype=np.int64),
+            **{
+                k: np.array(table[k], dtype=np.float64)
+                for k in ("logits", "embedding", "attention")
+            },
+        )
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{name}: not found or damaged; `safe-cli eval` makes it") from error
+    if not split.clip or split.logits.shape != (len(split.clip), K):
+        raise DataError(f"{name}: must hold {K} logits for each of at least one clip")
+    return split
+
+
+def pool(splits: Sequence[Split]) -> Split:
+    """Put splits one after another, e.g. the folds' test sets."""
+    return Split(
+        clip=tuple(clip for split in splits for clip in split.clip),
+        label=np.concatenate([split.label for split in splits]),
+        logits=np.concatenate([split.logits for split in splits]),
+        embedding=np.concatenate([split.embedding for split in splits]),
+        attention=np.concatenate([split.attention for split in splits]),
+    )
