@@ -31,6 +31,7 @@ Set = Annotated[
 Fold = Annotated[int | None, typer.Option(min=1, help="One fold; without it, all of data.folds.")]
 
 PARAMS = Path("params.yaml")
+EXPERIMENTS = Path("results", "experiments")
 
 
 @app.command()
@@ -99,6 +100,58 @@ def cost(
     from cli.runs import run_cost
 
     run_cost(params, set_, measure=measure)
+
+
+experiments = typer.Typer(
+    help="The paper's tables and figures: list them, queue their runs in DVC, show what came out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(experiments, name="experiments")
+
+Name = Annotated[str, typer.Argument(help="Of a sheet: one of those that `list` shows.")]
+With = Annotated[
+    str | None,
+    typer.Option(
+        "--with",
+        metavar="SETTINGS",
+        help="Parameters of every run: experiments/settings/SETTINGS.yaml, or a path.",
+    ),
+]
+
+
+@experiments.command("list")
+def list_() -> None:
+    """Show a line for each sheet: name, place in the paper, title, number of runs."""
+    from cli.experiments import run_list
+
+    run_list()
+
+
+@experiments.command()
+def queue(
+    name: Name,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands.")] = False,
+    with_: With = None,
+    set_: Set = None,
+) -> None:
+    """Put the runs of a sheet into DVC's queue; those that DVC holds are left out."""
+    from cli.experiments import run_queue
+
+    run_queue(name, with_, set_, dry_run=dry_run)
+
+
+@experiments.command()
+def table(
+    name: Name,
+    with_: With = None,
+    set_: Set = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = EXPERIMENTS,
+) -> None:
+    """Show what came out of a sheet's runs, beside the paper; with the options of `queue`."""
+    from cli.experiments import run_table
+
+    run_table(name, with_, set_, out)
 
 
 def main() -> None:

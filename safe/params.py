@@ -3,14 +3,22 @@
 Read once, before any work; what is wrong is one line with the key, the value and what is allowed.
 """
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
 
 from safe.config import Config
 from safe.errors import ConfigError
+
+EXPONENT: Final = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+"""For add_implicit_resolver of a YAML loader: 1e-06, which DVC writes, is a number, not a text."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -23,12 +31,37 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
         if key in seen:
             line = key_node.start_mark.line + 1
-            raise ConfigError(f"params: key '{key}' is given twice (line {line}); keep one")
+            raise ConfigError(f"key '{key}' is given twice (line {line}); keep one")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_StrictLoader.add_implicit_resolver(*EXPONENT)
+
+
+def read_mapping(path: Path, *, missing: str) -> dict[str, Any]:
+    """Read a YAML file that holds keys with values.
+
+    Args:
+        path: the file.
+        missing: what the user can do where there is no such file.
+
+    Raises:
+        ConfigError: one line, if it is missing or damaged, holds something else, or a key twice.
+    """
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path.absolute()} not found: {missing}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections with keys, not {type(raw).__name__}")
+    return raw
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -41,17 +74,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ConfigError: one line with the key, the value and what is allowed.
     """
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path.absolute()} not found: run in the project's folder or give --params FILE"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections with keys, not {type(raw).__name__}")
+    raw = read_mapping(path, missing="run in the project's folder or give --params FILE")
     for override in overrides or []:
         _apply(raw, override)
     return parse_config(raw)
@@ -62,23 +85,24 @@ def parse_config(raw: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(one_line(error, "params", see="params.yaml")) from error
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError, where: str, *, see: str) -> str:
+    """Say what is wrong first, and how much more; `where` it is, and what to `see` instead."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if part != "nullable")
     more = len(error.errors()) - 1
     tail = f" ({more} more)" if more else ""
     if first["type"] == "extra_forbidden":
-        return f"params: unknown key '{key}'; see params.yaml for the keys there are{tail}"
+        return f"{where}: unknown key '{key}'; see {see} for the keys there are{tail}"
     if first["type"] == "missing":
-        return f"params: key '{key}' is missing; see params.yaml of the project{tail}"
+        return f"{where}: key '{key}' is missing; see {see} of the project{tail}"
     message = first["msg"]
     if first["type"] == "value_error":  # our own checks name their key themselves
         message = message.removeprefix("Value error, ")
-        return f"params: {key + '.' if key else ''}{message}{tail}"
-    return f"params: {key} = {first['input']!r}: {message[0].lower() + message[1:]}{tail}"
+        return f"{where}: {key + '.' if key else ''}{message}{tail}"
+    return f"{where}: {key} = {first['input']!r}: {message[0].lower() + message[1:]}{tail}"
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

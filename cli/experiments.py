@@ -1,0 +1,258 @@
+"""How do the paper's experiments get into DVC's queue, and their results out of it?
+
+A sheet (safe/sheet.py) says what to run. A plan adds the user's settings and gives each run its
+Config; what DVC holds (cli/held.py) is then not run again, and is what a table is made from.
+"""
+
+import io
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from cli.held import Held, held, identity, known, matching, read_out, run_dvc
+from cli.layout import Layout
+from cli.progress import say
+from safe.config import Config
+from safe.errors import ConfigError, SafeError
+from safe.params import load_config, one_line, read_mapping
+from safe.predictions import Split, pool, read_predictions
+from safe.sheet import Run, Sheet, Value, load_sheet
+
+SHEETS: Final = Path("experiments")
+PARAMS: Final = Path("params.yaml")
+_WORDS: Final = {"null", "true", "false", "nan", "inf"}  # these mean something else in Hydra
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with what `-S` says to DVC, and its Config or why that is refused."""
+
+    run: Run
+    name: str
+    sets: list[str]
+    config: Config | None
+    refused: str | None
+
+    @property
+    def command(self) -> list[str]:
+        """The words of `dvc exp run --queue`."""
+        options = [word for line in self.sets for word in ("-S", line)]
+        return ["dvc", "exp", "run", "--queue", "-n", self.name, *options]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What DVC holds of one row and seed: all its folds."""
+
+    folds: dict[int, Split]
+    """The predictions by fold."""
+    held: dict[int, Held]
+    """By fold."""
+    model: dict[int, dict[str, Any]]
+    """By fold, model.json with its `history`, a row an epoch; only for calibration, else empty."""
+
+    @cached_property
+    def split(self) -> Split:
+        """The predictions of the folds, one after another."""
+        return pool(list(self.folds.values()))
+
+
+def find_sheet(name: str) -> Sheet:
+    """Load a sheet by name. Raises ConfigError with the names there are."""
+    path = SHEETS / f"{name}.yaml"
+    names = sheet_names()
+    if name not in names:
+        raise ConfigError(f"{path} not found; the sheets there are: {', '.join(names) or 'none'}")
+    return load_sheet(path)
+
+
+def sheet_names() -> list[str]:
+    """Return the names of the sheets: tables first, then figures, each in the paper's order."""
+
+    def order(name: str) -> tuple[bool, int]:
+        number = re.search(r"\d+", name)
+        return not name.startswith("table"), int(number.group()) if number else 0
+
+    return sorted((path.stem for path in SHEETS.glob("*.yaml")), key=order)
+
+
+def read_settings(name: str | None) -> dict[str, Value]:
+    """Read a flat file of dotted keys: experiments/settings/<name>.yaml, or a path."""
+    if name is None:
+        return {}
+    path = Path(name) if name.endswith(".yaml") else SHEETS / "settings" / f"{name}.yaml"
+    raw = read_mapping(path, missing=f"a file in {SHEETS / 'settings'} without .yaml, or a path")
+    try:
+        return TypeAdapter(dict[str, Value]).validate_python(raw, strict=True)
+    except ValidationError as error:
+        raise ConfigError(one_line(error, str(path), see="params.yaml")) from error
+
+
+def hydra_text(value: Value) -> str:
+    """Write a value in the grammar of `-S`, which is Hydra's."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(hydra_text, value))}]"
+    if isinstance(value, int | float):
+        return repr(value)
+    if re.fullmatch(r"[A-Za-z_/][\w./-]*", value) and value.lower() not in _WORDS:
+        return value
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", r"\'") + "'"
+
+
+def plan(sheet: Sheet, *, settings: dict[str, Value], sets: Sequence[str]) -> list[Planned]:
+    """Give each run of a sheet its parameters: params.yaml, then settings, `sets`, the sheet.
+
+    Args:
+        sheet: what to run.
+        settings: dotted key to value.
+        sets: `key=value` as for `dvc exp run -S`.
+
+    Raises:
+        ConfigError: if params.yaml, a setting or one of `sets` is wrong by itself, or one of `sets`
+            is for a key that the sheet sets. Where only a run is wrong, that is in its `refused`.
+    """
+    load_config(PARAMS, [*_lines(settings), *sets])
+    planned = []
+    for run in sheet.runs():
+        for line in sets:
+            if line.partition("=")[0] in run.overrides:
+                raise ConfigError(f"-S {line}: the sheet {sheet.name} sets this key itself")
+        before = {key: value for key, value in settings.items() if key not in run.overrides}
+        lines = [*_lines(before), *sets, *_lines(run.overrides)]
+        label = f"{sheet.name}-{_slug(run.row)}-f{run.fold}-s{run.seed}"
+        try:
+            config = load_config(PARAMS, lines)
+        except ConfigError as error:
+            planned.append(Planned(run, label, lines, None, str(error)))
+        else:
+            name = f"{label}-{identity(config)[:6]}"
+            planned.append(Planned(run, name, lines, config, None))
+    return planned
+
+
+def run_list() -> None:
+    """Print a line a sheet."""
+    for name in sheet_names():
+        sheet = load_sheet(SHEETS / f"{name}.yaml")
+        runs = len(list(sheet.runs()))
+        say(f"{name:8}  {sheet.paper:13}  {sheet.title:34}  {runs:3} runs")
+
+
+def run_queue(name: str, settings: str | None, sets: list[str] | None, *, dry_run: bool) -> None:
+    """Put the runs of a sheet that DVC does not hold into its queue, or print how."""
+    planned = plan(find_sheet(name), settings=read_settings(settings), sets=sets or [])
+    try:
+        there = known(Path())
+    except SafeError:
+        if not dry_run:
+            raise
+        there = []  # the commands can be told without a repository
+    done = [one for one in there if one.state == "done"]
+    waiting = [one for one in there if one.state == "waiting"]
+    counts = dict.fromkeys(("queued", "held", "waiting", "the same as another row", "refused"), 0)
+    seen: set[tuple[str, int]] = set()
+    for one in planned:
+        if one.config is None:
+            counts["refused"] += 1
+            say(f"refused: {one.name}: {one.refused}")
+        elif (key := (identity(one.config), one.run.fold)) in seen:
+            counts["the same as another row"] += 1
+        elif matching(one.config, done):
+            counts["held"] += 1
+        elif matching(one.config, waiting):
+            counts["waiting"] += 1
+        else:
+            counts["queued"] += 1
+            seen.add(key)
+            if dry_run:
+                say(shlex.join(one.command))
+            else:
+                run_dvc(Path(), *one.command[1:])
+                say(f"queued: {one.name}")
+    told = ", ".join(f"{count} {what}" for what, count in counts.items())
+    say(f"{'dry run' if dry_run else 'queue'}: {told}. Next: dvc queue start")
+
+
+def gather(
+    sheet: Sheet, planned: Sequence[Planned], root: Path = Path()
+) -> dict[str, dict[int, Found]]:
+    """Collect what DVC holds of a sheet.
+
+    Args:
+        sheet: whose rows.
+        planned: its runs, by plan().
+        root: the repository.
+
+    Returns:
+        For every row, in order, what was found by seed. A seed whose folds are not all held is left
+        out; a row of a model that is not built has none.
+
+    Raises:
+        DataError: if DVC fails, or predictions that it holds are in no cache or damaged.
+    """
+    done = held(root)
+    configs = {(one.run.row, one.run.seed, one.run.fold): one.config for one in planned}
+    read = lru_cache(partial(_read, root, with_model=sheet.draw == "calibration"))
+    found: dict[str, dict[int, Found]] = {row: {} for row in sheet.rows}
+    for row, seed in dict.fromkeys((one.run.row, one.run.seed) for one in planned):
+        got = Found({}, {}, {})
+        for fold in sheet.folds:
+            config = configs[row, seed, fold]
+            if config and (one := matching(config, done)):
+                got.held[fold] = one
+                got.folds[fold], model = read(Layout(config.data.name), one.rev, fold)
+                got.model.update({fold: model} if model else {})
+        if len(got.folds) == len(sheet.folds):
+            found[row][seed] = got
+    return found
+
+
+def _read(
+    root: Path, layout: Layout, rev: str, fold: int, *, with_model: bool
+) -> tuple[Split, dict[str, Any]]:
+    """Read a fold's predictions and, if asked, its model.json."""
+    path = layout.evals / f"fold-{fold}" / "predictions.parquet"
+    data = io.BytesIO(read_out(root, rev, path.as_posix()))
+    split = read_predictions(data, name=f"{path} of {rev[:7]}")
+    if not with_model:
+        return split, {}
+    text = read_out(root, rev, (layout.trains / f"fold-{fold}" / "model.json").as_posix())
+    return split, json.loads(text)
+
+
+def run_table(name: str, settings: str | None, sets: list[str] | None, out: Path) -> None:
+    """Write the table and the pictures of what DVC holds of a sheet; print the table."""
+    from cli.render import render  # matplotlib: not for `list` and `queue`
+
+    sheet = find_sheet(name)
+    planned = plan(sheet, settings=read_settings(settings), sets=sets or [])
+    for one in planned:
+        if one.refused:
+            say(f"refused: {one.name}: {one.refused}")
+    config = next((one.config for one in planned if one.config), None)
+    if config is None:
+        raise ConfigError(f"{name}: every run is refused, see above")
+    table, *pictures = render(sheet, gather(sheet, planned), config, out)
+    say(table.read_text(encoding="utf-8"))
+    for path in (table, *pictures):
+        say(f"table: {path}")
+
+
+def _lines(values: dict[str, Value]) -> list[str]:
+    return [f"{key}={hydra_text(value)}" for key, value in values.items()]
+
+
+def _slug(row: str) -> str:
+    """Turn a row's name into what may be part of a git reference."""
+    return re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
