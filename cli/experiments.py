@@ -74,11 +74,11 @@ def find_sheet(name: str) -> Sheet:
 
 
 def sheet_names() -> list[str]:
-    """Return the names of the sheets: tables first, then figures, each in the paper's order."""
+    """Return the names of the sheets: the paper's tables, its figures, then what is beyond it."""
 
     def order(name: str) -> tuple[bool, int]:
         number = re.search(r"\d+", name)
-        return not name.startswith("table"), int(number.group()) if number else 0
+        return not name.startswith("table"), int(number.group()) if number else 99
 
     return sorted((path.stem for path in SHEETS.glob("*.yaml")), key=order)
 

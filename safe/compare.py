@@ -1,13 +1,13 @@
 """How do the rows of an experiment's table compare, over seeds and over clips?
 
 In: the predictions of each row, a split a seed, and what the paper gives. Out: estimates, paired
-differences and tests. Two kinds of doubt, never mixed: the DEVIATION is
-over seeds (another training, the same clips), the 95 % INTERVAL is over clips (the same trainings,
-other clips like these). Figures are those of safe.metrics.summarize, in its units.
+differences and tests. Two kinds of doubt, never mixed: the DEVIATION is over seeds (another
+training, the same clips), the 95 % INTERVAL is over clips (the same trainings, other clips like
+these). Figures are those of safe.metrics.summarize, in its units.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,12 +15,7 @@ from safe.errors import DataError
 from safe.metrics import Floats, summarize
 from safe.predictions import Split
 from safe.resample import resample_figure
-from safe.statistics import (
-    Mcnemar,
-    mcnemar,
-    mean_and_deviation,
-    percentile_interval,
-)
+from safe.statistics import Mcnemar, mcnemar, mean_and_deviation, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -106,24 +101,28 @@ def difference(
     seed: int = 0,
     names: tuple[str, str] = ("row", "reference"),
 ) -> tuple[float, float, float]:
-    """Return figure(entry) - figure(other), each a mean over its seeds, and its 95 % interval.
+    """Return figure(entry) - figure(other), each a mean over the seeds that both have.
 
     Paired: a resample takes each clip with the predictions of all seeds of both, so what is hard
     for both cancels. Args as in estimate.
 
     Returns:
-        Mean difference, low, high; nan if one of the two has no run.
+        Mean difference and the ends of its 95 % interval; nan if the two have no seed in common.
 
     Raises:
         DataError: if not all runs of the two are of the same clips in the same order.
         ValueError: if the figure is not known.
     """
     _check_pair(entry, other, names)
+    both = [seed for seed in entry.splits if seed in other.splits]
+    pair = [
+        replace(row, splits={seed: row.splits[seed] for seed in both}) for row in (entry, other)
+    ]
     a, b = (
         _resampled(row, figure, bins, resamples, seed, name)
-        for row, name in zip((entry, other), names, strict=True)
+        for row, name in zip(pair, names, strict=True)
     )
-    ours, theirs = (_values(row, figure, bins) for row in (entry, other))
+    ours, theirs = (_values(row, figure, bins) for row in pair)
     point = float(np.mean(ours) - np.mean(theirs)) if ours and theirs else float("nan")
     return point, *percentile_interval(a - b)
 

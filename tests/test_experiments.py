@@ -57,7 +57,17 @@ def test_every_run_is_valid_here_and_at_the_papers_size(name):
 
 def test_the_benchmark_takes_every_sheet_of_the_papers_ablations():
     settings = read_settings("benchmark")
-    for name in ("table3", "table4", "table5", "table6", "table7", "fig6_7", "fig8", "fig9"):
+    for name in (
+        "table3",
+        "table4",
+        "table5",
+        "table6",
+        "table7",
+        "fig6_7",
+        "fig8",
+        "fig9",
+        "time",
+    ):
         runs = planned(name, **settings)
         assert not [one.refused for one in runs if one.refused]
         assert {one.config.synthesize.clips for one in runs} == {4000}
