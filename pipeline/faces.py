@@ -20,6 +20,7 @@ from pipeline.crop import centre_square
 from pipeline.decode import Decoded, Decoder, Source, read_clip
 from pipeline.detect import DETECTORS
 from pipeline.engine import Failure, run_tasks
+from pipeline.look import Detect, detect_clip
 from pipeline.manifest import read_manifest
 from pipeline.track import choose_track
 from safe.config import Faces
@@ -130,9 +131,7 @@ def prepare(settings: Faces) -> None:
 
 
 @cache
-def _detector(
-    name: str, detect_size: int, threshold: float
-) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def _detector(name: str, detect_size: int, threshold: float) -> Detect:
     return DETECTORS[name].make(detect_size=detect_size, threshold=threshold)
 
 
@@ -151,6 +150,10 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     A clip of face crops (`source` frames or strips) is a face already: its box is the whole frame.
     A clip without a face gets the centre square of its frames; using it or not is up to the shard
     stage (faces.missing).
+
+    A box with score 0 is interpolated. Where the face was lost, `reason` counts those frames, and
+    all frames were looked at; where the face is steady and frames between were not looked at
+    (pipeline/look.py), `reason` is empty. No clip has both.
     """
     count = len(decoded.indices)
     height, width = decoded.frames.shape[1:3]
@@ -159,9 +162,11 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     if source != "video":
         box, score = _repeat((0, 0, width, height), count), np.ones(count, dtype=np.float32)
     else:
-        track = choose_track(
-            _detect(decoded, settings), max_gap=settings.max_gap, smooth=settings.smooth
+        detector = _detector(settings.detector, settings.detect_size, settings.threshold)
+        detections = detect_clip(
+            decoded, detector, every=settings.every, threshold=settings.threshold
         )
+        track = choose_track(detections, max_gap=settings.max_gap, smooth=settings.smooth)
         if track is None:
             status = "missing"
             reasons.append("no face in any frame")
@@ -190,16 +195,6 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
 
 def _repeat(box: tuple[float, ...], count: int) -> NDArray[np.float32]:
     return np.tile(np.array(box, dtype=np.float32), (count, 1))
-
-
-def _detect(decoded: Decoded, settings: Faces) -> list[NDArray[np.float32]]:
-    """Detect in every frame; a frame that a short clip repeats is looked at once."""
-    detector = _detector(settings.detector, settings.detect_size, settings.threshold)
-    seen: dict[int, NDArray[np.float32]] = {}
-    for index, frame in zip(decoded.indices, decoded.frames, strict=True):
-        if index not in seen:
-            seen[index] = detector(frame)
-    return [seen[index] for index in decoded.indices]
 
 
 def _write(clips: list[str], rows: list[ClipFaces], out: Path) -> None:

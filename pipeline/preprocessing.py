@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeline.crop import CROP_RULE
 from pipeline.decode import Source
 from pipeline.detect import detector_id
+from pipeline.look import LOOK_RULE
 from pipeline.track import TRACK_RULE
 from safe.config import Faces, Shard
 
@@ -33,6 +34,8 @@ def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, An
         "detector": detector_id(faces.detector) if detects else None,
         "detect_size": faces.detect_size if detects else None,
         "threshold": faces.threshold if detects else None,
+        "look": LOOK_RULE if detects else None,
+        "every": faces.every if detects else None,
         "track": TRACK_RULE if detects else None,
         "smooth": faces.smooth if detects else None,
         "max_gap": faces.max_gap if detects else None,

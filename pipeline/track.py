@@ -32,9 +32,9 @@ class Track:
     boxes: NDArray[np.float32]
     """[T, 4]: x0, y0, x1, y1 in pixels, smoothed; every frame has one."""
     scores: NDArray[np.float32]
-    """[T]: of the detection, 0 to 1; 0 where the frame has none."""
+    """[T]: of the detection, 0 to 1; 0 where the frame has none or was not looked at."""
     detected: NDArray[np.bool_]
-    """[T]: whether the frame has a detection of this face."""
+    """[T]: whether the frame has a detection of this face, or was not looked at."""
     held: NDArray[np.bool_]
     """[T]: whether the box is a guess: in a gap longer than max_gap, or farther from the track."""
 
@@ -49,7 +49,8 @@ def choose_track(
     gaps, and before and after the track, the nearest box holds.
 
     Args:
-        detections: for each of the T frames float32 [N, 5]: x0, y0, x1, y1, score; N may be 0.
+        detections: for each of the T frames float32 [N, 5]: x0, y0, x1, y1, score; N may be 0. The
+            score is 0 in a frame that was not looked at (pipeline/look.py), else above 0.
         max_gap: frames, the longest gap that is interpolated.
         smooth: frames, the sigma of the Gaussian over the boxes; 0 leaves them as they are.
 
@@ -60,7 +61,7 @@ def choose_track(
     if not tracks:
         return None
     chosen = max(
-        tracks, key=lambda track: sum(_size(detections[t][i, :4]) for t, i in track.items())
+        tracks, key=lambda track: sum(box_size(detections[t][i, :4]) for t, i in track.items())
     )
     known = np.array(sorted(chosen))
     faces = np.stack([detections[t][chosen[t]] for t in known]).astype(np.float64)
@@ -90,7 +91,7 @@ def link(detections: list[NDArray[np.float32]], *, max_gap: int) -> list[dict[in
         for k, (last, box) in enumerate(ends):
             reach = _REACH if t - last - 1 <= max_gap else _REACH_AFTER_LOSS
             for i, candidate in enumerate(found):
-                step, ratio = _change(box, candidate[:4])
+                step, ratio = box_change(box, candidate[:4])
                 if step <= reach and ratio <= _RESIZE:
                     pairs.append((step, k, i))
         free = set(range(len(found)))
@@ -107,13 +108,14 @@ def link(detections: list[NDArray[np.float32]], *, max_gap: int) -> list[dict[in
     return tracks
 
 
-def _size(box: NDArray[np.float32]) -> float:
+def box_size(box: NDArray[np.float32]) -> float:
+    """Return the size of a face: the square root of the area of its box [4], in pixels."""
     return float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
 
 
-def _change(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, float]:
+def box_change(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, float]:
     """Return the distance of two boxes' centres in face sizes, and the ratio of their sizes."""
-    size_a, size_b = _size(a), _size(b)
+    size_a, size_b = box_size(a), box_size(b)
     step = np.hypot(*((a[:2] + a[2:] - b[:2] - b[2:]) / 2)) / ((size_a + size_b) / 2)
     return float(step), max(size_a / size_b, size_b / size_a)
 
@@ -151,7 +153,7 @@ def smooth_boxes(boxes: NDArray[np.float64], *, sigma: float) -> NDArray[np.floa
     """
     if sigma == 0:
         return boxes
-    steps = [_change(a, b) for a, b in pairwise(boxes)]
+    steps = [box_change(a, b) for a, b in pairwise(boxes)]
     cuts = [step > _CUT_STEP or ratio > _CUT_RESIZE for step, ratio in steps]
     shot = np.cumsum([0, *cuts])
     frames = np.arange(len(boxes))

@@ -19,8 +19,10 @@ from pipeline.decode import Decoded
 from pipeline.engine import Failure
 from pipeline.faces import SCHEMA, Clip, ClipFaces, find_clip, find_faces, locate, read_faces
 from pipeline.index import build_index
+from pipeline.look import LOOK_RULE
 from pipeline.manifest import SCHEMA as MANIFEST
-from safe.config import Data
+from pipeline.preprocessing import preprocessing
+from safe.config import Data, Faces
 from safe.errors import DataError
 from safe.params import load_config
 
@@ -95,6 +97,44 @@ def test_status_and_reason_by_what_was_found() -> None:
     assert (none.status, none.reason) == ("missing", "no face in any frame")
     assert none.box == ((70, 0, 130, 60),) * T
     assert none.score == (0,) * T
+
+
+def test_a_steady_face_is_no_face_lost_and_keeps_an_empty_reason(looks: list[int]) -> None:
+    """Frames that were not looked at have score 0, but only lost faces are counted as such."""
+    sparse = locate(decoded(squares([40] * T)), source="video", settings=SETTINGS)
+    assert len(looks) == 5
+    assert (sparse.status, sparse.reason) == ("ok", "")
+    assert [t for t, score in enumerate(sparse.score) if score] == [0, 4, 8, 12, 15]
+    looks.clear()
+    every = SETTINGS.model_copy(update={"every": 1})
+    full = locate(decoded(squares([40] * T)), source="video", settings=every)
+    assert len(looks) == T
+    assert min(full.score) > 0
+    assert (full.box, full.status, full.reason) == (sparse.box, "ok", "")
+
+
+def test_every_is_held_against_the_gap_that_may_be_interpolated() -> None:
+    values = SETTINGS.model_dump()
+    assert Faces(**values | {"every": 5, "max_gap": 4}).every == 5
+    assert Faces(**values | {"every": 1, "max_gap": 0}).every == 1
+    with pytest.raises(ValueError, match="every: 6 leaves 5 frames between two looks; at most max"):
+        Faces(**values | {"every": 6, "max_gap": 4})
+    for wrong in (0, 17):
+        with pytest.raises(ValueError, match="every"):
+            Faces(**values | {"every": wrong, "max_gap": 16})
+
+
+def test_every_is_part_of_the_preprocessing_id() -> None:
+    shard = load_config(ROOT / "params.yaml").shard
+    made = [
+        preprocessing("video", faces=SETTINGS.model_copy(update={"every": n}), shard=shard)
+        for n in (1, 4)
+    ]
+    assert made[0]["id"] != made[1]["id"]
+    assert made[1]["made_from"]["every"] == 4
+    assert made[1]["made_from"]["look"] == LOOK_RULE
+    crops = preprocessing("frames", faces=SETTINGS, shard=shard)["made_from"]
+    assert crops["every"] is crops["look"] is None
 
 
 @pytest.mark.usefixtures("looks")
