@@ -30,7 +30,8 @@ def random_crop_flip(clips: Tensor, crop: int, flip: float, generator: torch.Gen
     pixel = torch.arange(crop)
     rows = corner[0] + pixel
     columns = corner[1] + torch.where(mirrored, pixel.flip(0), pixel)
-    return _take(clips, rows.to(clips.device), columns.to(clips.device))
+    rows = rows.to(clips.device, non_blocking=True)
+    return _take(clips, rows, columns.to(clips.device, non_blocking=True))
 
 
 def center_crop(clips: Tensor, crop: int) -> Tensor:
@@ -44,8 +45,8 @@ def normalize(clips: Tensor) -> Tensor:
 
     The result is a view in torch's channels_last_3d memory format.
     """
-    mean = torch.tensor(MEAN, device=clips.device) * 255
-    scale = 1 / (torch.tensor(STD, device=clips.device) * 255)
+    mean = (torch.tensor(MEAN) * 255).to(clips.device, non_blocking=True)
+    scale = (1 / (torch.tensor(STD) * 255)).to(clips.device, non_blocking=True)
     return ((clips.float() - mean) * scale).permute(0, 4, 1, 2, 3)
 
 

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.video import r3d_18
+from torchvision.models.video.resnet import BasicBlock, BasicStem
 
 from safe.errors import ModelError
-from safe.light import Light
+from safe.light import Block, Light
 
 GRID: Final = 4
 """Side of the spatial grid that the small backbone keeps."""
@@ -90,6 +91,9 @@ class Small(nn.Module):
         features: Tensor = self.project(self.pool(self.stages(self.stem(windows))))
         return features
 
+
+SECTIONS: Final = (BasicStem, BasicBlock, _Block, Block)
+"""The pieces that a backbone is a chain of: the next one sees nothing of a piece but its output."""
 
 Backbone = R3D18 | Small | Light
 

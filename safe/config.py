@@ -68,9 +68,19 @@ class Faces(Section):
     detector: Literal["centerface"]
     detect_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
     threshold: Annotated[float, Field(gt=0, lt=1)]
+    every: Annotated[int, Field(ge=1, le=FRAMES)]
     smooth: Annotated[float, Field(ge=0, le=8)]
     max_gap: Annotated[int, Field(ge=0, le=FRAMES)]
     missing: Literal["center", "drop"]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.every - 1 > self.max_gap:
+            raise ValueError(
+                f"every: {self.every} leaves {self.every - 1} frames between two looks; "
+                f"at most max_gap, {self.max_gap}, are interpolated"
+            )
+        return self
 
 
 class Shard(Section):
@@ -137,12 +147,15 @@ class Train(Section):
 
     epochs: Positive
     batch: Annotated[int, Field(ge=2)]
+    accumulate: Positive
     lr: Annotated[float, Field(gt=0)]
     lr_min: Annotated[float, Field(ge=0)]
     warmup: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip_grad: Annotated[float, Field(gt=0)] | None
     precision: Literal["auto", "float32", "bf16"]
+    recompute: bool
+    compile: bool
     select: Literal["last", "val", "test"]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
@@ -152,6 +165,13 @@ class Train(Section):
             raise ValueError(f"lr_min: {self.lr_min} must not be above lr, {self.lr}")
         if self.warmup > self.epochs:
             raise ValueError(f"warmup: {self.warmup} must not be above epochs, {self.epochs}")
+        if self.batch % self.accumulate or self.batch < 2 * self.accumulate:
+            raise ValueError(
+                f"accumulate: {self.accumulate} must cut batch, {self.batch} clips, into equal "
+                "parts of at least 2"
+            )
+        if self.recompute and self.compile:
+            raise ValueError("recompute: must be false when compile is true; choose one of them")
         return self
 
 

@@ -4,11 +4,11 @@ Everything random in step s is drawn from (seed, s), and the order of clips from
 the state of a run is its tensors, its step and its history.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safe.acl import ACL
 from safe.augment import normalize, random_crop_flip
@@ -17,6 +17,7 @@ from safe.checkpoint import optimizer_tensors, restore_optimizer
 from safe.config import Config
 from safe.errors import ModelError
 from safe.evaluate import predict
+from safe.gradients import backward, recompute
 from safe.labels import K
 from safe.loader import Batch
 from safe.metrics import summarize, uar, war
@@ -47,6 +48,12 @@ class Trainer:
         self.precision = pick_precision(config.train.precision, self.device)
         torch.manual_seed(config.seed)
         self.model = build_model(**config.model.model_dump()).to(self.device)
+        if config.train.recompute:
+            recompute(self.model)
+        # What a step runs. The state is that of the model itself, and selection runs it uncompiled.
+        self.network = self.model
+        if config.train.compile:
+            self.network = cast(nn.Module, torch.compile(self.model))
         acl = config.acl.model_dump()
         self.acl = ACL(torch.from_numpy(folder.class_counts(train_rows)), **acl).to(self.device)
         self.tam = TAM(**config.tam.model_dump())
@@ -70,13 +77,14 @@ class Trainer:
         )
 
     def train_step(self, batch: Batch) -> None:
-        """One update. Losses and counts are added up on the device and read at the epoch's end."""
+        """One update; the host never waits for the device.
+
+        Losses and counts are added up on the device and read at the epoch's end.
+        """
         settings = self.config
-        seed = int(
-            np.random.SeedSequence([settings.seed, self.step]).generate_state(1, np.uint64)[0]
-        )
-        torch.manual_seed(seed)  # dropout
-        generator = torch.Generator().manual_seed(seed)
+        state = np.random.SeedSequence([settings.seed, self.step])
+        seeds = state.generate_state(settings.train.accumulate, np.uint64).tolist()
+        generator = torch.Generator().manual_seed(seeds[0])
         labels = batch["label"].to(self.device, non_blocking=True)
         clips = batch["faces"].to(self.device, non_blocking=True)
         clips = random_crop_flip(clips, settings.augment.crop, settings.augment.flip, generator)
@@ -85,19 +93,23 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        with torch.autocast(self.device.type, self.precision, self.precision != torch.float32):
-            output = self.model(normalize(clips))
-        losses = self.acl(output.logits, output.embedding, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses, logits = backward(
+            self.network,
+            self.acl,
+            normalize(clips),
+            labels,
+            precision=self.precision,
+            seeds=seeds,
+        )
         if settings.train.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.train.clip_grad)
         self.optimizer.step()
         self.step += 1
-        self.tally["parts"] += torch.stack([losses[part].detach() for part in PARTS])
-        self.tally["tam"] += counts.to(self.device)
-        pairs = labels * K + output.logits.detach().argmax(1)
-        self.tally["confusion"] += torch.bincount(pairs, minlength=K * K)
+        self.tally["parts"] += torch.stack([losses[part] for part in PARTS])
+        self.tally["tam"] += counts
+        pairs = labels * K + logits.argmax(1)  # not bincount: it would wait for the GPU
+        self.tally["confusion"].index_add_(0, pairs, torch.ones_like(pairs))
 
     def end_epoch(self, seconds: float, steps: int) -> dict[str, float]:
         """Read the tallies, look at the selection split, and keep the best weights.

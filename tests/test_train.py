@@ -1,17 +1,27 @@
 """A run: exact resume, selection rules, and that it learns."""
 
 import math
+from functools import partial
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_config
 from safetensors.torch import load_file
 
+from safe.acl import ACL
+from safe.augment import normalize, random_crop_flip
+from safe.build import build_model
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
+from safe.loader import load_batches
 from safe.recipe import learning_rate
 from safe.saved import load_model
+from safe.shards import open_shards
+from safe.tam import TAM
 from safe.train import train
+from safe.trainer import PARTS, Trainer
 
 
 def run(config: Config, folder, shards, **changes) -> bool:
@@ -52,6 +62,91 @@ def test_forty_steps_in_two_halves_write_the_same_model_file(project, shards, tm
     run(config, tmp_path / "parts", shards)
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("way", ["train.accumulate=4", "train.recompute=true"])
+def test_going_on_is_exact_in_parts_and_recomputed_too(project, shards, tmp_path, way):
+    config = small_config(project, "train.epochs=1", "runtime.workers=0", way)
+    run(config, tmp_path / "whole", shards)
+    run(config, tmp_path / "parts", shards, stop_after=7)
+    run(config, tmp_path / "parts", shards)
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_step_is_what_it_says_bit_for_bit(project, shards):
+    """The first three updates, written out: data, augmentation, TAM, loss, clipping, AdamW."""
+    config = small_config(project, "train.warmup=1")
+    trainer = Trainer(config, open_shards(shards), 1)
+    batches = list(islice(load_batches(trainer.folder, trainer.plan(0), workers=0), 3))
+    torch.manual_seed(config.seed)
+    model = build_model(**config.model.model_dump()).train()
+    counts = torch.from_numpy(trainer.folder.class_counts(trainer.train_rows))
+    acl, tam = ACL(counts, **config.acl.model_dump()), TAM(**config.tam.model_dump())
+    parameters = [*model.parameters(), *acl.parameters()]
+    decayed = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.train.weight_decay},
+        {"params": rest, "weight_decay": 0},
+    ]
+    optimizer = torch.optim.AdamW(groups, foreach=False)
+    total = torch.zeros(4)
+    for step, batch in enumerate(batches):
+        seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        clips = random_crop_flip(batch["faces"], 32, config.augment.flip, generator)
+        clips, _ = tam(clips, batch["label"], generator)
+        for group in optimizer.param_groups:
+            group["lr"] = config.train.lr * (step + 1) / 10  # ten steps of warm-up
+        output = model(normalize(clips))
+        losses = acl(output.logits, output.embedding, batch["label"])
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_grad)
+        optimizer.step()
+        total += torch.stack([losses[name].detach() for name in PARTS])
+        trainer.train_step(batch)
+        assert torch.equal(trainer.tally["parts"], total)
+    assert trainer.tally["confusion"].sum() == 3 * config.train.batch
+    ours = trainer.model.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in model.state_dict().items())
+
+
+def test_compiling_leaves_names_and_steps_as_they_are(project, shards, monkeypatch):
+    """In two parts, so that the pass without a graph is traced too.
+
+    With the backend that runs what was traced as it stands: a real one is slow to start.
+    """
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    folder, found = open_shards(shards), []
+    for value in ("true", "false"):
+        trainer = Trainer(
+            small_config(project, "train.accumulate=2", f"train.compile={value}"), folder, 1
+        )
+        for batch in islice(load_batches(folder, trainer.plan(0), workers=0), 2):
+            trainer.train_step(batch)
+        found.append(trainer.tensors())
+        assert (trainer.network is trainer.model) == (value == "false")
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert torch.allclose(value.double(), found[1][name].double(), atol=1e-5), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("way", ["train.accumulate=1", "train.accumulate=4"])
+def test_the_host_never_waits_for_the_gpu_within_a_step(project, shards, way):
+    trainer = Trainer(small_config(project, "runtime.device=cuda", way), open_shards(shards), 1)
+    batches = load_batches(trainer.folder, trainer.plan(0), workers=0, pin=True)
+    trainer.train_step(next(batches))  # the first one makes the bank and the optimizer's state
+    assert trainer.optimizer.defaults["fused"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in islice(batches, 3):
+            trainer.train_step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_another_seed_or_parameter_is_another_run(project, shards, tmp_path):
@@ -120,6 +215,12 @@ def test_the_selected_weights_are_those_of_the_selected_epoch(project, shards, t
 def test_what_cannot_be_trained_is_one_line(project, shards, tmp_path):
     with pytest.raises(ConfigError, match=r"train\.batch = 100: must be at most the 84 clips"):
         run(small_config(project, "train.batch=100"), tmp_path, shards)
+    with pytest.raises(ConfigError, match=r"accumulate: 3 must cut batch, 8 clips, into equal"):
+        small_config(project, "train.accumulate=3")
+    with pytest.raises(ConfigError, match=r"accumulate: 8 must cut .* parts of at least 2"):
+        small_config(project, "train.accumulate=8")
+    with pytest.raises(ConfigError, match=r"recompute: must be false when compile is true"):
+        small_config(project, "train.recompute=true", "train.compile=true")
     with pytest.raises(ConfigError, match=r"augment\.crop = 64: the faces in .* have 48 pixels"):
         run(small_config(project, "augment.crop=64", "shard.size=64"), tmp_path, shards)
     with pytest.raises(ModelError, match="the loss is not finite in epoch 1"):

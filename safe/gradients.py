@@ -1,0 +1,137 @@
+"""How does the loss of a batch become gradients, also where the batch does not fit at once?
+
+In: a batch of normalised clips and their labels. Out: gradients in the parameters, and the losses.
+Two ways to need less memory, which go together:
+
+    in parts    the batch is computed in equal parts; 4/3 of the time
+    recompute   a block keeps its input alone, and is computed again for its gradient; 4/3
+
+Shapes: B clips, T frames, C channels, H W pixels, K classes, D features.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from safe.acl import ACL
+from safe.backbones import SECTIONS
+from safe.errors import ConfigError
+
+
+def backward(
+    network: nn.Module,
+    acl: ACL,
+    clips: Tensor,
+    labels: Tensor,
+    *,
+    precision: torch.dtype,
+    seeds: Sequence[int],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Add the gradients of the batch's loss (10) to those of network and acl.
+
+    With n seeds the batch goes through the network in n equal parts. FCL compares every clip with
+    all others, so the parts' losses do not add up. Instead (Gao et al.: Scaling Deep Contrastive
+    Learning Batch Size under Memory Limited Setup, 2021) a first pass without a graph gives all
+    outputs, the loss is that of the whole batch, and a second pass carries its gradient at each
+    part's outputs into the weights. What differs from one pass: BatchNorm normalises with each
+    part's statistics and updates its running ones n times, and dropout draws differ.
+
+    Args:
+        network: clips -> Output, or what has its fields logits and embedding; in training mode.
+        acl: the loss.
+        clips: normalised, [B, C, T, H, W].
+        labels: int64 [B].
+        precision: of the network; bfloat16 runs under autocast.
+        seeds: one a part, of its dropout; their number divides B.
+
+    Returns:
+        The losses of acl and the logits [B, K], all without a graph.
+    """
+
+    def run(part: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        with torch.autocast(clips.device.type, precision, precision == torch.bfloat16):
+            output = network(part)
+        return output.logits, output.embedding
+
+    if len(seeds) == 1:
+        logits, embedding = run(clips, seeds[0])
+        losses = acl(logits, embedding, labels)
+        losses["loss"].backward()
+    else:
+        parts = clips.chunk(len(seeds))
+        with torch.no_grad(), unchanged_buffers(network):
+            outputs = [run(part, seed) for part, seed in zip(parts, seeds, strict=True)]
+        whole = [torch.cat(each).requires_grad_() for each in zip(*outputs, strict=True)]
+        logits, embedding = whole
+        losses = acl(logits, embedding, labels)
+        losses["loss"].backward()
+        pulls = zip(*(_gradient(each).chunk(len(seeds)) for each in whole), strict=True)
+        for part, seed, pull in zip(parts, seeds, pulls, strict=True):
+            torch.autograd.backward(run(part, seed), pull)
+    return {name: loss.detach() for name, loss in losses.items()}, logits.detach()
+
+
+def _gradient(outputs: Tensor) -> Tensor:
+    """Return what the loss left there; zero where it does not look (FCL off: the embedding)."""
+    return torch.zeros_like(outputs) if outputs.grad is None else outputs.grad
+
+
+@contextmanager
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """Give the model copies of its buffers: what BatchNorm counts within is forgotten.
+
+    For a pass over clips that another pass has counted or will count. Copies, since a graph may
+    hold the buffers themselves.
+    """
+    kept = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)
+
+
+def recompute(model: nn.Module) -> None:
+    """Let each block of the backbone keep its input alone and compute the rest again for gradients.
+
+    In place; names of parameters and all values stay. Blocks, not windows: BatchNorm looks at all
+    windows together, so computing them a few at a time would change the model; and the backbone as
+    one piece would at its end need all that it had saved. Of the activations that r3d_18 holds at
+    its peak 0.6 remain.
+
+    Raises:
+        ConfigError: if the model has no such blocks (some rivals).
+    """
+    sections = [module for module in model.modules() if isinstance(module, SECTIONS)]
+    if not sections:
+        raise ConfigError(
+            f"params: train.recompute = true: {type(model).__name__} has no blocks that can be "
+            "computed again; set it to false"
+        )
+    for section in sections:
+        again = partial(_keep_input, section, section.forward)
+        section.forward = again  # type: ignore[method-assign]
+
+
+def _keep_input(section: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(x)
+    output: Tensor = checkpoint(
+        forward,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,  # no block draws; reading the state would wait for the GPU
+        context_fn=lambda: (nullcontext(), unchanged_buffers(section)),
+    )
+    return output
