@@ -63,13 +63,12 @@ def predict(
     """
     model.eval()
     seen, found = [], []
-    for loaded in load_batches(
-        folder, in_order(rows, batch), workers=workers, pin=device.type == "cuda"
-    ):
+    there = torch.device("cpu") if change else device  # a perturbation works on the CPU
+    for loaded in load_batches(folder, in_order(rows, batch), workers=workers, device=there):
         faces = loaded["faces"]
         if change is not None:
-            faces = change(faces, loaded["row"].numpy())
-        clips = normalize(center_crop(faces.to(device, non_blocking=True), crop))
+            faces = change(faces, loaded["row"].numpy()).to(device)
+        clips = normalize(center_crop(faces, crop))
         with torch.autocast(device.type, precision, precision != torch.float32):
             output = model(clips)
         seen.append(loaded["row"].numpy())

@@ -1,19 +1,26 @@
 """How do the clips of a plan become batches?
 
-A map-style dataset reads each clip's JPEG by its offset, decodes it, and hands over uint8; torch's
-DataLoader does the rest. Augmentation and normalisation happen on the device.
+Worker processes read each clip's JPEG by its offset and decode it into buffers that are made once
+and shared: fresh shared memory for every batch costs half as much as the decoding itself (page
+faults). Batch b is read by worker b mod N, so the plan's order holds for any number of workers.
+Augmentation and normalisation happen on the device.
 """
 
+import math
+import mmap
+import multiprocessing
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypedDict
+from contextlib import suppress
+from itertools import chain, islice
+from multiprocessing.connection import Connection
+from typing import Final, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from safe.errors import DataError
 from safe.process import die_with_parent
@@ -21,52 +28,45 @@ from safe.sample import FRAMES, decode_strip
 from safe.shards import ShardFolder
 
 _OPEN_FILES: Final = 16
+_AHEAD: Final = 2
+"""Batches that each worker may be ahead of the consumer."""
+
+Faces = NDArray[np.uint8]
+Rows = NDArray[np.int64]
 
 
 class Batch(TypedDict):
-    """One batch as it leaves the loader."""
+    """One batch as it leaves the loader; its faces are overwritten once the next is asked for."""
 
     faces: Tensor  # uint8 [B, T, S, S, 3], RGB, 0..255
     label: Tensor  # int64 [B]
     row: Tensor  # int64 [B], of the shard folder's table
 
 
-class ClipDataset(Dataset[Batch]):
-    """Read batches of clips from a shard folder; the index is an array of rows."""
+class ClipReader:
+    """Reads clips from a shard folder; a few shards stay open, the longest unused is closed."""
 
     def __init__(self, folder: ShardFolder) -> None:
         self.folder = folder
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
-        """Return the clips of `rows`. Raises DataError if one cannot be read as the table says."""
-        size = self.folder.face_size
-        faces = np.empty((len(rows), FRAMES, size, size, 3), dtype=np.uint8)
-        for place, row in enumerate(rows):
-            faces[place] = self._clip(int(row), size)
-        return Batch(
-            faces=torch.from_numpy(faces),
-            label=torch.from_numpy(self.folder.label[rows]),
-            row=torch.from_numpy(np.asarray(rows)),
-        )
-
-    def _clip(self, row: int, size: int) -> NDArray[np.uint8]:
+    def read(self, rows: Rows, out: Faces) -> None:
+        """Decode the clips of `rows` into out, uint8 [B, T, S, S, 3]. Raises DataError."""
         folder = self.folder
-        shard = int(folder.shard[row])
-        wanted = int(folder.size[row])
-        jpeg = os.pread(self._file(shard), wanted, int(folder.offset[row]))
-        try:
-            if len(jpeg) != wanted:
-                raise DataError("the shard ends too early")
-            return decode_strip(jpeg, size)
-        except DataError as error:
-            raise DataError(
-                f"{folder.root / folder.files[shard]}: clip {folder.clip[row]}: {error}; "
-                "make the shards anew"
-            ) from error
+        for row, faces in zip(rows.tolist(), out, strict=True):
+            shard, wanted = int(folder.shard[row]), int(folder.size[row])
+            jpeg = os.pread(self._file(shard), wanted, int(folder.offset[row]))
+            try:
+                if len(jpeg) != wanted:
+                    raise DataError("the shard ends too early")
+                decode_strip(jpeg, folder.face_size, out=faces)
+            except DataError as error:
+                raise DataError(
+                    f"{folder.root / folder.files[shard]}: clip {folder.clip[row]}: {error}; "
+                    "make the shards anew"
+                ) from error
 
     def _file(self, shard: int) -> int:
-        """Give an open descriptor of the shard; a few stay open, the longest unused is closed."""
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
@@ -79,37 +79,163 @@ class ClipDataset(Dataset[Batch]):
             raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
         return self._open[shard]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_open": OrderedDict()}  # descriptors belong to one process
+    def close(self) -> None:
+        """Close the shards."""
+        while self._open:
+            os.close(self._open.popitem()[1])
 
 
 def load_batches(
     folder: ShardFolder,
-    plan: Iterable[NDArray[np.int64]],
+    plan: Iterable[Rows],
     *,
     workers: int,
-    pin: bool = False,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> Iterator[Batch]:
     """Give the plan's batches in the plan's order, for any number of worker processes.
 
+    On a GPU the next batch is copied, from pinned memory and on a stream of its own, while the
+    current one is used. Only the current batch is valid: its buffer is then filled anew.
+
+    Args:
+        folder: the shards.
+        plan: row arrays int64 [B]; none is longer than the first.
+        workers: processes; with 0 this one reads.
+        device: where the tensors are to be.
+
     Raises:
-        DataError: one line, also when a worker met it.
+        DataError: one line, also when a worker met it, or was killed.
     """
-    loader: DataLoader[Batch] = DataLoader(
-        ClipDataset(folder),
-        batch_size=None,
-        sampler=plan,  # its elements are whole batches
-        num_workers=workers,
-        pin_memory=pin,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_start_worker,
+    batches = iter(plan)
+    first = next(batches, None)
+    if first is None:
+        return
+    rest = chain([first], batches)
+    size = folder.face_size
+    shape = (max(1, workers * _AHEAD), len(first), FRAMES, size, size, 3)
+    buffers = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+    read = (
+        _read_here(folder, rest, buffers)
+        if not workers
+        else _read_there(folder, rest, buffers, workers)
     )
+    found = (_batch(folder, rows, faces) for rows, faces in read)
+    yield from found if device.type == "cpu" else _copy_ahead(found, buffers, device)
+
+
+def _batch(folder: ShardFolder, rows: Rows, faces: Faces) -> Batch:
+    return Batch(
+        faces=torch.from_numpy(faces),
+        label=torch.from_numpy(folder.label[rows]),
+        row=torch.from_numpy(np.asarray(rows)),
+    )
+
+
+def _read_here(
+    folder: ShardFolder, plan: Iterator[Rows], buffers: Faces
+) -> Iterator[tuple[Rows, Faces]]:
+    reader = ClipReader(folder)
     try:
-        yield from loader
-    except DataError as error:  # a worker's error arrives with its traceback as text
-        raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
+        for rows in plan:
+            faces = buffers[0, : len(rows)]
+            reader.read(rows, faces)
+            yield rows, faces
+    finally:
+        reader.close()
 
 
-def _start_worker(_: int) -> None:
+def _read_there(
+    folder: ShardFolder, plan: Iterator[Rows], buffers: Faces, workers: int
+) -> Iterator[tuple[Rows, Faces]]:
+    """Batch b is worker b mod N's; its slot is free again once the consumer asks for b + 1."""
+    context = multiprocessing.get_context("fork")  # the children share the buffers by inheritance
+    pipes, processes = [], []
+    for _ in range(workers):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(folder, buffers, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that a worker's death is seen as the end of its pipe
+        pipes.append(ours)
+        processes.append(process)
+    asked: deque[Rows] = deque()
+    number = 0  # of the batch that the consumer has
+    try:
+        for ahead, rows in enumerate(islice(plan, len(buffers))):
+            pipes[ahead % workers].send((ahead % len(buffers), rows))
+            asked.append(rows)
+        while asked:
+            rows, pipe, slot = asked.popleft(), pipes[number % workers], number % len(buffers)
+            _receive(pipe)
+            yield rows, buffers[slot, : len(rows)]
+            following = next(plan, None)
+            if following is not None:
+                with suppress(BrokenPipeError):  # its end is told where its batch is waited for
+                    pipe.send((slot, following))
+                asked.append(following)
+            number += 1
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.close()
+            process.terminate()
+            process.join()
+
+
+def _receive(pipe: Connection) -> None:
+    """Wait until a worker has filled its slot. Raises DataError."""
+    try:
+        problem = pipe.recv()
+    except (EOFError, ConnectionResetError):
+        problem = "a process of the loader was killed (out of memory?); see runtime.workers"
+    if problem:
+        raise DataError(problem)
+
+
+def _work(folder: ShardFolder, buffers: Faces, pipe: Connection) -> None:
+    """Fill the slots that come through the pipe; a worker's whole life."""
     die_with_parent()
-    torch.set_num_threads(1)
+    reader = ClipReader(folder)
+    while True:
+        try:
+            slot, rows = pipe.recv()
+            reader.read(rows, buffers[slot, : len(rows)])
+            pipe.send("")
+        except DataError as error:
+            pipe.send(str(error))
+        except (EOFError, BrokenPipeError, KeyboardInterrupt):
+            return
+
+
+def _copy_ahead(batches: Iterator[Batch], buffers: Faces, device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to a GPU while the one before it is used."""
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    address = buffers.ctypes.data
+    runtime.cudaHostRegister(address, buffers.nbytes, 0)  # pins pages that exist already
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready: tuple[Batch, torch.cuda.Event] | None = None
+    try:
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                moved = Batch(
+                    faces=batch["faces"].to(device, non_blocking=True),
+                    label=batch["label"].to(device, non_blocking=True),
+                    row=batch["row"],
+                )
+            done = stream.record_event()
+            if ready is not None:
+                yield _take(ready, device)
+            done.synchronize()  # before the slot is filled anew; the GPU works on meanwhile
+            ready = (moved, done)
+        if ready is not None:
+            yield _take(ready, device)
+    finally:
+        runtime.cudaHostUnregister(address)
+
+
+def _take(ready: tuple[Batch, torch.cuda.Event], device: torch.device) -> Batch:
+    """Make the current stream wait for a copy, and keep its memory until that stream is done."""
+    batch, done = ready
+    current = torch.cuda.current_stream(device)
+    current.wait_event(done)
+    for name in ("faces", "label"):
+        batch[name].record_stream(current)  # type: ignore[literal-required]
+    return batch

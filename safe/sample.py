@@ -45,8 +45,15 @@ def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
     return bytes(simplejpeg.encode_jpeg(strip, quality, "RGB", chroma, fastdct=False))
 
 
-def decode_strip(jpeg: bytes, size: int) -> NDArray[np.uint8]:
+def decode_strip(
+    jpeg: bytes, size: int, *, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Decode a JPEG strip to uint8 [T, size, size, 3], RGB, 0..255.
+
+    Args:
+        jpeg: the file.
+        size: side of a face.
+        out: contiguous, to decode into; else a new array is made.
 
     Raises:
         DataError: if it is no JPEG, or its header claims another size (checked before any
@@ -58,7 +65,7 @@ def decode_strip(jpeg: bytes, size: int) -> NDArray[np.uint8]:
             raise DataError(
                 f"strip of {width} x {height} pixels, expected {size} x {FRAMES * size}"
             )
-        pixels = simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False)
+        pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out)
     except ValueError as error:
         raise DataError(f"not a readable JPEG strip: {error}") from error
     faces: NDArray[np.uint8] = pixels.reshape(FRAMES, size, size, 3)

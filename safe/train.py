@@ -92,7 +92,7 @@ def _run(
         trainer.folder,
         trainer.plan(trainer.step),
         workers=runtime.workers,
-        pin=trainer.device.type == "cuda",
+        device=trainer.device,
     )
     with live:
         for row in trainer.history:  # DVC emptied the folder: write the past epochs again

@@ -1,6 +1,7 @@
 """Batches hold exactly the clips of the plan, in its order, for any number of workers."""
 
 import json
+import multiprocessing
 import shutil
 
 import numpy as np
@@ -8,17 +9,22 @@ import pytest
 import torch
 
 from safe.errors import DataError
-from safe.loader import load_batches
+from safe.loader import Batch, load_batches
 from safe.plan import TrainPlan, in_order
 from safe.sample import decode_strip, encode_strip
 from safe.shards import open_shards
+
+
+def read_all(*args, **options) -> list[Batch]:
+    """All batches, each copied before the next is asked for."""
+    return [{**batch, "faces": batch["faces"].clone()} for batch in load_batches(*args, **options)]
 
 
 def test_every_clip_equals_its_jpeg_in_the_tar(shards):
     wds = pytest.importorskip("webdataset")
     folder = open_shards(shards)
     rows = np.arange(len(folder.clip))
-    batches = list(load_batches(folder, in_order(rows, 16), workers=0))
+    batches = read_all(folder, in_order(rows, 16), workers=0)
     faces = torch.cat([batch["faces"] for batch in batches])
     urls = [str(shards / name) for name in folder.files]
     stock = {s["__key__"]: s for s in wds.WebDataset(urls, shardshuffle=False)}
@@ -36,11 +42,11 @@ def test_the_order_does_not_depend_on_the_workers(shards):
 
     def read(workers: int) -> tuple[torch.Tensor, torch.Tensor]:
         plan = TrainPlan(rows, folder.shard, batch=8, epochs=2, seed=5, start=3)
-        batches = list(load_batches(folder, plan, workers=workers))
+        batches = read_all(folder, plan, workers=workers)
         return torch.cat([b["row"] for b in batches]), torch.cat([b["faces"] for b in batches])
 
     alone = read(0)
-    for workers in (1, 2):
+    for workers in (1, 2, 3):
         assert all(torch.equal(a, b) for a, b in zip(alone, read(workers), strict=True))
 
 
@@ -56,6 +62,35 @@ def test_a_damaged_clip_is_one_line_that_names_it(shards, tmp_path, workers):
     with pytest.raises(DataError, match=f"clip {folder.clip[4]}") as caught:
         list(load_batches(folder, in_order(np.arange(8), 4), workers=workers))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_fewer_batches_than_buffers(shards, count):
+    folder = open_shards(shards)
+    for workers in (0, 2):
+        batches = read_all(folder, in_order(np.arange(count), 2), workers=workers)
+        assert [len(batch["row"]) for batch in batches] == [2] * (count // 2) + [1] * (count % 2)
+        assert [int(row) for batch in batches for row in batch["row"]] == list(range(count))
+
+
+def test_a_killed_worker_is_one_line_and_no_process_stays(shards):
+    folder = open_shards(shards)
+    batches = load_batches(folder, in_order(np.arange(64), 4), workers=2)
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    workers[0].kill()
+    with pytest.raises(DataError, match="killed") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+def test_a_consumer_that_stops_early_leaves_no_process(shards):
+    batches = load_batches(open_shards(shards), in_order(np.arange(64), 4), workers=2)
+    next(batches)
+    batches.close()
+    assert not multiprocessing.active_children()
 
 
 def test_a_shard_that_is_missing_or_cut_is_named_when_the_folder_is_opened(shards, tmp_path):
