@@ -88,7 +88,7 @@ def read_settings(name: str | None) -> dict[str, Value]:
     if name is None:
         return {}
     path = Path(name) if name.endswith(".yaml") else SHEETS / "settings" / f"{name}.yaml"
-    raw = read_mapping(path, missing=f"a file in {SHEETS / 'settings'} without .yaml, or a path")
+    raw = read_mapping(path, missing="--with takes the name of a file beside it, or a path")
     try:
         return TypeAdapter(dict[str, Value]).validate_python(raw, strict=True)
     except ValidationError as error:

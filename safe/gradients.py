@@ -3,8 +3,8 @@
 In: a batch of normalised clips and their labels. Out: gradients in the parameters, and the losses.
 Two ways to need less memory, which go together:
 
-    in parts    the batch is computed in equal parts; 4/3 of the time
-    recompute   a block keeps its input alone, and is computed again for its gradient; 4/3
+    in parts    the batch is computed in equal parts; one more forward pass
+    recompute   a block keeps its input alone, and is computed again for its gradient; one more too
 
 Shapes: B clips, T frames, C channels, H W pixels, K classes, D features.
 """
