@@ -25,6 +25,11 @@ class Layout:
         return Path("data", self.name, "faces.parquet")
 
     @property
+    def strips(self) -> Path:
+        """Left by faces for shard, which takes it away; not an output of either."""
+        return _kept() / "strips" / f"{self.name}.zip"
+
+    @property
     def shards(self) -> Path:
         """Made by shard."""
         return Path("data", self.name, "shards")
@@ -48,8 +53,13 @@ RESULTS = Path("results")
 
 
 def checkpoints() -> Path:
-    """Folder of training state: in the main project, also from DVC's temporary workspaces."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".safe" / "checkpoints"
+    """Folder of training state."""
+    return _kept() / "checkpoints"
+
+
+def _kept() -> Path:
+    """Return what DVC does not see: in the main project, also from its temporary workspaces."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".safe"
 
 
 def read(params: Path, overrides: list[str] | None) -> tuple[Config, Layout]:

@@ -63,6 +63,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             faces_settings=config.faces,
             workers=_processes(config),
             deadline=config.runtime.deadline,
+            leftover=layout.strips,
             on_done=done,
         )
     say(counts("shard", made))
@@ -76,6 +77,7 @@ def _index(config: Config, layout: Layout) -> None:
 
 def _faces(config: Config, layout: Layout) -> None:
     from pipeline.faces import find_faces
+    from pipeline.leftover import Leave
     from pipeline.manifest import read_manifest
 
     total = read_manifest(layout.manifest).num_rows
@@ -87,6 +89,7 @@ def _faces(config: Config, layout: Layout) -> None:
             settings=config.faces,
             workers=_processes(config),
             deadline=config.runtime.deadline,
+            leave=Leave(layout.strips, config.shard),
             on_done=done,
         )
     say(counts(f"faces: {total} clips", found))

@@ -9,41 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Final, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.crop import centre_square
 from pipeline.decode import Decoded, Decoder, Source, read_clip
 from pipeline.detect import DETECTORS
 from pipeline.engine import Failure, run_tasks
+from pipeline.face_table import ClipFaces, Status, write_faces
+from pipeline.leftover import Leave, leaving, made_by, seal
 from pipeline.look import Detect, detect_clip
 from pipeline.manifest import read_manifest
+from pipeline.preprocessing import preprocessing
+from pipeline.strip import make_strip
 from pipeline.track import choose_track
-from safe.config import Faces
+from safe.config import Faces, Shard
 from safe.errors import DataError
-from safe.process import whole_file
-
-Status = Literal["ok", "partial", "missing", "error"]
-
-SCHEMA: Final = pa.schema(
-    [
-        ("clip", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("n_frames", pa.int32()),
-        ("fps", pa.float64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("frame_index", pa.list_(pa.int32())),
-        ("box", pa.list_(pa.list_(pa.float32(), 4))),
-        ("score", pa.list_(pa.float32())),
-    ]
-)
-"""Columns of faces.parquet."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +38,12 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class ClipFaces:
-    """One row of faces.parquet, but for the clip's key."""
+class Found:
+    """What one clip gave."""
 
-    status: Status
-    reason: str
-    n_frames: int = 0
-    fps: float = 0.0
-    width: int = 0
-    height: int = 0
-    frame_index: tuple[int, ...] = ()
-    box: tuple[tuple[float, ...], ...] = ()
-    score: tuple[float, ...] = ()
+    faces: ClipFaces
+    strip: bytes | None = None
+    """Its strip, where one was to be made."""
 
 
 def find_faces(
@@ -78,6 +54,7 @@ def find_faces(
     settings: Faces,
     workers: int,
     deadline: float,
+    leave: Leave | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Find the face of every clip of the manifest and write faces.parquet.
@@ -90,6 +67,7 @@ def find_faces(
         settings: the section faces of params.yaml.
         workers: processes.
         deadline: seconds after which the work on one clip is ended.
+        leave: which strips to make in passing, for the stage shard (pipeline/leftover.py).
         on_done: called with the number of clips finished so far.
 
     Returns:
@@ -106,7 +84,8 @@ def find_faces(
     detects = any(task.source == "video" for task in tasks)
     if detects:
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
-    find = partial(find_clip, root=root, settings=settings)
+    strip = None if leave is None else leave.settings
+    find = partial(find_clip, root=root, settings=settings, strip=strip)
     results = run_tasks(
         find,
         tasks,
@@ -116,11 +95,18 @@ def find_faces(
         fallback=partial(find, decoder="pyav"),
         on_done=on_done,
     )
-    rows = [
-        ClipFaces(status="error", reason=found.reason) if isinstance(found, Failure) else found
-        for found in results
-    ]
-    _write(table["clip"].to_pylist(), rows, out)
+    clips, rows = table["clip"].to_pylist(), []
+    with leaving(leave) as file:
+        for clip, found in zip(clips, results, strict=True):
+            if isinstance(found, Failure):
+                found = Found(ClipFaces(status="error", reason=found.reason))
+            rows.append(found.faces)
+            if file is not None and found.strip is not None:
+                file.writestr(clip, found.strip)
+        write_faces(clips, rows, out)
+        if leave is not None and file is not None and tasks:
+            made = preprocessing(tasks[0].source, faces=settings, shard=leave.settings)
+            seal(file, made_by(out, made))
     counts = Counter(row.status for row in rows)
     return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
 
@@ -135,13 +121,26 @@ def _detector(name: str, detect_size: int, threshold: float) -> Detect:
     return DETECTORS[name].make(detect_size=detect_size, threshold=threshold)
 
 
-def find_clip(clip: Clip, *, root: Path, settings: Faces, decoder: Decoder = "decord") -> ClipFaces:
-    """Read one clip and find its face. A clip that cannot be read has status error and a reason."""
+def find_clip(
+    clip: Clip,
+    *,
+    root: Path,
+    settings: Faces,
+    strip: Shard | None = None,
+    decoder: Decoder = "decord",
+) -> Found:
+    """Read one clip and find its face. A clip that cannot be read has status error and a reason.
+
+    With the settings of a strip, the strip is made too, unless the clip is not to be stored.
+    """
     try:
         decoded = read_clip(root / clip.path, clip.source, decoder=decoder)
     except DataError as error:
-        return ClipFaces(status="error", reason=str(error))
-    return locate(decoded, source=clip.source, settings=settings)
+        return Found(ClipFaces(status="error", reason=str(error)))
+    faces = locate(decoded, source=clip.source, settings=settings)
+    if strip is None or faces.unusable(settings.missing):
+        return Found(faces)
+    return Found(faces, make_strip(decoded, faces, source=clip.source, settings=strip))
 
 
 def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
@@ -195,31 +194,3 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
 
 def _repeat(box: tuple[float, ...], count: int) -> NDArray[np.float32]:
     return np.tile(np.array(box, dtype=np.float32), (count, 1))
-
-
-def _write(clips: list[str], rows: list[ClipFaces], out: Path) -> None:
-    columns: dict[str, list[object]] = {"clip": list(clips)}
-    for name in SCHEMA.names[1:]:
-        columns[name] = [getattr(row, name) for row in rows]
-    with whole_file(out) as path:
-        pq.write_table(pa.table(columns, schema=SCHEMA), path)
-
-
-def read_faces(path: Path) -> pa.Table:
-    """Read a faces.parquet.
-
-    Raises:
-        DataError: if it is missing, not a parquet file, or has other columns.
-    """
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} not found: run `safe-cli faces` first") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file; run `safe-cli faces`") from error
-    if table.schema != SCHEMA:
-        raise DataError(
-            f"{path} has columns {', '.join(table.schema.names)}; expected those of "
-            f"`safe-cli faces`: {', '.join(SCHEMA.names)}"
-        )
-    return table

@@ -13,23 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from pipeline.crop import crop_faces
-from pipeline.decode import Decoded, Decoder, Source, read_clip
+from pipeline.decode import Decoder, Source, read_clip
 from pipeline.engine import Failure, run_tasks
-from pipeline.faces import ClipFaces, read_faces
+from pipeline.face_table import ClipFaces, read_faces
+from pipeline.leftover import Leftover, made_by
 from pipeline.manifest import read_manifest
 from pipeline.preprocessing import preprocessing
+from pipeline.strip import make_strip
 from pipeline.tar import ShardWriter, whole_folder
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.labels import CLASSES
 from safe.process import whole_file
-from safe.sample import SHARD_FORMAT, encode_strip
+from safe.sample import SHARD_FORMAT
 
 SCHEMA: Final = pa.schema(
     [
@@ -67,6 +66,7 @@ def write_shards(
     faces_settings: Faces,
     workers: int,
     deadline: float,
+    leftover: Path | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Crop the faces of every clip and write the shard folder.
@@ -80,6 +80,8 @@ def write_shards(
         faces_settings: the section faces that `faces` was made with.
         workers: processes. Changes no byte.
         deadline: seconds after which the work on one clip is ended.
+        leftover: the strips that the stage faces made in passing; taken if they are what this stage
+            would make, then deleted. Changes no byte.
         on_done: called with the number of clips finished so far, those left out among them.
 
     Returns:
@@ -91,25 +93,26 @@ def write_shards(
     """
     clips = _read_clips(manifest, faces)
     left_out = {
-        clip.key: reason for clip in clips if (reason := _unusable(clip, faces_settings.missing))
+        clip.key: reason for clip in clips if (reason := clip.face.unusable(faces_settings.missing))
     }
     usable = sorted(
         (clip for clip in clips if clip.key not in left_out),
         key=lambda clip: (clip.bucket, clip.key),
     )
-    skipped = len(left_out)
+    made = preprocessing(clips[0].source, faces=faces_settings, shard=settings)
+    ready = Leftover(leftover, made_by(faces, made))
     encode = partial(encode_clip, root=root, settings=settings)
-    strips = run_tasks(
+    encoded = run_tasks(
         encode,
-        usable,
+        [clip for clip in usable if clip.key not in ready.keys],
         workers=workers,
         deadline=deadline,
         fallback=partial(encode, decoder="pyav"),
-        on_done=on_done and (lambda done: on_done(skipped + done)),
     )
     with whole_folder(out) as folder:
         writer = ShardWriter(folder, clips=settings.clips)
-        for clip, strip in zip(usable, strips, strict=True):
+        for number, clip in enumerate(usable, start=len(left_out) + 1):
+            strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)
             if isinstance(strip, Failure):
                 left_out[clip.key] = strip.reason
             else:
@@ -120,12 +123,14 @@ def write_shards(
                     strip=strip,
                     record=_record(clip),
                 )
+            if on_done is not None:
+                on_done(number)
         writer.close()
         _check_sums(clips, writer.rows, left_out)
-        made = preprocessing(clips[0].source, faces=faces_settings, shard=settings)
         _write_index(folder, writer.shards, _left_out_list(clips, left_out), made)
         with whole_file(folder / "clips.parquet") as path:
             pq.write_table(pa.Table.from_pylist(writer.rows, SCHEMA), path)
+    ready.remove()
     return {"clips": len(writer.rows), "left_out": len(left_out), "shards": len(writer.shards)}
 
 
@@ -139,21 +144,7 @@ def encode_clip(
         return Failure(str(error))
     if tuple(decoded.indices) != clip.face.frame_index:
         return Failure("decodes to other frames than in faces.parquet; run `safe-cli faces` again")
-    faces = cut_faces(decoded, clip.face, source=clip.source, settings=settings)
-    return encode_strip(faces, settings.quality, settings.chroma)
-
-
-def cut_faces(
-    decoded: Decoded, face: ClipFaces, *, source: Source, settings: Shard
-) -> NDArray[np.uint8]:
-    """Cut the faces of a decoded clip out: uint8 [T, size, size, 3], RGB.
-
-    Only a box round a detected face gets a margin: a centre square and a release's own crop do not.
-    """
-    has_face_box = source == "video" and face.status != "missing"
-    boxes = np.array(face.box, dtype=np.float32)
-    margin = settings.margin if has_face_box else 0.0
-    return crop_faces(decoded.frames, boxes, size=settings.size, margin=margin)
+    return make_strip(decoded, clip.face, source=clip.source, settings=settings)
 
 
 def _read_clips(manifest: Path, faces: Path) -> list[Clip]:
@@ -183,15 +174,6 @@ def _read_clips(manifest: Path, faces: Path) -> list[Clip]:
             )
         )
     return clips
-
-
-def _unusable(clip: Clip, missing: str) -> str:
-    """Say why a clip is not to be stored; empty if it is."""
-    if clip.face.status == "error":
-        return clip.face.reason
-    if clip.face.status == "missing" and missing == "drop":
-        return f"{clip.face.reason} (faces.missing: drop)"
-    return ""
 
 
 def _record(clip: Clip) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipeline import faces
 from pipeline.decode import Decoded
 from pipeline.engine import Failure
-from pipeline.faces import SCHEMA, Clip, ClipFaces, find_clip, find_faces, locate, read_faces
+from pipeline.face_table import SCHEMA, read_faces
+from pipeline.faces import Clip, Found, find_clip, find_faces, locate
 from pipeline.index import build_index
 from pipeline.look import LOOK_RULE
 from pipeline.manifest import SCHEMA as MANIFEST
@@ -202,7 +203,7 @@ def test_frames_of_a_release_need_no_detector(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for number, frame in enumerate(grey_ramp(T), start=1):
         cv2.imwrite(str(folder / f"{number}.jpg"), frame)
-    found = find_clip(Clip("crops/00001", "frames"), root=tmp_path, settings=SETTINGS)
+    found = find_clip(Clip("crops/00001", "frames"), root=tmp_path, settings=SETTINGS).faces
     assert found.status == "ok"
     assert found.box == ((0, 0, 64, 48),) * T
 
@@ -211,7 +212,7 @@ def test_a_decoder_that_dies_is_a_row_and_pyav_is_its_second_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_video(tmp_path / "v" / "plain.mp4", grey_ramp(20))
-    second: list[ClipFaces] = []
+    second: list[Found] = []
 
     def run_here(function: Any, tasks: list[Clip], *, fallback: Any, **_: Any) -> Iterator[Any]:
         assert "decoder" not in function.keywords
@@ -227,7 +228,7 @@ def test_a_decoder_that_dies_is_a_row_and_pyav_is_its_second_try(
     out = tmp_path / "faces.parquet"
     find_faces(manifest, tmp_path, out, settings=SETTINGS, workers=1, deadline=60)
     first, last = read_faces(out).to_pylist()
-    assert first["status"] == second[0].status == "missing"
+    assert first["status"] == second[0].faces.status == "missing"
     assert (last["status"], last["reason"], last["box"]) == ("error", "killed after 60 s", [])
 
 

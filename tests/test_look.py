@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pipeline import faces
 from pipeline.datasets.animate import Clip, draw_clip
 from pipeline.decode import Decoded, frame_indices, read_video
-from pipeline.faces import ClipFaces, locate
+from pipeline.face_table import ClipFaces
+from pipeline.faces import locate
 from pipeline.look import detect_clip
 from safe.params import load_config
 

