@@ -179,6 +179,7 @@ class Eval(Section):
     """The exact pass over the test split."""
 
     batch: Positive
+    precision: Literal["float32", "bf16"]
     bins: Positive
     perturb: Literal[
         "none",

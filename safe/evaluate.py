@@ -26,7 +26,7 @@ from safe.metrics import summarize
 from safe.perturb import perturb
 from safe.plan import in_order
 from safe.process import whole_file
-from safe.recipe import pick_device
+from safe.recipe import pick_device, pick_precision
 from safe.saved import load_model
 from safe.shards import ShardFolder, open_shards
 
@@ -89,7 +89,7 @@ def evaluate(
 
     Returns:
         What metrics.json holds: the figures of safe.metrics.summarize, n_test, n_left_out, fold,
-        selection, perturb, severity.
+        selection, perturb, severity, precision.
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, or for another fold.
@@ -107,7 +107,7 @@ def evaluate(
         crop=info["crop"],
         batch=settings.batch,
         device=device,
-        precision=torch.float32,  # figures do not depend on the device's idea of bf16
+        precision=pick_precision(settings.precision, device, trains=False),
         workers=runtime.workers,
         change=None if settings.perturb == "none" else partial(_perturb, settings=settings),
     )
@@ -119,6 +119,7 @@ def evaluate(
         "selection": info["selection"]["rule"],
         "perturb": settings.perturb,
         "severity": settings.severity,
+        "precision": settings.precision,
     }
     _write(out, folder, found, figures)
     return figures

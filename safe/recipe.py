@@ -22,26 +22,27 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn train.precision into the dtype of autocast; float32 means no autocast.
+def pick_precision(name: str, device: torch.device, *, trains: bool = True) -> torch.dtype:
+    """Turn train.precision or eval.precision into the dtype of autocast; float32 means none.
 
-    `auto` is bf16 on GPUs that have it. On a CPU bf16 is refused: the weight gradient of conv3d is
-    wrong there at depth 2, which r3d_18 has on 4-frame windows, and nothing but the loss would
-    tell.
+    `auto` is bf16 on GPUs that have it. To train in bf16 on a CPU is refused: the weight gradient
+    of conv3d is wrong there at depth 2, which r3d_18 has on 4-frame windows, and nothing but the
+    loss would tell. Its forward pass is right.
     """
+    stage = "train" if trains else "eval"
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         if name == "bf16" and not has:
             raise ConfigError(
-                "params: train.precision = bf16: this GPU has no bf16; use float32 or auto"
+                f"params: {stage}.precision = bf16: this GPU has no bf16; use float32"
             )
         return torch.bfloat16 if has and name != "float32" else torch.float32
-    if name == "bf16":
+    if name == "bf16" and trains:
         raise ConfigError(
             "params: train.precision = bf16: gradients of conv3d in bf16 are wrong on a CPU; "
             "use float32 or auto"
         )
-    return torch.float32
+    return torch.bfloat16 if name == "bf16" else torch.float32
 
 
 def build_optimizer(settings: Train, *modules: nn.Module) -> torch.optim.AdamW:

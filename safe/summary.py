@@ -66,7 +66,7 @@ def summarize_folds(
     for name in ("ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES)):
         result[name] = _mean([fold[name] for fold in metrics])
     result["selection"] = rules[0]
-    for name in ("perturb", "severity"):
+    for name in ("perturb", "severity", "precision"):
         result[name] = metrics[0][name]
     for name in ("n_test", "n_left_out"):
         result[name] = sum(fold[name] for fold in metrics)

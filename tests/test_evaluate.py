@@ -53,6 +53,7 @@ def test_each_test_clip_once_and_figures_from_the_predictions(project, model, sh
         "selection": "last",
         "perturb": "none",
         "severity": 0,
+        "precision": "float32",
     }
     assert json.loads((tmp_path / "metrics.json").read_text()) == figures
 
@@ -68,6 +69,16 @@ def test_batch_size_and_workers_change_nothing_and_twice_is_the_same(
     assert np.allclose(
         np.array(a["logits"].to_pylist()), np.array(c["logits"].to_pylist()), atol=1e-5
     )
+
+
+def test_bf16_is_told_and_near_float32(project, model, shards, tmp_path):
+    plain = run(project, model, shards, tmp_path / "a")
+    short = run(project, model, shards, tmp_path / "b", "eval.precision=bf16")
+    assert (plain["precision"], short["precision"]) == ("float32", "bf16")
+    tables = (pq.read_table(tmp_path / name / "predictions.parquet") for name in "ab")
+    a, b = (np.array(table["logits"].to_pylist()) for table in tables)
+    difference = np.linalg.norm(a - b) / np.linalg.norm(a)
+    assert 1e-5 < difference < 0.02  # bf16 has 8 bits
 
 
 def test_severity_0_changes_no_bit_and_noise_is_the_same_for_any_batch(

@@ -31,7 +31,7 @@ def write_fold(folder: Path, fold: int, labels, predictions, *, selection="last"
     pq.write_table(table, out / "predictions.parquet")
     figures = summarize(logits, labels, 15)
     figures |= {"n_test": len(labels), "n_left_out": left_out, "selection": selection, "fold": fold}
-    figures |= {"perturb": "none", "severity": 0}
+    figures |= {"perturb": "none", "severity": 0, "precision": "float32"}
     (out / "metrics.json").write_text(json.dumps(figures))
     train = folder / "train" / f"fold-{fold}"
     train.mkdir(parents=True)
