@@ -4,14 +4,15 @@ Every backbone maps [B, C, T_w, H, W] to [B, features] and works for any T_w, H 
 up.
 """
 
+import copy
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.video import r3d_18
 from torchvision.models.video.resnet import BasicBlock, BasicStem
 
@@ -122,6 +123,9 @@ def build_backbone(name: str, weights: str | None = None) -> Backbone:
 
 def _load_kinetics(backbone: nn.Module, name: str, path: Path) -> None:
     """Load torchvision's state dict. Only safetensors: a pickled file could run code."""
+    from safetensors import SafetensorError  # here: benchmarks/gpu.py runs without them
+    from safetensors.torch import load_file
+
     get = (
         "get torchvision's R3D_18_Weights.KINETICS400_V1 on a machine with a network and save it "
         "as safetensors: README.md, 'Kinetics weights'"
@@ -141,3 +145,19 @@ def _load_kinetics(backbone: nn.Module, name: str, path: Path) -> None:
         backbone.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f"model.weights: {path} does not hold r3d_18; {get}") from error
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """Copy a model for evaluation, with each BatchNorm folded into the convolution before it.
+
+    What BatchNorm does in evaluation is linear, so the values stay but for rounding, and a pass
+    over all activations is saved. Only neighbours in an nn.Sequential are folded.
+    """
+    folded = copy.deepcopy(model).eval()
+    for chain in folded.modules():
+        if isinstance(chain, nn.Sequential):
+            for (name, first), (after, second) in pairwise(list(chain.named_children())):
+                if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
+                    setattr(chain, name, fuse_conv_bn_eval(first, second))
+                    setattr(chain, after, nn.Identity())
+    return folded

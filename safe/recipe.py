@@ -1,12 +1,17 @@
 """Which device, precision, optimizer and learning rate does a run use?"""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from safe.config import Train
 from safe.errors import ConfigError
+
+if TYPE_CHECKING:  # benchmarks/gpu.py runs this file on machines without pydantic
+    from safe.config import Train
 
 
 def pick_device(name: str) -> torch.device:

@@ -100,37 +100,38 @@ class S2AM2(nn.Module):
         """
         cells = (self.ahead, self.back)
         size = self.hidden_size
-        recurrent = torch.stack([cell.recurrent().T for cell in cells])  # [2, hidden, 6.25 hidden]
+        recurrent = torch.stack([cell.recurrent() for cell in cells]).mT  # [2, hidden, 6.25 hidden]
         sizes = [4 * size, recurrent.shape[2] - 6 * size, size, size]
         mlp_bias_1 = torch.stack([cell.mlp_bias_1 for cell in cells])[:, None]
         mlp_weight_2 = torch.stack([cell.mlp_weight_2.T for cell in cells])
         mlp_bias_2 = torch.stack([cell.mlp_bias_2 for cell in cells])[:, None]
         w_a = torch.stack([cell.w_a for cell in cells])[:, None]
 
-        h = c = w_a.new_zeros(2, len(x), size)
-        states = []
+        c = w_a.new_zeros(2, len(x), size)
+        from_h = w_a.new_zeros(2, len(x), recurrent.shape[2])  # of h = 0, without a product
+        states: list[Tensor] = []
         for from_x in self._project(x):
-            gates, hidden, r, u = torch.split(torch.bmm(h, recurrent), sizes, dim=2)
+            if states:
+                from_h = torch.bmm(states[-1], recurrent)
+            gates, hidden, r, u = torch.split(from_h, sizes, dim=2)
             i, f, g, o = (from_x + gates).chunk(4, dim=2)
             m = (torch.bmm((hidden + mlp_bias_1).relu(), mlp_weight_2) + mlp_bias_2).sigmoid()
             candidate = g.tanh() * m  # (2)
             c = (f.sigmoid() * c + i.sigmoid() * candidate) * w_a  # (3)
             c = c + r.sigmoid() * u.relu()  # (4, 5)
-            h = o.sigmoid() * c.tanh()
-            states.append(h)
+            states.append(o.sigmoid() * c.tanh())
         ahead, back = torch.stack(states, dim=2)  # [2, B, N, hidden]
         return torch.cat([ahead, back.flip(1)], dim=2)
 
     def _project(self, x: Tensor) -> Tensor:
-        """W x + b of all steps and both directions as one product, in reading order.
+        """W x + b of all steps as one product a direction, in reading order.
 
         Returns:
             [N, 2, B, 4 hidden]; the second direction begins with the last step.
         """
-        weight = torch.cat([self.ahead.weight_ih, self.back.weight_ih])
-        bias = torch.cat([self.ahead.bias, self.back.bias])
-        ahead, back = F.linear(x, weight, bias).chunk(2, dim=2)
-        return torch.stack([ahead, back.flip(1)]).permute(2, 0, 1, 3)
+        ahead = F.linear(x, self.ahead.weight_ih, self.ahead.bias)
+        back = F.linear(x.flip(1), self.back.weight_ih, self.back.bias)
+        return torch.stack([ahead, back]).permute(2, 0, 1, 3)
 
 
 class BiLSTM(nn.Module):

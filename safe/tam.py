@@ -20,6 +20,7 @@ from torch import Tensor
 
 from safe.errors import ModelError
 from safe.labels import K
+from safe.mix import in_words, mix_at_once, mix_in_turn
 
 STRATEGIES: Final = ("none", "random", "frame", "videomix", "tam")
 """What Table III compares. All but none replace about mask_ratio of a chosen clip's volume."""
@@ -73,17 +74,18 @@ class TAM:
         """Mix floor(ratio * B) clips of the batch; then remember the unmixed batch in the bank.
 
         Args:
-            clips: [B, T, H, W, C], any dtype; left as it is.
+            clips: [B, T, H, W, C], any dtype, contiguous; becomes the mixed batch, in place.
             labels: int64 [B], 0..K-1, on the clips' device.
             generator: where all draws come from, on the CPU or on the clips' device.
 
         Returns:
-            The mixed clips, [B, T, H, W, C], and int64 [3] on the device: how many chosen clips
-            were mixed with a companion of the batch, with a banked clip, and not at all, because no
-            other clip of their class was seen yet.
+            The same clips, and int64 [3] on the device: how many chosen clips were mixed with a
+            companion of the batch, with a banked clip, and not at all, because no other clip of
+            their class was seen yet.
 
         Raises:
-            ValueError: if H or W is no multiple of block, or the clips do not fit the banked ones.
+            ValueError: if H or W is no multiple of block, the clips are not contiguous, or do not
+                fit the banked ones.
         """
         if self.strategy == "none":
             return clips, torch.zeros(3, dtype=torch.int64, device=clips.device)
@@ -93,12 +95,12 @@ class TAM:
                 f"clips of {width} x {height} pixels cannot be cut into blocks of {self.block}; "
                 "both sides must be multiples of the block"
             )
+        if not clips.is_contiguous():
+            raise ValueError("clips are mixed in place, for which they must be contiguous")
         bank = self._open_bank(clips)
         count = math.floor(self.ratio * batch)
         chosen = _uniform((batch,), generator, clips.device).argsort()[:count]
-        partners, from_batch, from_bank = self._draw_partners(
-            clips, labels, bank, chosen, generator
-        )
+        sources, counts = self._draw_partners(labels, chosen, generator)
         masks = draw_masks(
             self.strategy,
             (count, frames, height, width),
@@ -107,18 +109,18 @@ class TAM:
             generator=generator,
             device=clips.device,
         )
-        found = from_batch | from_bank
-        mixed = torch.where(masks & _per_clip(found), partners, clips[chosen])
-        counts = torch.stack([from_batch.sum(), from_bank.sum(), (~found).sum()])
-        self._remember(clips, labels, bank)
-        return clips.index_copy(0, chosen, mixed), counts
+        run = {"frame": width, "videomix": 1}.get(self.strategy, self.block)
+        mix = mix_in_turn if clips.device.type == "cpu" else mix_at_once
+        mix(*in_words(clips, bank, masks, run), chosen, sources, self._take_places(labels))
+        return clips, counts
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the bank: seen int64 [K] and, after the first batch, clips [K, bank, T, H, W, C].
 
         The tensors are never written to later, so this is a snapshot.
         """
-        return {"seen": self._seen} | ({} if self._clips is None else {"clips": self._clips})
+        banked = {} if self._clips is None else {"clips": self._clips.clone()}
+        return {"seen": self._seen, **banked}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a snapshot, on whatever device the next batch is.
@@ -133,7 +135,7 @@ class TAM:
                 f"checkpoint: the TAM bank holds {shape[1]} clips of {shape[0]} classes, this run "
                 f"{self.bank} of {self.classes}; resume with the settings it was made with"
             )
-        self._seen, self._clips = seen, clips
+        self._seen, self._clips = seen, None if clips is None else clips.clone()
 
     def _open_bank(self, clips: Tensor) -> Tensor:
         """Return the bank on the clips' device, [K, bank, T, H, W, C]; empty at the first batch."""
@@ -149,49 +151,42 @@ class TAM:
         return self._clips
 
     def _draw_partners(
-        self,
-        clips: Tensor,
-        labels: Tensor,
-        bank: Tensor,
-        chosen: Tensor,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, labels: Tensor, chosen: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Draw one partner for each of the n chosen clips, uniformly among those allowed.
 
         Returns:
-            The partners [n, T, H, W, C], and bool [n] twice: whether the partner is a companion of
-            the batch, and whether it is a banked clip. Where neither is, it is no partner.
+            int64 [n], where the partner is: below B in the batch, from B on in the bank; a clip
+            that has none is its own. And the counts that __call__ returns.
         """
-        batch, device = len(clips), clips.device
         label = labels[chosen]
-        companion = (labels == label[:, None]) & (
-            torch.arange(batch, device=device) != chosen[:, None]
-        )
-        has_companion = companion.any(1)
-        filled = torch.arange(self.bank, device=device) < self._seen[label][:, None]
-        banked = filled & ~has_companion[:, None]
+        companion = (label[:, None] == labels).scatter(1, chosen[:, None], False)  # not itself
+        from_batch = companion.any(1)
+        filled = torch.arange(self.bank, device=labels.device) < self._seen[label][:, None]
+        banked = filled & ~from_batch[:, None]
 
         # The highest of independent uniform numbers is equally likely to be any of them.
         allowed = torch.cat([companion, banked], dim=1)  # [n, B + bank]
-        score = _uniform(tuple(allowed.shape), generator, device)
-        drawn = score.masked_fill(~allowed, -1).argmax(1)
+        score = _uniform(tuple(allowed.shape), generator, labels.device)
+        drawn = torch.where(allowed, score, -1).argmax(1)  # the first, 0, where none is allowed
+        from_bank = drawn >= len(labels)
+        drawn = drawn + label * self.bank * from_bank  # in the class's own ring
+        found = from_batch | from_bank
+        counts = torch.stack([from_batch, from_bank, ~found]).sum(1)
+        return torch.where(found, drawn, chosen), counts
 
-        from_bank = banked.any(1)
-        in_batch = clips[drawn.clamp(max=batch - 1)]
-        in_bank = bank[label, (drawn - batch).clamp(min=0)]
-        return torch.where(_per_clip(from_bank), in_bank, in_batch), has_companion, from_bank
+    def _take_places(self, labels: Tensor) -> Tensor:
+        """Give the batch's clips places in the rings in order; later ones take those of older ones.
 
-    def _remember(self, clips: Tensor, labels: Tensor, bank: Tensor) -> None:
-        """Write the batch into the rings in its order; a later clip takes an older one's slot."""
-        order = torch.arange(len(clips), device=clips.device)
+        Returns:
+            int64 [K * bank], which clip of the batch is to lie in each place; -1 leaves it.
+        """
+        order = torch.arange(len(labels), device=labels.device)
         earlier = ((labels == labels[:, None]) & (order < order[:, None])).sum(1)
         place = labels * self.bank + (self._seen[labels] + earlier) % self.bank
-        # Which clip of the batch was the last to be written to each place; -1 where none was.
-        nobody = order.new_full((self.classes * self.bank,), -1)
-        writer = nobody.scatter_reduce(0, place, order, "amax").view(self.classes, self.bank)
-        written = (writer >= 0)[..., None, None, None, None]
-        self._clips = torch.where(written, clips[writer.clamp(min=0)], bank)
         self._seen = self._seen.index_add(0, labels, torch.ones_like(labels))
+        nobody = order.new_full((self.classes * self.bank,), -1)
+        return nobody.scatter_reduce(0, place, order, "amax")
 
 
 def draw_masks(
@@ -221,20 +216,20 @@ def draw_masks(
         device: of the masks.
 
     Returns:
-        bool, True where replaced: [n, T, H, W, 1] with 1 for each axis along which it is constant.
+        bool, True where replaced: [n, t, h, w, 1]. Each value is that of T/t frames, H/h rows and
+        W/w columns: t is T or 1, where all frames have the same; h x w are pixels, patches, or 1.
     """
     count, frames, height, width = shape
     if strategy == "frame":
         drawn = _exactly(int(mask_ratio * frames), (count, frames), generator, device)
-        return _per_clip(drawn)
+        return drawn[:, :, None, None, None]
     rows, columns = height // block, width // block
     masked = int(mask_ratio * rows * columns)
     if strategy == "videomix":
         return _box(count, (height, width), masked * block**2, generator, device)
     times = frames if strategy == "random" else 1
     patches = _exactly(masked, (count, times, rows * columns), generator, device)
-    grid = patches.view(count, times, rows, columns, 1)
-    return grid.repeat_interleave(block, 2).repeat_interleave(block, 3)
+    return patches.view(count, times, rows, columns, 1)
 
 
 def _box(
@@ -269,8 +264,3 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator, device: torch.d
     """Draw float32 in [0, 1) where the generator lives, and bring it to the device."""
     drawn = torch.rand(shape, generator=generator, device=generator.device)
     return drawn.to(device, non_blocking=True)
-
-
-def _per_clip(values: Tensor) -> Tensor:
-    """Append axes until [n, T, H, W, C] broadcasts: [n] or [n, T] -> five axes."""
-    return values.reshape(*values.shape, *(1,) * (5 - values.ndim))

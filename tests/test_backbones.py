@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.video import r3d_18
 
-from safe.backbones import BACKBONES, build_backbone
+from safe.backbones import BACKBONES, build_backbone, fold_norms
 from safe.errors import ConfigError, ModelError
 from safe.recipe import pick_device, pick_precision
 
@@ -85,3 +85,27 @@ def test_weights_that_are_missing_or_wrong_say_where_to_get_them(tmp_path):
         build_backbone("r3d_18", str(tmp_path / "other.safetensors"))
     with pytest.raises(ModelError, match="only r3d_18"):
         build_backbone("small", str(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_folded_norms_change_no_value(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(name).double().to(memory_format=torch.channels_last_3d)
+    norms = [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm3d)]
+    with torch.no_grad():
+        for norm in norms:  # far from its start, where it does nothing
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            norm.weight.uniform_(0.5, 2)
+            norm.bias.normal_()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    folded = fold_norms(backbone.train())
+    clips = torch.randn(2, 3, 4, 32, 32, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(clips), backbone.eval()(clips), rtol=1e-10, atol=1e-10)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    assert (
+        sum(isinstance(module, torch.nn.BatchNorm3d) for module in folded.modules())
+        == 0
+        < len(norms)
+    )

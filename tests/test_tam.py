@@ -5,6 +5,7 @@ column.
 """
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from safe.errors import ModelError
+from safe.mix import mix_at_once, mix_in_turn
 from safe.tam import STRATEGIES, TAM, draw_masks
 
 T, H, W, BLOCK = 16, 24, 40, 8  # 3 x 5 = 15 patches; H and W differ on purpose
@@ -52,7 +54,7 @@ def test_exact_patches_the_same_in_all_frames_from_one_clip_of_the_same_class(
     before = clips.clone()
     mixed, counts = make_tam(mask_ratio=mask_ratio)(clips, targets, seeded())
 
-    assert torch.equal(clips, before)  # the input is left as it is
+    assert mixed is clips  # in place
     assert mixed.dtype == torch.uint8
     assert mixed.shape == clips.shape
     assert counts.tolist() == [8, 0, 0]
@@ -70,7 +72,7 @@ def test_exact_patches_the_same_in_all_frames_from_one_clip_of_the_same_class(
 @pytest.mark.parametrize(("ratio", "batch"), [(0.0, 8), (0.5, 7), (0.34, 9), (1.0, 5), (0.5, 1)])
 def test_floor_of_ratio_times_batch_clips_are_chosen(ratio: float, batch: int) -> None:
     clips, targets = make_clips([3] * batch)
-    mixed, counts = make_tam(ratio=ratio)(clips, targets, seeded())
+    mixed, counts = make_tam(ratio=ratio)(clips.clone(), targets, seeded())
     changed = (mixed != clips).flatten(1).any(1).sum().item()
     assert changed == counts[0] == counts.sum() == math.floor(ratio * batch)
 
@@ -80,7 +82,7 @@ def test_never_itself_and_all_companions_equally_often() -> None:
     tam, generator = make_tam(), seeded()
     drawn = torch.zeros(6, 6)
     for _ in range(600):
-        mixed, counts = tam(clips, targets, generator)
+        mixed, counts = tam(clips.clone(), targets, generator)
         assert counts.tolist() == [6, 0, 0]  # a full bank is not touched while companions are there
         for own, clip in enumerate(mixed):
             (partner,) = partner_ids(clip, own)
@@ -98,7 +100,7 @@ def test_every_clip_is_chosen_and_every_patch_masked_equally_often() -> None:
     tam, generator = make_tam(ratio=0.5, mask_ratio=0.4), seeded()
     chosen, replaced = torch.zeros(6), torch.zeros(H, W)
     for _ in range(500):
-        mixed, _ = tam(clips, targets, generator)
+        mixed, _ = tam(clips.clone(), targets, generator)
         foreign = mixed[..., 1] != torch.arange(6)[:, None, None, None]
         chosen += foreign.flatten(1).any(1)
         replaced += foreign[:, 0].sum(0)
@@ -109,12 +111,12 @@ def test_every_clip_is_chosen_and_every_patch_masked_equally_often() -> None:
 def test_bank_serves_exactly_when_the_batch_has_no_companion() -> None:
     tam, generator = make_tam(bank=2), seeded()
     first, targets = make_clips([0, 1, 1])
-    mixed, counts = tam(first, targets, generator)
+    mixed, counts = tam(first.clone(), targets, generator)
     assert counts.tolist() == [2, 0, 1]  # class 0: never seen before, left unmixed
     assert torch.equal(mixed[0], first[0])
 
     second, targets = make_clips([0, 1, 2], first_id=10)
-    mixed, counts = tam(second, targets, generator)
+    mixed, counts = tam(second.clone(), targets, generator)
     assert counts.tolist() == [0, 2, 1]
     assert partner_ids(mixed[0], 10) == {0}
     assert partner_ids(mixed[1], 11) <= {1, 2}  # unmixed, though both were mixed in their batch
@@ -152,7 +154,7 @@ def test_banked_partners_are_drawn_equally_often() -> None:
     lone, label = make_clips([0], first_id=9, frames=1)
     for _ in range(600):
         tam.load_state_dict(snapshot)
-        (partner,) = partner_ids(tam(lone, label, generator)[0][0], 9)
+        (partner,) = partner_ids(tam(lone.clone(), label, generator)[0][0], 9)
         drawn[partner] += 1
     assert ((drawn - 150).abs() < 53).all()  # 5 standard deviations
 
@@ -160,7 +162,7 @@ def test_banked_partners_are_drawn_equally_often() -> None:
 @pytest.mark.parametrize("strategy", RIVALS)
 def test_rivals_replace_the_same_volume_in_their_own_shape(strategy: str) -> None:
     clips, targets = make_clips([2] * 12)
-    mixed, counts = make_tam(strategy)(clips, targets, seeded())
+    mixed, counts = make_tam(strategy)(clips.clone(), targets, seeded())
     assert counts.tolist() == [12, 0, 0]
     assert torch.equal(mixed[..., 2:], clips[..., 2:])  # every pixel keeps its frame and place
     foreign = mixed[..., 1] != torch.arange(12)[:, None, None, None]  # [B, T, H, W]
@@ -222,10 +224,84 @@ def test_none_returns_the_batch_itself_and_fills_no_bank() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int16])
 def test_any_dtype(dtype: torch.dtype) -> None:
     clips, targets = make_clips([0, 0, 1, 1])
-    expected, _ = make_tam()(clips, targets, seeded())
+    expected, _ = make_tam()(clips.clone(), targets, seeded())
     mixed, _ = make_tam()(clips.to(dtype), targets, seeded())
     assert mixed.dtype == dtype
     assert torch.equal(mixed, expected.to(dtype))
+
+
+Rings = list[list[Tensor]]
+
+
+def literal_tam(
+    clips: Tensor, labels: list[int], rings: Rings, seen: list[int], generator: torch.Generator
+) -> Tensor:
+    """Algorithm 1 patch by patch, all clips chosen, with the draws that TAM makes."""
+    batch, columns, bank = len(labels), W // BLOCK, 4
+    order = torch.rand(batch, generator=generator).argsort().tolist()
+    scores = torch.rand(batch, batch + bank, generator=generator)
+    shuffles = torch.rand(batch, 1, 15, generator=generator).argsort(-1)
+    mixed = clips.clone()
+    for row, score, shuffle in zip(order, scores, shuffles, strict=True):
+        label = labels[row]
+        others = [other for other in range(batch) if labels[other] == label and other != row]
+        candidates = [(score[other], clips[other]) for other in others]
+        if not others:
+            candidates = [(score[batch + slot], clip) for slot, clip in enumerate(rings[label])]
+        if not candidates:
+            continue
+        partner = max(candidates, key=lambda pair: float(pair[0]))[1]
+        for frame in range(clips.shape[1]):
+            for patch in (shuffle[0] < int(0.5 * 15)).nonzero()[:, 0].tolist():
+                y, x = BLOCK * (patch // columns), BLOCK * (patch % columns)
+                place = (frame, slice(y, y + BLOCK), slice(x, x + BLOCK))
+                mixed[row][place] = partner[place]
+    for clip, label in zip(clips, labels, strict=True):
+        rings[label][seen[label] % bank : seen[label] % bank + 1] = [clip]
+        seen[label] += 1
+    return mixed
+
+
+@pytest.mark.parametrize("way", [mix_in_turn, mix_at_once])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_equals_a_literal_loop_with_the_same_draws(
+    way: Callable[..., None], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safe.tam.mix_in_turn", way)  # what runs on CPUs
+    rings: Rings = [[] for _ in range(7)]
+    seen, tam, generators = [0] * 7, make_tam(), (seeded(), seeded())
+    total = torch.zeros(3, dtype=torch.int64)
+    likely = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.06, 0.03, 0.01])
+    for step in range(8):
+        drawn = torch.multinomial(likely, 11, replacement=True, generator=seeded(step)).tolist()
+        clips, targets = make_clips(drawn, first_id=11 * step, frames=2)
+        clips = clips.to(dtype)
+        expected = literal_tam(clips, drawn, rings, seen, generators[0])
+        mixed, counts = tam(clips.clone(), targets, generators[1])
+        assert torch.equal(mixed, expected)
+        total += counts
+    assert (total > 0).all()  # all three cases were there
+    banked = tam.state_dict()["clips"]
+    for label, ring in enumerate(rings):
+        assert all(torch.equal(banked[label, slot], clip) for slot, clip in enumerate(ring))
+
+
+@pytest.mark.parametrize("strategy", RIVALS)
+@pytest.mark.parametrize("channels", [3, 8])  # rows of a patch are 24 bytes or 64; a pixel 3 or 8
+def test_the_way_of_a_gpu_and_that_of_a_cpu_give_the_same(
+    strategy: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tams, generators = [make_tam(strategy, bank=1) for _ in range(2)], [seeded(), seeded()]
+    for step in range(6):
+        clips = torch.randint(256, (9, T, H, W, channels), dtype=torch.uint8)
+        targets = torch.randint(7, (9,), generator=seeded(step))
+        found = []
+        for way, tam, generator in zip((mix_in_turn, mix_at_once), tams, generators, strict=True):
+            monkeypatch.setattr("safe.tam.mix_in_turn", way)
+            found.append(tam(clips.clone(), targets, generator)[0])
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], clips)
+    assert torch.equal(tams[0].state_dict()["clips"], tams[1].state_dict()["clips"])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -238,7 +314,7 @@ def test_state_dict_continues_identically(strategy: str) -> None:
         whole(clips, targets, generator)
     snapshot, draws = whole.state_dict(), generator.get_state()
     frozen = {name: tensor.clone() for name, tensor in snapshot.items()}
-    expected = [whole(clips, targets, generator) for clips, targets in batches[6:]]
+    expected = [whole(clips.clone(), targets, generator) for clips, targets in batches[6:]]
     assert all(torch.equal(snapshot[name], frozen[name]) for name in frozen)  # a snapshot stays
 
     resumed, generator = make_tam(strategy, bank=2), seeded(99)
@@ -246,7 +322,7 @@ def test_state_dict_continues_identically(strategy: str) -> None:
     generator.set_state(draws)
     banked = 0
     for (clips, targets), (mixed, counts) in zip(batches[6:], expected, strict=True):
-        again, counted = resumed(clips, targets, generator)
+        again, counted = resumed(clips.clone(), targets, generator)
         assert torch.equal(again, mixed)
         assert torch.equal(counted, counts)
         banked += int(counts[1])
@@ -264,7 +340,9 @@ def test_wrong_inputs_are_refused_with_their_numbers() -> None:
     tam = make_tam(bank=2)
     tam(clips, targets, seeded())
     with pytest.raises(ValueError, match="do not fit the banked clips"):
-        tam(clips[:, :, :16], targets, seeded())
+        tam(clips[:, :, :16].contiguous(), targets, seeded())
+    with pytest.raises(ValueError, match="must be contiguous"):
+        tam(clips[:, ::2], targets, seeded())
     with pytest.raises(ModelError, match="2 clips of 7 classes, this run 3 of 7"):
         make_tam(bank=3).load_state_dict(tam.state_dict())
     with pytest.raises(ModelError, match="of 7 classes, this run 4 of 5"):
@@ -276,8 +354,8 @@ def test_nothing_is_read_back_from_the_device(strategy: str) -> None:
     """Fake tensors have shapes and no values: .item() or a shape that depends on values raises."""
     with FakeTensorMode():
         tam = make_tam(strategy, ratio=0.5)
-        clips = torch.zeros(6, T, H, W, 3, dtype=torch.uint8)
-        targets = torch.zeros(6, dtype=torch.int64)
+        clips = torch.zeros(6, T, H, W, 3, dtype=torch.uint8, device="cuda")
+        targets = torch.zeros(6, dtype=torch.int64, device="cuda")
         for _ in range(2):
             mixed, counts = tam(clips, targets, torch.Generator())
         assert mixed.shape == clips.shape

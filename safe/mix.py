@@ -1,0 +1,89 @@
+"""How do the pixels of partners get into a batch, and those of the batch into the bank?
+
+In: a batch, the bank, and what was drawn (safe/tam.py). Both change in place:
+
+    bank  <- unmixed clips of the batch, where a class's ring has moved on
+    batch <- I_u * (1 - M) + I_s * M, with unmixed partners I_s of the batch or of the old bank
+
+There are two ways with the same results: one for devices, which must not wait for the host and
+where every operation is a launch, and one for CPUs, where every byte counts.
+Shapes: B clips, n of them chosen, T frames, H W pixels, C channels, K classes.
+"""
+
+import torch
+from torch import Tensor
+
+
+def in_words(clips: Tensor, bank: Tensor, masks: Tensor, run: int) -> tuple[Tensor, Tensor, Tensor]:
+    """View rows of pixels as rows of 8-byte words, which are handled as fast as single bytes.
+
+    Args:
+        clips: [B, T, H, W, C], contiguous.
+        bank: [K, bank, T, H, W, C], contiguous.
+        masks: of draw_masks.
+        run: pixels of a row that always have the same mask; a word must lie within them.
+
+    Returns:
+        Clips, bank and masks as mix_at_once takes them, X words wide; or W * C elements wide, where
+        words do not fit.
+    """
+    height, width, channels = clips.shape[2:]
+    pixel = channels * clips.element_size()  # bytes
+    element = clips.dtype if run * pixel % 8 else torch.int64
+    rows = clips.view(*clips.shape[:3], -1).view(element)
+    masks, (tall, wide) = masks[..., 0], masks.shape[2:4]
+    if wide > 1:
+        start = torch.arange(rows.shape[3], device=clips.device) * element.itemsize
+        masks = masks.index_select(3, start * wide // (width * pixel))
+    if tall > 1:
+        masks = masks[:, :, :, None].expand(-1, -1, -1, height // tall, -1).flatten(2, 3)
+    return rows, bank.view(-1, *clips.shape[1:3], width * channels).view(element), masks
+
+
+def mix_at_once(
+    clips: Tensor, bank: Tensor, masks: Tensor, chosen: Tensor, sources: Tensor, writers: Tensor
+) -> None:
+    """Mix the batch and renew the bank, both in place, in few operations that wait for nothing.
+
+    Args:
+        clips: [B, T, H, X] of any dtype; becomes the mixed batch.
+        bank: [K * bank, T, H, X]; then holds unmixed clips of the batch too.
+        masks: bool [n, T, H, X], or with 1 for some of the last three; True where replaced.
+        chosen: int64 [n], the clips to be mixed.
+        sources: int64 [n], the partner of each: below B in the batch, from B on in the bank.
+        writers: int64 [K * bank], which clip of the batch comes to each place; -1 leaves it.
+    """
+    batch = len(clips)
+    in_batch = clips[sources.clamp(max=batch - 1)]
+    in_bank = bank[(sources - batch).clamp(min=0)]
+    partners = torch.where(_per_clip(sources < batch), in_batch, in_bank)
+    torch.where(_per_clip(writers >= 0), clips[writers.clamp(min=0)], bank, out=bank)
+    clips.index_copy_(0, chosen, torch.where(masks, partners, clips[chosen]))
+
+
+def mix_in_turn(
+    clips: Tensor, bank: Tensor, masks: Tensor, chosen: Tensor, sources: Tensor, writers: Tensor
+) -> None:
+    """Do the same clip by clip: on a CPU, where memory is the limit, in a third of the traffic."""
+    batch, partners = len(clips), sources.tolist()
+    places = {row: place for place, row in enumerate(writers.tolist()) if row >= 0}
+    unmixed = {place: bank[place - batch].clone() for place in partners if place >= batch}
+
+    def keep(row: int) -> None:
+        """Bring the clip to its place in the bank, or aside, before it is mixed."""
+        if row not in unmixed:
+            place = places.get(row)
+            unmixed[row] = clips[row].clone() if place is None else bank[place].copy_(clips[row])
+
+    needed = places.keys() | set(partners)
+    for row, partner, mask in zip(chosen.tolist(), partners, masks, strict=True):
+        keep(partner)
+        if row in needed:
+            keep(row)
+        torch.where(mask, unmixed[partner], clips[row], out=clips[row])
+    for row in places:
+        keep(row)
+
+
+def _per_clip(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
