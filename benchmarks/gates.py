@@ -1,6 +1,6 @@
 """Is S2AM2's sparse gate saturated, and what do its scaling and residual do, in a trained model?
 
-    python benchmarks/gates.py MODEL_FOLDER SHARD_FOLDER [--fold 5]
+    python -m benchmarks.gates MODEL_FOLDER SHARD_FOLDER [--fold 5]
 
 The gate M_t = sigmoid(MLP(h_{t-1})) and the residual sigmoid(W_r h) * relu(U_r h) of equations (2)
 to (5) follow from the states h that S2AM2 returns, so they are computed from those, over the test

@@ -1,6 +1,6 @@
 """What does each module of Table IV do on the average over the four combinations of the others?
 
-    python benchmarks/main_effects.py [SETTINGS]
+    python -m benchmarks.main_effects [SETTINGS]
 
 Reads what DVC holds of the sheet table4. Four pairs of rows differ in one module alone; their mean
 difference, with its interval over clips, is four times as many trainings as one pair of rows has.

@@ -1,0 +1,133 @@
+"""Which share of the card's bf16 rate do r3d_18's convolutions reach, on these very shapes?
+
+Each alone, as SAFE runs it, beside the card's own rates and the whole training step.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.video import r3d_18
+
+from benchmarks.gpu_parts.model import WINDOWS, crop_size
+from benchmarks.gpu_parts.timing import Setup, queued, step_seconds
+from benchmarks.report import Figure, ratio, spread
+
+
+class Conv(NamedTuple):
+    """A convolution of r3d_18 and what it is given."""
+
+    inner: int
+    outer: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    given: tuple[int, ...]  # T, H, W of the input
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one window, forward."""
+        sizes = zip(self.given, self.padding, self.kernel, self.stride, strict=True)
+        out = [(size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in sizes]
+        return math.prod((self.inner, self.outer, *self.kernel, *out))
+
+    def __str__(self) -> str:
+        kernel, given = ("x".join(map(str, sizes)) for sizes in (self.kernel, self.given))
+        return f"{self.inner} to {self.outer}, {kernel} / {self.stride[-1]}, on {given}"
+
+
+def convolutions(setup: Setup) -> Iterator[Figure | str]:
+    """Which share of the card's bf16 rate do r3d_18's convolutions reach, and of the step?"""
+    batch, rounds = setup.pick((32, 10), (1, 1))
+    products, matrix = yield from _card(setup, rounds)
+    yield f"each convolution alone, {batch} clips, {batch * WINDOWS} windows, channels_last_3d"
+    sums = {"forward": [0.0] * rounds, "forward and backward": [0.0] * rounds}
+    work = dict.fromkeys(sums, 0.0)
+    for conv, times in list_convs(crop_size(setup)).items():
+        runs, flops = _runs(setup, conv, batch * WINDOWS)
+        found, late = queued(setup, runs, rounds=rounds, inner=setup.pick(3, 1))
+        yield from late
+        for name, seconds in found.items():
+            rates = [flops[name] / value / 1e12 for value in seconds]
+            yield spread(f"{times} x ({conv}), {name}", rates, unit="TFLOP/s")
+            work[name] += times * flops[name]
+            sums[name] = [a + times * b for a, b in zip(sums[name], seconds, strict=True)]
+    for name, seconds in sums.items():
+        rates = [work[name] / value / 1e12 for value in seconds]
+        yield spread(f"all convolutions, {name}", rates, unit="TFLOP/s")
+        yield ratio(f"all convolutions, {name}: share of the matrix product's rate", rates, matrix)
+    steps = step_seconds(setup, setup.pick(32, 4), rounds)
+    both = sums["forward and backward"]
+    yield ratio("convolutions alone, share of the training step", both, steps)
+    rates = [work["forward and backward"] / value / 1e12 for value in steps]
+    yield spread("training step, its convolutions' work over its time", rates, unit="TFLOP/s")
+    yield ratio("training step, share of the matrix product's rate", rates, matrix)
+    yield f"the matrix product: {products}"
+
+
+def _card(setup: Setup, rounds: int) -> Generator[Figure, None, tuple[str, list[float]]]:
+    """Yield the rates of a large product of matrices and of a large copy; return the first."""
+    size, numbers = setup.pick(8192, 64), setup.pick(2**31, 2**16)
+    left, right = (torch.randn(size, size, device=setup.device) for _ in range(2))
+    left, right = left.to(setup.precision), right.to(setup.precision)
+    source = torch.randint(256, (numbers,), dtype=torch.uint8, device=setup.device)
+    target = torch.zeros_like(source)
+    runs = {"product": partial(torch.mm, left, right), "copy": partial(target.copy_, source)}
+    found, _ = queued(setup, runs, rounds=rounds)
+    what = f"product of matrices, {size} a side, {str(setup.precision).removeprefix('torch.')}"
+    rates = [2 * size**3 / value / 1e12 for value in found["product"]]
+    yield spread(what, rates, unit="TFLOP/s")
+    copied = [2 * numbers / value / 1e12 for value in found["copy"]]
+    yield spread("copy on the device, bytes read and written", copied, unit="TB/s")
+    return what, rates
+
+
+def list_convs(side: int) -> Counter[Conv]:
+    """Count the equal convolutions of r3d_18 on windows of 4 frames; runs on shapes alone."""
+    found: Counter[Conv] = Counter()
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sizes = module.kernel_size, module.stride, module.padding
+        found[Conv(module.in_channels, module.out_channels, *sizes, tuple(args[0].shape[2:]))] += 1
+
+    with torch.device("meta"):
+        net = r3d_18(weights=None).eval()
+        for module in net.modules():
+            if isinstance(module, nn.Conv3d):
+                module.register_forward_pre_hook(note)
+        net(torch.empty(1, 3, 4, side, side))
+    return found
+
+
+def _runs(
+    setup: Setup, conv: Conv, windows: int
+) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
+    """Return the runs of one convolution, and their floating-point operations."""
+    place = {"device": setup.device, "dtype": setup.precision}
+    layer = nn.Conv3d(
+        conv.inner, conv.outer, conv.kernel, conv.stride, conv.padding, bias=False, **place
+    ).to(memory_format=torch.channels_last_3d)
+    x = torch.randn(windows, conv.inner, *conv.given, **place)
+    x = x.to(memory_format=torch.channels_last_3d)
+    of_input = conv.inner > 3  # the stem's input is the clip, which needs no gradient
+    x.requires_grad_(of_input)
+    with torch.no_grad():
+        pull = torch.randn_like(layer(x))
+    wanted = [layer.weight, *([x] if of_input else [])]
+
+    def forward() -> None:
+        with torch.no_grad():
+            layer(x)
+
+    def both() -> None:
+        torch.autograd.grad(layer(x), wanted, pull)
+
+    once = 2.0 * windows * conv.multiply_adds
+    return (
+        {"forward": forward, "forward and backward": both},
+        {"forward": once, "forward and backward": once * (1 + len(wanted))},
+    )
