@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := . .venv/bin/activate &&
 COLUMNS_SHOWN := ^(Experiment|war|uar|ece|nll|n_test|n_left_out|selection|data\.name|model\.temporal|tam\.strategy|train\.epochs)$$
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 # From nothing to a table of results, on animated faces and two CPU cores.
 demo: .venv
@@ -19,6 +19,13 @@ lint: .venv
 	$(ENV) ruff format --check .
 	$(ENV) mypy
 
+# Every ratio of docs/performance.md anew, in about 20 minutes of an idle machine, after the demo.
+bench: .venv .venv-rivals
+	$(ENV) dvc repro --quiet
+	$(ENV) for name in startup memory method shard_build; do python -m benchmarks.$$name || exit 1; done
+	PYTHONPATH=. .venv-rivals/bin/python -m benchmarks.loader
+	$(ENV) python -m benchmarks.page
+
 # torch and torchvision come in their CUDA build, which runs on a CPU too: about 3 GB once.
 .PHONY: .venv
 .venv: .venv/made
@@ -26,4 +33,18 @@ lint: .venv
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(ENV) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Other loaders, to be timed beside ours: benchmarks/requirements.txt says why they live apart. The
+# environment sees the project's packages behind its own.
+.PHONY: .venv-rivals
+.venv-rivals: .venv .venv-rivals/made
+
+.venv-rivals/made: benchmarks/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-rivals
+	.venv/bin/python -c "import site; print(site.getsitepackages()[0])" \
+	  > $$(.venv-rivals/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
+	grep -v ^numpy== constraints.txt > .venv-rivals/constraints.txt
+	.venv-rivals/bin/pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-rivals/constraints.txt --requirement benchmarks/requirements.txt
 	touch $@

@@ -13,8 +13,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.video import r3d_18
-from torchvision.models.video.resnet import BasicBlock, BasicStem
 
 from safe.errors import ModelError
 from safe.light import Block, Light
@@ -30,6 +28,9 @@ class R3D18(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # Here, as in the rivals: loading torchvision takes as long as a third of torch.
+        from torchvision.models.video import r3d_18
+
         self.net = r3d_18(weights=None)
         self.net.fc = nn.Identity()
 
@@ -93,9 +94,6 @@ class Small(nn.Module):
         return features
 
 
-SECTIONS: Final = (BasicStem, BasicBlock, _Block, Block)
-"""The pieces that a backbone is a chain of: the next one sees nothing of a piece but its output."""
-
 Backbone = R3D18 | Small | Light
 
 BACKBONES: Final[dict[str, Callable[[], Backbone]]] = {
@@ -119,6 +117,16 @@ def build_backbone(name: str, weights: str | None = None) -> Backbone:
     if weights is not None:
         _load_kinetics(backbone, name, Path(weights))
     return backbone
+
+
+def sections(model: nn.Module) -> list[nn.Module]:
+    """Return the pieces that its backbone is a chain of: the next sees but a piece's output."""
+    kinds: tuple[type, ...] = (_Block, Block)
+    if any(isinstance(module, R3D18) for module in model.modules()):
+        from torchvision.models.video.resnet import BasicBlock, BasicStem
+
+        kinds += (BasicBlock, BasicStem)
+    return [module for module in model.modules() if isinstance(module, kinds)]
 
 
 def _load_kinetics(backbone: nn.Module, name: str, path: Path) -> None:

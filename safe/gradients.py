@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from safe.acl import ACL
-from safe.backbones import SECTIONS
+from safe.backbones import sections
 from safe.errors import ConfigError
 
 
@@ -113,13 +113,13 @@ def recompute(model: nn.Module) -> None:
     Raises:
         ConfigError: if the model has no such blocks (some rivals).
     """
-    sections = [module for module in model.modules() if isinstance(module, SECTIONS)]
-    if not sections:
+    pieces = sections(model)
+    if not pieces:
         raise ConfigError(
             f"params: train.recompute = true: {type(model).__name__} has no blocks that can be "
             "computed again; set it to false"
         )
-    for section in sections:
+    for section in pieces:
         again = partial(_keep_input, section, section.forward)
         section.forward = again  # type: ignore[method-assign]
 

@@ -62,6 +62,8 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
+        # Written anew in every step: the page faults of fresh memory cost a CPU more than the sums.
+        self.pixels = torch.empty(0, device=self.device)
         self._new_tally()
 
     def plan(self, start: int) -> TrainPlan:
@@ -89,6 +91,8 @@ class Trainer:
         clips = batch["faces"].to(self.device, non_blocking=True)
         clips = random_crop_flip(clips, settings.augment.crop, settings.augment.flip, generator)
         clips, counts = self.tam(clips, labels, generator)
+        if self.pixels.shape != clips.shape:
+            self.pixels = torch.empty(clips.shape, device=self.device)
         rate = learning_rate(settings.train, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -97,7 +101,7 @@ class Trainer:
         losses, logits = backward(
             self.network,
             self.acl,
-            normalize(clips),
+            normalize(clips, out=self.pixels),
             labels,
             precision=self.precision,
             seeds=seeds,

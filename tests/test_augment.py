@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from safe import augment
 from safe.augment import MEAN, STD, center_crop, normalize, random_crop_flip
 
 
@@ -47,6 +48,14 @@ def test_flips_come_with_their_probability_and_the_seed_decides():
     assert torch.equal(out, again)
 
 
+def test_the_gather_of_a_gpu_cuts_what_the_slices_of_a_cpu_cut(monkeypatch):
+    clips = torch.randint(0, 256, (20, 2, 12, 12, 3), dtype=torch.uint8)
+    sliced = random_crop_flip(clips, 7, 0.5, torch.Generator().manual_seed(1))
+    monkeypatch.setattr(augment, "_cut", augment._gather)
+    gathered = random_crop_flip(clips, 7, 0.5, torch.Generator().manual_seed(1))
+    assert torch.equal(sliced, gathered)
+
+
 def test_center_crop():
     out = center_crop(numbered(), 8)
     assert out[0, 0, 0, 0, :2].tolist() == [2, 2]
@@ -65,3 +74,31 @@ def test_normalisation_is_the_one_of_torchvisions_kinetics_weights():
     assert out.is_contiguous(memory_format=torch.channels_last_3d)
     literal = (clips.numpy() / 255 - np.array(MEAN)) / np.array(STD)
     assert np.allclose(out.numpy(), np.moveaxis(literal, -1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("view", ["whole", "cropped", "strided"])
+def test_normalisation_is_bit_for_bit_one_formula_for_all_pixels(view):
+    clips = torch.randint(0, 256, (3, 4, 10, 10, 3), dtype=torch.uint8)
+    clips = {"whole": clips, "cropped": center_crop(clips, 6), "strided": clips[:, ::2]}[view]
+    expected = (clips.float() - torch.tensor(MEAN) * 255) * (1 / (torch.tensor(STD) * 255))
+    assert torch.equal(normalize(clips), expected.permute(0, 4, 1, 2, 3))
+
+
+def test_normalisation_into_memory_that_is_there():
+    clips = torch.randint(0, 256, (2, 3, 4, 4, 3), dtype=torch.uint8)
+    memory = torch.empty(clips.shape)
+    out = normalize(clips, out=memory)
+    assert out.data_ptr() == memory.data_ptr()
+    assert torch.equal(out, normalize(clips))
+    with pytest.raises(RuntimeError):  # a copy would be filled in place of what was given
+        normalize(clips, out=memory.transpose(2, 3))
+
+
+def test_the_number_of_threads_is_as_before():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        normalize(random_crop_flip(numbered(), 8, 0.5, torch.Generator()))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -5,6 +5,8 @@ import multiprocessing
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from safe.loader import Batch, load_batches
 from safe.plan import TrainPlan, in_order
 from safe.sample import decode_strip, encode_strip
 from safe.shards import open_shards
+
+ROW = ("clip", "label", "bucket", "shard", "offset", "bytes")
 
 
 def read_all(*args, **options) -> list[Batch]:
@@ -108,6 +112,40 @@ def test_a_shard_that_is_missing_or_cut_is_named_when_the_folder_is_opened(shard
         open_shards(copy)
     with pytest.raises(DataError, match="`safe-cli shard` makes it"):
         open_shards(tmp_path / "none")
+
+
+def test_the_folder_holds_what_its_two_files_say(shards):
+    folder = open_shards(shards)
+    table = pq.read_table(shards / "clips.parquet").to_pylist()
+    columns = zip(
+        folder.clip,
+        folder.label,
+        folder.bucket,
+        folder.shard,
+        folder.offset,
+        folder.size,
+        strict=True,
+    )
+    for row, (clip, label, bucket, shard, offset, size) in zip(table, columns, strict=True):
+        found = (clip, label, bucket, folder.files[shard], offset, size)
+        assert found == tuple(row[name] for name in ROW)
+    written = json.loads((shards / "index.json").read_text())
+    assert [entry["sha256"] for entry in folder.index["shards"]] == [
+        entry["sha256"] for entry in written["shards"]
+    ]
+    assert {**folder.index, "shards": written["shards"]} == written
+
+
+def test_a_table_that_names_another_shard_is_refused_and_arrow_left_as_it_was(shards, tmp_path):
+    pool = pa.default_memory_pool().backend_name
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    rows = pq.read_table(copy / "clips.parquet").to_pylist()
+    rows[3]["shard"] = "fold9-000000.tar"
+    pq.write_table(pa.Table.from_pylist(rows), copy / "clips.parquet")
+    with pytest.raises(DataError, match="disagree"):
+        open_shards(copy)
+    assert pa.default_memory_pool().backend_name == pool
 
 
 def test_folds_are_disjoint_and_test_on_every_clip_once(shards):

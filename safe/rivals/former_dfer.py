@@ -18,7 +18,6 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from safe.labels import K
 from safe.model import Output
@@ -59,6 +58,8 @@ class CSFormer(nn.Module):
 
     def __init__(self, depth: int) -> None:
         super().__init__()
+        from torchvision.models import resnet18  # here: see safe/backbones.py
+
         net = resnet18(weights=None)
         self.early = nn.Sequential(
             net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3

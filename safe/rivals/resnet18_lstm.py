@@ -11,7 +11,6 @@ dropout before the last layer is ours.
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from safe.labels import K
 from safe.model import Output
@@ -22,6 +21,8 @@ class ResNet18LSTM(nn.Module):
 
     def __init__(self, *, classes: int = K, dropout: float, hidden: int = 512) -> None:
         super().__init__()
+        from torchvision.models import resnet18  # here: see safe/backbones.py
+
         self.frames = resnet18(weights=None)
         features = self.frames.fc.in_features
         self.frames.fc = nn.Identity()

@@ -1,0 +1,228 @@
+"""How fast do batches come, beside the loaders that others use?
+
+    python -m benchmarks.loader [--quick]
+
+Two workers; batches of 16 clips, float32 [16, 3, 16, 112, 112]. What is timed is one epoch from the
+first batch received to the last, so that nobody's start counts. litdata and mosaicml-streaming are
+timed where they are installed (benchmarks/requirements.txt).
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from torch import Tensor
+
+from benchmarks import rivals
+from benchmarks.report import Figure, interleaved, publish, ratio, spread
+from benchmarks.usual_loader import usual_loader, write_frames
+from pipeline.datasets.synthetic import synthesize
+from pipeline.faces import find_faces
+from pipeline.index import build_index
+from pipeline.shard import write_shards
+from safe.augment import normalize, random_crop_flip
+from safe.loader import load_batches
+from safe.params import load_config
+from safe.plan import TrainPlan
+from safe.sample import FRAMES, decode_strip
+from safe.shards import ShardFolder, open_shards
+
+ROOT = Path(__file__).parents[1]
+SIDE, CROP, BATCH, WORKERS = 128, 112, 16, 2
+BARE = "a loop that only decodes, {} at once"
+BOUNDS = {
+    "the usual loader": 12,
+    "the usual loader without colour jitter": 5,
+    "litdata, same strips": 1.4,
+    "mosaicml-streaming, same strips": 1.4,
+    "stock webdataset with PIL, same strips": 4,
+    "stock webdataset with PIL, a file a frame": 4,
+    BARE.format("two"): 0.7,
+    BARE.format("one"): None,
+}
+"""How many times faster than each ours is to be."""
+
+
+def main() -> None:
+    """Make the data, time everybody in turn, print and keep the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny, kept nowhere")
+    quick = parser.parse_args().quick
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_shards(Path(scratch), clips=48 if quick else 600, workers=1 if quick else 2)
+        strips = [read_strip(folder, row) for row in range(len(folder.label))]
+        seconds = Laps(folder, strips, Path(scratch)).run(
+            rounds=1 if quick else 5, warm=0 if quick else 1
+        )
+    figures = [
+        spread("ours", [1 / s for s in seconds["ours"]], unit="clips/s"),
+        *(
+            ratio(f"ours to {name}", seconds[name], seconds["ours"], least=least)
+            for name, least in BOUNDS.items()
+            if name in seconds
+        ),
+    ]
+    size = np.mean([len(strip) for strip in strips]) / 1024
+    note = (
+        f"{len(strips)} drawn clips of {FRAMES} faces of {SIDE} pixels, one JPEG strip a clip "
+        f"(quality 90, 4:2:0, {size:.0f} KB); the usual loader has each face as a JPEG file of 224 "
+        f"pixels, quality 95. {WORKERS} workers; all files in the page cache. The usual loader's "
+        "tensors are not normalised, all others are, by the same code. `a loop that only "
+        "decodes` decodes the strips from memory into one buffer, in one process or in two."
+    )
+    if quick:
+        print_quickly(figures)
+    else:
+        publish("loader", "Loader", figures, note=note)
+
+
+def print_quickly(figures: Sequence[Figure]) -> None:
+    """Print what a trial run gave."""
+    for figure in figures:
+        print(f"{figure.value:8.2f} {figure.unit:8} {figure.what}")
+
+
+def make_shards(folder: Path, *, clips: int, workers: int) -> ShardFolder:
+    """Draw the faces and take them through the project's own index, faces and shard."""
+    raw, made = folder / "raw", folder / "made"
+    config = load_config(
+        ROOT / "params.yaml",
+        [
+            f"data.root={raw}",
+            "data.source=strips",
+            f"synthesize.clips={clips}",
+            f"synthesize.size={SIDE}",
+            f"shard.size={SIDE}",
+            "shard.clips=60",
+        ],
+    )
+    synthesize(raw, config.synthesize, source="strips", workers=workers)
+    tables = (made / "manifest.parquet", made / "faces.parquet")
+    build_index(config.data, tables[0])
+    find_faces(tables[0], raw, tables[1], settings=config.faces, workers=workers, deadline=60)
+    write_shards(
+        *tables,
+        raw,
+        made / "shards",
+        settings=config.shard,
+        faces_settings=config.faces,
+        workers=workers,
+        deadline=60,
+    )
+    return open_shards(made / "shards")
+
+
+def read_strip(folder: ShardFolder, row: int) -> bytes:
+    """Return the JPEG of a clip."""
+    with (folder.root / folder.files[folder.shard[row]]).open("rb") as file:
+        file.seek(folder.offset[row])
+        return file.read(folder.size[row])
+
+
+class Laps:
+    """All loaders over the same clips, and the seconds a clip that each takes."""
+
+    def __init__(self, folder: ShardFolder, strips: list[bytes], scratch: Path) -> None:
+        self.strips = strips
+        self.pixels = torch.empty(BATCH, FRAMES, CROP, CROP, 3)
+        self.taken: dict[str, list[float]] = {}
+        # First, so that the processes for the bare loop inherit little more than the strips.
+        self.pool = multiprocessing.get_context("fork").Pool(2, _keep, (strips,))
+        self.loaders = {"ours": self._ours(folder), **self._others(folder, scratch)}
+
+    def run(self, *, rounds: int, warm: int) -> dict[str, list[float]]:
+        """Run every loader once a round, after `warm` rounds that do not count."""
+        torch.set_num_threads(WORKERS)
+        variants: dict[str, Callable[[], object]] = {
+            name: partial(self._lap, name, start) for name, start in self.loaders.items()
+        }
+        variants[BARE.format("two")] = partial(self._bare, BARE.format("two"), 2)
+        variants[BARE.format("one")] = partial(self._bare, BARE.format("one"), 1)
+        with self.pool:
+            interleaved(variants, rounds=rounds, warm=warm)
+        return {name: seconds[warm:] for name, seconds in self.taken.items()}
+
+    def _lap(self, name: str, start: Callable[[], Iterable[Tensor]]) -> None:
+        clips, first = 0, 0.0
+        for batch in start():
+            assert batch.shape == (BATCH, 3, FRAMES, CROP, CROP), name
+            assert batch.dtype == torch.float32, name
+            last = time.perf_counter()
+            first = first or last
+            clips += BATCH
+        self.taken.setdefault(name, []).append((last - first) / (clips - BATCH))
+
+    def _bare(self, name: str, processes: int) -> None:
+        start = time.perf_counter()
+        self.pool.map(_decode, [range(i, len(self.strips), processes) for i in range(processes)], 1)
+        self.taken.setdefault(name, []).append((time.perf_counter() - start) / len(self.strips))
+
+    def _ours(self, folder: ShardFolder) -> Callable[[], Iterator[Tensor]]:
+        rows, seeds = np.arange(len(self.strips)), count()
+        generator = torch.Generator().manual_seed(0)
+
+        def batches() -> Iterator[Tensor]:
+            plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=1, seed=next(seeds))
+            for batch in load_batches(folder, plan, workers=WORKERS):
+                squares = random_crop_flip(batch["faces"], CROP, 0.5, generator)
+                yield normalize(squares, out=self.pixels)
+
+        return batches
+
+    def _others(
+        self, folder: ShardFolder, scratch: Path
+    ) -> dict[str, Callable[[], Iterable[Tensor]]]:
+        frames = scratch / "frames"
+        for row, strip in enumerate(self.strips):
+            write_frames(frames / f"{row:05d}", decode_strip(strip, SIDE))
+        usual = partial(usual_loader, frames, crop=CROP, batch=BATCH, workers=WORKERS)
+        tars = [folder.root / name for name in folder.files]
+        task = rivals.Task(self.strips, SIDE, CROP, BATCH, WORKERS)
+        others = {
+            "litdata, same strips": partial(rivals.litdata_batches, task, scratch / "lit"),
+            "mosaicml-streaming, same strips": partial(
+                rivals.streaming_batches, task, scratch / "mds"
+            ),
+            "stock webdataset with PIL, same strips": partial(
+                rivals.webdataset_batches, task, tars
+            ),
+            "stock webdataset with PIL, a file a frame": partial(
+                rivals.webdataset_frame_batches, task, scratch / "wds"
+            ),
+        }
+        loaders: dict[str, Callable[[], Iterable[Tensor]]] = {
+            "the usual loader": partial(iter, usual(jitter=True)),
+            "the usual loader without colour jitter": partial(iter, usual(jitter=False)),
+        }
+        for name, make in others.items():
+            try:
+                loaders[name] = partial(self._normalized, make())
+            except ImportError as error:
+                print(f"{name}: no figure, {error.name} is not installed")
+        return loaders
+
+    def _normalized(self, loader: Iterable[Tensor]) -> Iterator[Tensor]:
+        return (normalize(batch, out=self.pixels) for batch in loader)
+
+
+def _keep(strips: list[bytes]) -> None:
+    """Give a process of the bare loop its strips (by inheritance) and one buffer."""
+    global _STRIPS, _BUFFER
+    _STRIPS, _BUFFER = strips, np.empty((FRAMES * SIDE, SIDE, 3), np.uint8)
+
+
+def _decode(rows: range) -> None:
+    for row in rows:
+        simplejpeg.decode_jpeg(_STRIPS[row], "RGB", buffer=_BUFFER)
+
+
+if __name__ == "__main__":
+    main()
