@@ -59,6 +59,11 @@ def softmax(logits: ArrayLike) -> Floats:
     return np.exp(_log_softmax(logits))
 
 
+def bin_of(confidence: Floats, bins: int) -> Ints:
+    """Return the bin of each confidence [n], int [n]: of M equal ones, each with its upper end."""
+    return np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+
+
 def reliability(probabilities: Floats, labels: Ints, bins: int) -> list[tuple[float, float, int]]:
     """Compare confidence with accuracy, bin by bin: what a reliability diagram shows.
 
@@ -74,9 +79,8 @@ def reliability(probabilities: Floats, labels: Ints, bins: int) -> list[tuple[fl
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    edges = np.linspace(0, 1, bins + 1)[1:-1]
-    bin_of = np.digitize(confidence, edges, right=True)
-    each = (bin_of == index for index in np.unique(bin_of))
+    bin_ = bin_of(confidence, bins)
+    each = (bin_ == index for index in np.unique(bin_))
     return [
         (float(confidence[inside].mean()), float(correct[inside].mean()), int(inside.sum()))
         for inside in each

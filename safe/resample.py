@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from safe.errors import DataError
 from safe.labels import CLASSES, K
-from safe.metrics import Floats, Ints, softmax
+from safe.metrics import Floats, Ints, bin_of, softmax
 
 RECALLS = tuple(f"recall.{name}" for name in CLASSES)
 """The figures that are the recall of one class."""
@@ -87,9 +87,8 @@ def _terms(figure: str, labels: Ints, logits: Floats, bins: int) -> Floats:
     elif figure == "brier":
         terms = ((softmax(logits) - truth) ** 2).sum(axis=1, keepdims=True)
     elif figure == "ece":
-        confidence = softmax(logits).max(axis=1)  # the bins of safe.metrics.reliability
-        bin_of = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-        terms = (hit - confidence)[:, None] * np.eye(bins)[bin_of]
+        confidence = softmax(logits).max(axis=1)
+        terms = (hit - confidence)[:, None] * np.eye(bins)[bin_of(confidence, bins)]
     else:
         raise ValueError(f"figure: {figure} must be war, uar, recall.<class>, ece, nll or brier")
     return terms
