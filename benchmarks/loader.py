@@ -43,8 +43,9 @@ BOUNDS = {
     "the usual loader without colour jitter": 5,
     "litdata, same strips": 1.4,
     "mosaicml-streaming, same strips": 1.4,
-    "stock webdataset with PIL, same strips": 4,
-    "stock webdataset with PIL, a file a frame": 4,
+    "stock webdataset with PIL": 4,
+    "stock webdataset with PIL, then our crop and normalisation": None,
+    "the same on the same strips": None,
     BARE.format("two"): 0.7,
     BARE.format("one"): None,
 }
@@ -191,16 +192,17 @@ class Laps:
             "mosaicml-streaming, same strips": partial(
                 rivals.streaming_batches, task, scratch / "mds"
             ),
-            "stock webdataset with PIL, same strips": partial(
-                rivals.webdataset_batches, task, tars
-            ),
-            "stock webdataset with PIL, a file a frame": partial(
+            "stock webdataset with PIL, then our crop and normalisation": partial(
                 rivals.webdataset_frame_batches, task, scratch / "wds"
             ),
+            "the same on the same strips": partial(rivals.webdataset_batches, task, tars),
         }
         loaders: dict[str, Callable[[], Iterable[Tensor]]] = {
             "the usual loader": partial(iter, usual(jitter=True)),
             "the usual loader without colour jitter": partial(iter, usual(jitter=False)),
+            "stock webdataset with PIL": partial(
+                iter, rivals.webdataset_documented_batches(task, scratch / "wds")
+            ),
         }
         for name, make in others.items():
             try:

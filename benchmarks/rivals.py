@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from safe.augment import MEAN, STD
 from safe.sample import FRAMES, decode_strip
 
 _CHUNK = 1 << 26
@@ -103,16 +104,41 @@ def webdataset_batches(task: Task, tars: Sequence[Path]) -> Iterable[Tensor]:
 
 
 def webdataset_frame_batches(task: Task, store: Path) -> Iterable[Tensor]:
-    """Read the layout that its documentation suggests: 16 JPEG files a clip, each decoded by PIL.
-
-    The frames are those of the strips, as JPEG of the same quality.
-    """
-    import webdataset
+    """Read 16 JPEG files a clip, each decoded by PIL to an array, then as for strips."""
 
     def clip(sample: dict[str, Any]) -> Tensor:
         frames = np.stack([sample[f"{number:02d}.jpg"] for number in range(FRAMES)])
         return cut(torch.from_numpy(frames), task.crop)
 
+    return _webdataset(task, _frame_tars(task, store), clip)
+
+
+def webdataset_documented_batches(task: Task, store: Path) -> Iterable[Tensor]:
+    """Read 16 JPEG files a clip the documented way: PIL images and torchvision's transforms.
+
+    Crop, flip, ToTensor and Normalize in the worker, with one draw a clip; gives float32 batches
+    [B, 3, T, crop, crop] that need nothing more.
+    """
+    from torchvision.transforms import functional
+
+    def clip(sample: dict[str, Any]) -> Tensor:
+        images = [sample[f"{number:02d}.jpg"] for number in range(FRAMES)]
+        top, left = torch.randint(task.side - task.crop + 1, (2,)).tolist()
+        images = [functional.crop(image, top, left, task.crop, task.crop) for image in images]
+        if torch.rand(()) < 0.5:
+            images = [functional.hflip(image) for image in images]
+        tensors = [functional.normalize(functional.to_tensor(i), MEAN, STD) for i in images]
+        return torch.stack(tensors, dim=1)
+
+    return _webdataset(task, _frame_tars(task, store), clip, images="pil")
+
+
+def _frame_tars(task: Task, store: Path) -> Sequence[Path]:
+    """Write the frames of the strips as JPEG files of the same quality; once."""
+    import webdataset
+
+    if store.exists():
+        return sorted(store.iterdir())
     store.mkdir()
     tars = []
     for rows in np.array_split(np.arange(len(task.strips)), _TARS):
@@ -120,7 +146,7 @@ def webdataset_frame_batches(task: Task, store: Path) -> Iterable[Tensor]:
         with webdataset.TarWriter(str(tars[-1])) as writer:
             for row in rows:
                 writer.write({"__key__": f"{row:06d}", **_frames(task, row)})
-    return _webdataset(task, tars, clip)
+    return tars
 
 
 def _frames(task: Task, row: int) -> dict[str, bytes]:
@@ -132,7 +158,9 @@ def _frames(task: Task, row: int) -> dict[str, bytes]:
     return files
 
 
-def _webdataset(task: Task, tars: Sequence[Path], clip: Any) -> Iterable[Tensor]:
+def _webdataset(
+    task: Task, tars: Sequence[Path], clip: Any, *, images: str = "rgb8"
+) -> Iterable[Tensor]:
     import webdataset
 
     # Its arrays are not writable; `cut` only reads them. The workers inherit the filter.
@@ -140,7 +168,7 @@ def _webdataset(task: Task, tars: Sequence[Path], clip: Any) -> Iterable[Tensor]
     data = (
         webdataset.WebDataset([str(path) for path in tars], shardshuffle=len(tars), detshuffle=True)
         .shuffle(_BUFFER)
-        .decode("rgb8")
+        .decode(images)
         .map(clip)
         .batched(task.batch, partial=False, collation_fn=torch.stack)
     )

@@ -8,36 +8,17 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from safe.errors import ModelError
-from safe.light import Block, Light
+from safe.light import Light
 
 GRID: Final = 4
 """Side of the spatial grid that the small backbone keeps."""
-
-
-class R3D18(nn.Module):
-    """torchvision's r3d_18 up to global pooling: 512 features (the paper's backbone)."""
-
-    features = 512
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Here, as in the rivals: loading torchvision takes as long as a third of torch.
-        from torchvision.models.video import r3d_18
-
-        self.net = r3d_18(weights=None)
-        self.net.fc = nn.Identity()
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Map [B, C, T_w, H, W] to [B, 512]."""
-        features: Tensor = self.net(windows)
-        return features
 
 
 class _Block(nn.Module):
@@ -70,6 +51,7 @@ class Small(nn.Module):
     """
 
     features = 128
+    sections = (_Block,)
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,16 +76,21 @@ class Small(nn.Module):
         return features
 
 
-Backbone = R3D18 | Small | Light
+def _r3d_18() -> nn.Module:
+    from safe.r3d import R3D18  # here: loading torchvision takes as long as a third of torch
 
-BACKBONES: Final[dict[str, Callable[[], Backbone]]] = {
+    return R3D18()
+
+
+BACKBONES: Final[dict[str, Callable[[], Any]]] = {
     "small": Small,
     "light": Light,
-    "r3d_18": R3D18,
+    "r3d_18": _r3d_18,
 }
+"""Networks by name; `features` is how many they give, `sections` the classes of their pieces."""
 
 
-def build_backbone(name: str, weights: str | None = None) -> Backbone:
+def build_backbone(name: str, weights: str | None = None) -> Any:
     """Make a backbone, with Kinetics-400 weights where a path is given.
 
     Args:
@@ -121,11 +108,7 @@ def build_backbone(name: str, weights: str | None = None) -> Backbone:
 
 def sections(model: nn.Module) -> list[nn.Module]:
     """Return the pieces that its backbone is a chain of: the next sees but a piece's output."""
-    kinds: tuple[type, ...] = (_Block, Block)
-    if any(isinstance(module, R3D18) for module in model.modules()):
-        from torchvision.models.video.resnet import BasicBlock, BasicStem
-
-        kinds += (BasicBlock, BasicStem)
+    kinds = tuple(kind for module in model.modules() for kind in getattr(module, "sections", ()))
     return [module for module in model.modules() if isinstance(module, kinds)]
 
 

@@ -77,6 +77,7 @@ class Light(nn.Module):
     """X3D-S up to its last pooling: 432 features. It never strides in time."""
 
     features = int(EXPANSION * STAGES[-1][0])
+    sections = (Block,)
 
     def __init__(self) -> None:
         super().__init__()

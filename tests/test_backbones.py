@@ -68,9 +68,27 @@ def test_r3d_18_with_a_weights_file_is_torchvisions(tmp_path):
     theirs = r3d_18(weights=None).eval()
     save_file(theirs.state_dict(), tmp_path / "r3d_18.safetensors")
     ours = build_backbone("r3d_18", str(tmp_path / "r3d_18.safetensors")).eval()
-    clips = torch.randn(1, 3, 4, 48, 48)
-    with torch.inference_mode():
-        assert torch.allclose(theirs.fc(ours(clips)), theirs(clips), atol=1e-6)
+    for depth in (1, 2, 3, 4, 5, 8, 16):
+        clips = torch.randn(1, 3, depth, 48, 48)
+        with torch.inference_mode():
+            assert torch.allclose(theirs.fc(ours(clips)), theirs(clips), atol=1e-6), depth
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_taps_left_out_change_no_gradient(depth):
+    torch.manual_seed(1)
+    theirs = r3d_18(weights=None).double()
+    theirs.fc = torch.nn.Identity()
+    ours = build_backbone("r3d_18").double()
+    ours.net.load_state_dict(theirs.state_dict())
+    clips = torch.randn(2, 3, depth, 32, 32, dtype=torch.float64)
+    upstream = torch.randn(2, 512, dtype=torch.float64)
+    for network in (ours, theirs):
+        network.train()(clips).backward(upstream)
+    for (name, mine), other in zip(ours.net.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine.grad, other.grad, atol=1e-9, rtol=1e-9), name
+    if depth == 4:  # the rest of the window's depth is 1 where the last layers look
+        assert not ours.net.layer4[1].conv2[0].weight.grad[:, :, ::2].any()
 
 
 def test_weights_that_are_missing_or_wrong_say_where_to_get_them(tmp_path):
