@@ -10,12 +10,13 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torchvision.models.video import r3d_18
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_parts.model import WINDOWS, crop_size
 from benchmarks.gpu_parts.timing import Setup, queued, step_seconds
 from benchmarks.report import Figure, ratio, spread
+from safe.r3d import R3D18
 
 
 class Conv(NamedTuple):
@@ -90,16 +91,17 @@ def list_convs(side: int) -> Counter[Conv]:
     """Count the equal convolutions of r3d_18 on windows of 4 frames; runs on shapes alone."""
     found: Counter[Conv] = Counter()
 
-    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        sizes = module.kernel_size, module.stride, module.padding
-        found[Conv(module.in_channels, module.out_channels, *sizes, tuple(args[0].shape[2:]))] += 1
+    class Note(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.convolution.default:
+                x, weight, _, stride, padding = args[:5]
+                outer, inner, *kernel = weight.shape
+                sizes = map(tuple, (kernel, stride, padding, x.shape[2:]))
+                found[Conv(inner, outer, *sizes)] += 1
+            return func(*args, **(kwargs or {}))
 
-    with torch.device("meta"):
-        net = r3d_18(weights=None).eval()
-        for module in net.modules():
-            if isinstance(module, nn.Conv3d):
-                module.register_forward_pre_hook(note)
-        net(torch.empty(1, 3, 4, side, side))
+    with torch.device("meta"), Note():
+        R3D18().eval()(torch.empty(1, 3, 4, side, side))
     return found
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Final
 
 import torch
+from torchvision.models.video import r3d_18
 
 from benchmarks.gpu_parts.model import MIXING, build_loss, build_safe, crop_size, draw_faces
 from benchmarks.gpu_parts.timing import Setup, rate, wall
@@ -74,7 +75,12 @@ def usual_loop(setup: Setup, batch: int) -> Callable[[], float]:
     To its favour its clips are cropped, mixed and normalised beforehand, and its gradients are not
     clipped. tf32 is as torch sets it: on in convolutions, off in products of matrices.
     """
-    model = build_safe(setup).train().to(memory_format=torch.contiguous_format)
+    model = build_safe(setup)
+    if not setup.quick:  # torchvision's own, which has the sums over padding
+        net = r3d_18(weights=None)
+        net.fc = torch.nn.Identity()
+        model.backbone.net = net.to(setup.device)
+    model = model.train().to(memory_format=torch.contiguous_format)
     # SAFE makes its windows channels_last_3d: undone here, or the convolutions would follow them.
     model.backbone.register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
     acl = build_loss(setup)
