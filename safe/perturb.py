@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-import cv2
 import numpy as np
 import simplejpeg
 import torch
@@ -58,6 +57,8 @@ def _blur(clip: Clip, sigma: float, _: np.random.Generator) -> Clip:
     """Blur by a Gaussian cut off at three sigma; the border pixel is the mirror."""
     sigma *= min(clip.shape[1:3]) / _BLUR_SIZE
     side = 2 * math.ceil(3 * sigma) + 1
+    import cv2  # here: training imports this file and blurs nothing
+
     border = cv2.BORDER_REFLECT_101
     return np.stack(
         [cv2.GaussianBlur(frame, (side, side), sigma, borderType=border) for frame in clip]
