@@ -97,6 +97,12 @@ def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> Non
             "baseline (BiLSTM)": build_model(**settings | {"temporal": "bilstm"}),
             f"one pass of {config.model.backbone}": build_backbone(config.model.backbone),
         }
+        if config.model.backbone == "r3d_18":
+            from safe.r3d import R3D18
+
+            padded = build_model(**settings | {"temporal": "s2am2"})
+            padded.backbone = R3D18(padded=True)
+            models["SAFE, sums over padding too"] = padded
     rows = []
     for title, model in models.items():
         speed = measure_speed(model, device=device, clip=clip) if measure else None

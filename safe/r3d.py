@@ -44,9 +44,11 @@ class R3D18(nn.Module):
     features = 512
     sections = (BasicStem, BasicBlock)
 
-    def __init__(self) -> None:
+    def __init__(self, *, padded: bool = False) -> None:
+        """Make the network; `padded` computes the sums over padding too, as torchvision does."""
         super().__init__()
-        self.net = VideoResNet(BasicBlock, [SeenTaps] * 4, [2, 2, 2, 2], BasicStem)
+        conv = Conv3DSimple if padded else SeenTaps
+        self.net = VideoResNet(BasicBlock, [conv] * 4, [2, 2, 2, 2], BasicStem)
         self.net.avgpool = ChannelsLastPool()
         self.net.fc = nn.Identity()
 

@@ -10,6 +10,7 @@ from torchvision.models.video import R3D_18_Weights, r3d_18
 from safe.backbones import build_backbone
 from safe.cost import REST, Part, Row, Speed, count, measure, table
 from safe.model import SAFE
+from safe.r3d import R3D18
 
 HIDDEN, FEATURES, WINDOWS = 512, 512, 7
 CPU = torch.device("cpu")
@@ -62,6 +63,13 @@ TEMPORAL = {
 WIDTH = 2 * HIDDEN
 ATTENTION = WINDOWS * WIDTH * 2 * WIDTH + WINDOWS * WINDOWS * WIDTH  # queries and keys, then Q K^T
 CLASSIFIER = WINDOWS * 3 * WIDTH * WIDTH // 2 + WIDTH // 2 * 7
+
+
+def test_with_the_sums_over_padding_seven_windows_are_75_5_g():
+    model = build("s2am2")
+    with torch.device("meta"):
+        model.backbone = R3D18(padded=True)
+    assert count(model).multiply_adds == pytest.approx(75.5e9, rel=0.01)
 
 
 @pytest.mark.parametrize("temporal", ["s2am2", "bilstm"])
