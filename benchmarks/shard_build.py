@@ -194,7 +194,7 @@ def main() -> None:
             kinds = {"given": sorted(args.videos.rglob("*.mp4"))}
             copies = -(-200 // len(kinds["given"]))
         else:
-            kinds = write_videos(folder / "videos", steady=few, others=few // 3)
+            kinds = write_videos(folder / "videos", steady=few, others=max(1, few // 3))
         videos = next(iter(kinds.values())) * copies
         manifest = write_manifest(videos, folder / "manifest.parquet")
         # The naive ways take a minute for what ours does in four seconds, so each round they get
