@@ -3,7 +3,7 @@
 X3D-S up to its last pooling. Feichtenhofer: X3D: Expanding Architectures for Efficient Video
 Recognition. CVPR 2020. Published with its head: 3.76 M parameters; 1.96 G multiply-adds for 13
 frames of 160 x 160. Ours, without the head 432 -> 2048 -> 400: 2.09 M, and the same 1.96 G there.
-On a 4-frame window of 112 x 112 it is 0.31 G, and the whole of SAFE on seven of them 2.27 G. What
+On a 4-frame window of 112 x 112 it is 0.31 G, and the whole of SAFE on seven of them 2.26 G. What
 differs: the last normalisation of a block starts at 1, not 0, so that all parameters learn from the
 first step.
 """
