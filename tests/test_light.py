@@ -26,8 +26,9 @@ def test_safe_with_it_stays_within_the_papers_cost(monkeypatch):
     windows = 7 * multiply_adds(Light, 4, 112, 112)
     assert 2.0e9 < total <= 2.94e9
     # What comes on top: S2AM2 in two directions, the gate's MLP, attention, classifier; by hand.
-    step = 2 * 512 * (4 * 432 + 4 * 512 + 2 * 512 + 128 + 128)
-    rest = 7 * (step + 2 * 1024 * 1024 + 3 * 1024 * 512 + 7 * 1024) + 512 * 7
+    # The first step has h = 0, and no product with it.
+    step, of_h = (2 * 512 * each for each in (4 * 432 + 128, 4 * 512 + 2 * 512 + 128))
+    rest = 7 * (step + 2 * 1024 * 1024 + 3 * 1024 * 512 + 7 * 1024) + 6 * of_h + 512 * 7
     assert total == windows + rest
 
 
