@@ -77,7 +77,7 @@ class Small(nn.Module):
 
 
 def _r3d_18() -> nn.Module:
-    from safe.r3d import R3D18  # here: loading torchvision takes as long as a third of torch
+    from safe.r3d import R3D18  # here: loading torchvision takes half a second
 
     return R3D18()
 
