@@ -65,18 +65,21 @@ def mix_in_turn(
     clips: Tensor, bank: Tensor, masks: Tensor, chosen: Tensor, sources: Tensor, writers: Tensor
 ) -> None:
     """Do the same clip by clip: on a CPU, where memory is the limit, in a third of the traffic."""
-    batch, partners = len(clips), sources.tolist()
+    batch, rows, partners = len(clips), chosen.tolist(), sources.tolist()
     places = {row: place for place, row in enumerate(writers.tolist()) if row >= 0}
     unmixed = {place: bank[place - batch].clone() for place in partners if place >= batch}
+    changes, needed = set(rows), places.keys() | set(partners)
 
     def keep(row: int) -> None:
         """Bring the clip to its place in the bank, or aside, before it is mixed."""
-        if row not in unmixed:
-            place = places.get(row)
-            unmixed[row] = clips[row].clone() if place is None else bank[place].copy_(clips[row])
+        if row in unmixed:
+            return
+        if row in places:
+            unmixed[row] = bank[places[row]].copy_(clips[row])
+        else:
+            unmixed[row] = clips[row].clone() if row in changes else clips[row]
 
-    needed = places.keys() | set(partners)
-    for row, partner, mask in zip(chosen.tolist(), partners, masks, strict=True):
+    for row, partner, mask in zip(rows, partners, masks, strict=True):
         keep(partner)
         if row in needed:
             keep(row)
