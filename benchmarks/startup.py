@@ -18,36 +18,22 @@ from benchmarks.report import interleaved, publish, spread
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
-# `safe-cli train` up to its first batch, in a folder of its own that has the demo's data.
-FIRST_BATCH = f"""
+# `safe-cli train` up to a call, in a folder of its own that has the demo's data.
+UNTIL = f"""
 import os
 from pathlib import Path
 import cli.runs, safe.train
-load = safe.train.load_batches
-def first(*args, **options):
-    rows = next(load(*args, **options))["row"]
-    print("first batch of", len(rows), "clips", flush=True)
+from safe.trainer import Trainer
+load, step = safe.train.load_batches, Trainer.train_step
+def end(found):
+    print("got here", flush=True)
     os._exit(0)
-safe.train.load_batches = first
+{{}}
 Path("data").symlink_to({str(ROOT / "data")!r})
 cli.runs.run_train(Path({str(ROOT / "params.yaml")!r}), None, 1)
 """
-
-
-# The same by the loader alone, without model and optimizer.
-LOADER_ALONE = """
-import numpy as np
-from pathlib import Path
-from safe.loader import load_batches
-from safe.params import load_config
-from safe.plan import TrainPlan
-from safe.shards import open_shards
-config = load_config(Path("params.yaml"), [])
-folder = open_shards(Path("data/synthetic/shards"))
-plan = TrainPlan(folder.split(1)[0], folder.shard, batch=config.train.batch, epochs=1, seed=0)
-batch = next(load_batches(folder, plan, workers=config.runtime.workers))
-print("first batch of", len(batch["row"]), "clips")
-"""
+FIRST_BATCH = "safe.train.load_batches = lambda *args, **options: end(next(load(*args, **options)))"
+FIRST_STEP = "Trainer.train_step = lambda *args: end(step(*args))"
 
 
 def run(command: list[str], *, says: str, folder: Path = ROOT) -> None:
@@ -58,10 +44,10 @@ def run(command: list[str], *, says: str, folder: Path = ROOT) -> None:
         sys.exit(f"{' '.join(command[:3])}: {done.stderr or done.stdout}\nrun `make demo` first")
 
 
-def first_batch() -> None:
-    """Start a training and stop it at its first batch."""
+def train_until(call: str) -> None:
+    """Start a training and stop it after a call."""
     with tempfile.TemporaryDirectory() as folder:
-        run([sys.executable, "-c", FIRST_BATCH], says="first batch", folder=Path(folder))
+        run([sys.executable, "-c", UNTIL.format(call)], says="got here", folder=Path(folder))
 
 
 def main() -> None:
@@ -73,8 +59,8 @@ def main() -> None:
         {
             "help": partial(run, [str(BIN / "safe-cli"), "--help"], says="train"),
             "repro": partial(run, [str(BIN / "dvc"), "repro"], says="up to date"),
-            "batch": first_batch,
-            "loader": partial(run, [sys.executable, "-c", LOADER_ALONE], says="first batch"),
+            "batch": partial(train_until, FIRST_BATCH),
+            "step": partial(train_until, FIRST_STEP),
         },
         rounds=2 if args.quick else 9,
     )
@@ -82,7 +68,7 @@ def main() -> None:
         spread("`safe-cli --help`", seconds["help"], unit="s", most=0.4),
         spread("`dvc repro` with nothing to do, the demo", seconds["repro"], unit="s", most=1.5),
         spread("first batch of the demo in `safe-cli train`", seconds["batch"], unit="s", most=3),
-        spread("first batch of the demo by the loader alone", seconds["loader"], unit="s"),
+        spread("first step of the demo in `safe-cli train`", seconds["step"], unit="s"),
     ]
     publish("startup", "Start-up", figures, note="Whole processes.", keep=not args.quick)
 

@@ -123,6 +123,11 @@ def load_batches(
     yield from found if device.type == "cpu" else _copy_ahead(found, buffers, device)
 
 
+def started(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Wait for the first batch, then give the same batches; the workers read on meanwhile."""
+    return chain(list(islice(batches, 1)), batches)
+
+
 def _batch(folder: ShardFolder, rows: Rows, faces: Faces) -> Batch:
     return Batch(
         faces=torch.from_numpy(faces),

@@ -6,19 +6,20 @@ trainer.py for why.
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from dvclive import Live
 
 from safe.checkpoint import fingerprint, load_checkpoint, only_one, save_checkpoint
 from safe.config import Config
 from safe.errors import ConfigError
-from safe.loader import load_batches
+from safe.loader import Batch, load_batches, started
+from safe.recipe import pick_device
 from safe.saved import save_model
 from safe.shards import ShardFolder, open_shards
-from safe.trainer import SELECTION_METRIC, Trainer
+from safe.trainer import SELECTION_METRIC, Trainer, choose_rows, make_plan
 
 
 def train(
@@ -58,13 +59,25 @@ def train(
             f"params: augment.crop = {config.augment.crop}: the faces in {shards} have "
             f"{folder.face_size} pixels"
         )
-    trainer = Trainer(config, folder, fold)
     home = checkpoints / _fingerprint(config, folder, fold)
     with only_one(home):
         found = load_checkpoint(home / "last.safetensors")
+        rows, _ = choose_rows(config, folder, fold)
+        plan = make_plan(config, folder, rows, start=0 if found is None else found[1]["step"])
+        # Asked for a batch before the model is built, the loader's processes read on while this
+        # one imports what an optimizer needs, which takes longer than a second.
+        batches = started(
+            load_batches(
+                folder,
+                plan,
+                workers=config.runtime.workers,
+                device=pick_device(config.runtime.device),
+            )
+        )
+        trainer = Trainer(config, folder, fold)
         if found is not None:
             trainer.restore(*found)
-        if not _run(trainer, home / "last.safetensors", out, stop_after, on_epoch):
+        if not _run(trainer, batches, home / "last.safetensors", out, stop_after, on_epoch):
             return False
         _save(trainer, out, fold, commit)
         (home / "last.safetensors").unlink(missing_ok=True)
@@ -73,13 +86,14 @@ def train(
 
 def _run(
     trainer: Trainer,
+    batches: Iterable[Batch],
     checkpoint: Path,
     out: Path,
     stop_after: int | None,
     on_epoch: Callable[[int, dict[str, float]], None] | None,
 ) -> bool:
     """Step through the rest of the run; False if it stopped at `stop_after`."""
-    runtime = trainer.config.runtime
+    from dvclive import Live  # here: it takes most of a second
 
     def keep() -> None:
         state = {"step": trainer.step, "history": trainer.history}
@@ -87,12 +101,6 @@ def _run(
 
     live = Live(
         str(out / "live"), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False
-    )
-    batches = load_batches(
-        trainer.folder,
-        trainer.plan(trainer.step),
-        workers=runtime.workers,
-        device=trainer.device,
     )
     with live:
         for row in trainer.history:  # DVC emptied the folder: write the past epochs again
@@ -111,13 +119,13 @@ def _run(
             if trainer.step == stop_after:
                 keep()
                 return False
-            if time.monotonic() - saved > runtime.checkpoint:
+            if time.monotonic() - saved > trainer.config.runtime.checkpoint:
                 keep()
                 saved = time.monotonic()
     return True
 
 
-def _log(live: Live, row: dict[str, float]) -> None:
+def _log(live: Any, row: dict[str, float]) -> None:
     for name, value in row.items():
         live.log_metric(name, value)
     live.next_step()

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safe.acl import ACL
@@ -32,18 +33,40 @@ SELECTION_METRIC = "uar"
 """The one metric by which `val` and `test` choose the epoch."""
 
 
+Rows = NDArray[np.int64]
+
+
+def choose_rows(config: Config, folder: ShardFolder, fold: int) -> tuple[Rows, Rows | None]:
+    """Say which rows of the table a fold is trained on, and on which its epoch is chosen, if any.
+
+    Raises:
+        DataError: if the fold is not there.
+    """
+    train, test = folder.split(fold)
+    if config.train.select == "val":
+        return hold_out(train, folder.label, fraction=config.train.val_fraction, seed=config.seed)
+    return train, test if config.train.select == "test" else None
+
+
+def make_plan(config: Config, folder: ShardFolder, rows: Rows, *, start: int) -> TrainPlan:
+    """Give the batches of a run over `rows` from step `start` on. Raises ConfigError."""
+    settings = config.train
+    return TrainPlan(
+        rows,
+        folder.shard,
+        batch=settings.batch,
+        epochs=settings.epochs,
+        seed=config.seed,
+        start=start,
+    )
+
+
 class Trainer:
     """One run: model, loss, optimizer and the tallies of the epoch under way."""
 
     def __init__(self, config: Config, folder: ShardFolder, fold: int) -> None:
         self.config, self.folder = config, folder
-        train_rows, test_rows = folder.split(fold)
-        self.select_rows = test_rows if config.train.select == "test" else None
-        if config.train.select == "val":
-            train_rows, self.select_rows = hold_out(
-                train_rows, folder.label, fraction=config.train.val_fraction, seed=config.seed
-            )
-        self.train_rows = train_rows
+        self.train_rows, self.select_rows = choose_rows(config, folder, fold)
         self.device = pick_device(config.runtime.device)
         self.precision = pick_precision(config.train.precision, self.device)
         torch.manual_seed(config.seed)
@@ -55,7 +78,9 @@ class Trainer:
         if config.train.compile:
             self.network = cast(nn.Module, torch.compile(self.model))
         acl = config.acl.model_dump()
-        self.acl = ACL(torch.from_numpy(folder.class_counts(train_rows)), **acl).to(self.device)
+        self.acl = ACL(torch.from_numpy(folder.class_counts(self.train_rows)), **acl).to(
+            self.device
+        )
         self.tam = TAM(**config.tam.model_dump())
         self.optimizer = build_optimizer(config.train, self.model, self.acl)
         self.steps = self.plan(0).steps
@@ -68,15 +93,7 @@ class Trainer:
 
     def plan(self, start: int) -> TrainPlan:
         """The batches from step `start` on."""
-        settings = self.config.train
-        return TrainPlan(
-            self.train_rows,
-            self.folder.shard,
-            batch=settings.batch,
-            epochs=settings.epochs,
-            seed=self.config.seed,
-            start=start,
-        )
+        return make_plan(self.config, self.folder, self.train_rows, start=start)
 
     def train_step(self, batch: Batch) -> None:
         """One update; the host never waits for the device.
