@@ -15,7 +15,9 @@ only with a stream whose length it reads as listed.
 """
 
 import re
+import sys
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Final, Literal
 
@@ -65,6 +67,26 @@ def frame_indices(n: int, count: int = FRAMES) -> list[int]:
     return [(2 * i + 1) * n // (2 * count) for i in range(count)]
 
 
+def load_decoder() -> None:
+    """Load decord, once in each child before its first clip; it takes time that is not a clip's.
+
+    decord loads all of CUDA where pip has installed it, as torch does: 4 seconds and 0.4 GB a
+    process, for a GPU decoder that is not used. It looks for the package `nvidia`, which is
+    therefore not there while decord is imported.
+    """
+    if "decord" in sys.modules:
+        return
+    there = sys.modules.pop("nvidia", None)
+    sys.modules["nvidia"] = None  # type: ignore[assignment]  # what Python takes for "there is none"
+    try:
+        import decord
+    finally:
+        del sys.modules["nvidia"]
+        if there is not None:
+            sys.modules["nvidia"] = there
+    decord.logging.set_level(decord.logging.QUIET)
+
+
 def read_clip(path: Path, source: Source, *, decoder: Decoder = "decord") -> Decoded:
     """Read a clip as its source says. Raises DataError."""
     if source == "video":
@@ -76,7 +98,7 @@ def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
     """Decode 16 frames of a video, at its own size.
 
     Args:
-        path: the file; any container and codec that FFmpeg reads.
+        path: the file; a container and a codec that pipeline/container.py allows.
         decoder: "decord", with PyAV for what decord cannot be trusted with; or "pyav" for all. PyAV
             also sees damage inside a frame that decord conceals in silence.
 
@@ -87,13 +109,15 @@ def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
         raise DataError("file missing")
     if path.stat().st_size == 0:
         raise DataError("empty file")
-    listing = list_frames(path)
-    indices = frame_indices(listing.length)
-    frames = _decode_decord(path, listing, indices) if decoder == "decord" else None
     damage = ""
-    if frames is None:
-        frames, repeated, unsound = decode_places(path, listing, indices)
-        damage = _describe(repeated, unsound)
+    # Opened once: what is checked is what is decoded, and no path reaches a decoder.
+    with _open(path) as file:
+        listing = list_frames(file)
+        indices = frame_indices(listing.length)
+        frames = _decode_decord(file, listing, indices) if decoder == "decord" else None
+        if frames is None:
+            frames, repeated, unsound = decode_places(file, listing, indices)
+            damage = _describe(repeated, unsound)
     height, width = frames.shape[1:3]
     return Decoded(frames, indices, listing.length, listing.fps, width, height, damage)
 
@@ -136,20 +160,38 @@ def read_strip(path: Path) -> Decoded:
     return Decoded(frames, list(range(FRAMES)), FRAMES, 0.0, side, side, "")
 
 
-def _decode_decord(path: Path, listing: Listing, indices: list[int]) -> NDArray[np.uint8] | None:
-    """Decode with decord: uint8 [T, H, W, 3], or None where decord fails or cannot be trusted."""
-    if not listing.whole:
-        return None
-    import decord  # here, because loading it takes up to seconds and a folder of frames needs none
+def _open(path: Path) -> FileIO:
+    """Open a file for reading, without a buffer. Raises DataError."""
+    try:
+        return FileIO(path)
+    except OSError as error:
+        raise DataError(f"file cannot be opened: {error.strerror}") from error
 
-    decord.logging.set_level(decord.logging.QUIET)
+
+def _decode_decord(file: FileIO, listing: Listing, indices: list[int]) -> NDArray[np.uint8] | None:
+    """Decode with decord: uint8 [T, H, W, 3], or None where decord fails or cannot be trusted.
+
+    decord gets the open file by its number: a path could hold a pattern (clip%d.png) or a protocol.
+    """
+    if not (listing.whole and listing.plain):
+        return None
+    load_decoder()  # here, because a folder of frames needs none
+    import decord
+
     try:
         # Any fault at all is to raise: the default repeats frames in silence, and so does 0.
-        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=1e-6)
+        file.seek(0)
+        name = f"/dev/fd/{file.fileno()}"
+        reader = decord.VideoReader(name, num_threads=1, fault_tol=1e-6)
         if len(reader) != listing.length:
             return None
         frames: NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError):
+    except (
+        *(decord.DECORDError, decord.DECORDLimitReachedError),
+        *(RuntimeError, ValueError, AssertionError, ArithmeticError, LookupError),
+    ) as error:
+        if "bad_alloc" in str(error):
+            raise MemoryError("decord") from error
         return None
     return frames if frames.shape[-1] == 3 else None
 

@@ -4,7 +4,8 @@ Tasks in, results out in the same order, on child processes of this machine. A v
 loop for ever or crash inside native code, where no exception and no thread timeout reaches: so
 every task runs in a process that may be killed, and a killed process is replaced. Each child has a
 pipe of its own: children share no lock that a dying one could leave locked (pebble's pool does, and
-was seen to break when a child crashed just as the parent was busy).
+was seen to break when a child crashed just as the parent was busy). What a task may take of memory
+and processor time is in pipeline/limits.py, what is believed of its answer in pipeline/answer.py.
 """
 
 import signal
@@ -20,6 +21,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final, TypeVar
 
+from pipeline.answer import GarbledError, Inbox, send
+from pipeline.limits import is_memory, limit_cpu, limit_memory
+from safe.errors import ProcessError
 from safe.process import die_with_parent
 
 T = TypeVar("T")
@@ -31,6 +35,9 @@ _LOOK_AHEAD: Final = 8
 _PATIENCE: Final = 120.0
 """Seconds that a child may take to start and set up, when the deadline of a task is shorter."""
 
+_FAREWELL: Final = 10.0
+"""Seconds from the end of a child's pipe to the end of its process."""
+
 _SPAWN: Final = get_context("spawn")
 """A forked child would inherit the locks of the threads of its parent."""
 
@@ -40,7 +47,10 @@ class Failure:
     """The result of a task whose process did not survive it."""
 
     reason: str
-    """For example "killed after 60 s" or "crashed (signal 11)"."""
+    """"killed after 60 s", "took more than 4 GiB of memory", "crashed (signal 11)" and the like."""
+
+
+_NOT_YET: Final = object()
 
 
 def run_tasks(
@@ -49,6 +59,7 @@ def run_tasks(
     *,
     workers: int,
     deadline: float,
+    memory: float | None = None,
     setup: Callable[[], None] | None = None,
     fallback: Callable[[T], R] | None = None,
     on_done: Callable[[int], None] | None = None,
@@ -63,15 +74,18 @@ def run_tasks(
         function: what to do with a task. An exception it raises is raised here, at once.
         tasks: what to do it with.
         workers: number of child processes; 0 counts as 1, because a task always needs a guard.
-        deadline: seconds after which a task is killed. The start of a child is not part of a task.
+        deadline: seconds after which a task is killed, of wall clock and of computing. The start
+            of a child is not part of a task.
+        memory: GiB that a task may take besides what its process has after the set-up, on Linux;
+            one that asks for more is a Failure. None: no limit.
         setup: called once in each child, before its first task.
-        fallback: tried once, under the same deadline, on a task that was killed or crashed.
+        fallback: tried once, under the same limits, on a task that was killed or crashed.
         on_done: called with the number of results so far, before each is yielded.
 
     Raises:
-        RuntimeError: if a child process dies or hangs in its own start or set-up.
+        ProcessError: if a child process dies or hangs in its own start or set-up.
     """
-    crew = _Crew(max(workers, 1), deadline, setup)
+    crew = _Crew(max(workers, 1), deadline, partial(_serve, setup, deadline, memory))
     todo: deque[_Job] = deque()
     finished: dict[int, R | Failure] = {}
     issued = 0
@@ -104,36 +118,52 @@ class _Job:
 class _Child:
     """One child process; it starts at once and answers once after its set-up, then once a job."""
 
-    def __init__(self, setup: Callable[[], None] | None, patience: float):
+    def __init__(self, serve: Callable[[Connection], None], deadline: float):
         self.pipe, end = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_serve, args=(end, setup), daemon=True)
+        self.process = _SPAWN.Process(target=serve, args=(end,), daemon=True)
         self.process.start()
         end.close()  # now the pipe ends when the child does
+        self._deadline = deadline
+        self._inbox = Inbox(self.pipe)
         self.job: _Job | None = None
         self.starting = True
-        self.due = time.monotonic() + patience
+        self.due = time.monotonic() + max(deadline, _PATIENCE)
 
     @property
     def idle(self) -> bool:
         return self.job is None and not self.starting
 
-    def give(self, job: _Job, deadline: float) -> None:
-        self.job, self.due = job, time.monotonic() + deadline
+    def give(self, job: _Job) -> None:
+        self.job, self.due = job, time.monotonic() + self._deadline
         with suppress(BrokenPipeError):  # it has died: its answer will be a Failure
             self.pipe.send((job.function, job.task))
 
     def answer(self) -> Any:
-        """Read the result that waits, or see that the process is dead. Raises what it raised."""
+        """Return the result if all of it has come, else _NOT_YET, or how the child failed.
+
+        Raises what the task raised.
+        """
         try:
-            fine, value = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return Failure(f"crashed ({how})")
+            payload = self._inbox.read()
+        except EOFError:
+            return self._how_it_ended()
+        except GarbledError:
+            return Failure("sent something that is no answer")
+        if payload is None:
+            return _NOT_YET
+        fine, value = ForkingPickler.loads(payload)
         if not fine:
             raise value
         return value
+
+    def _how_it_ended(self) -> Failure:
+        self.process.join(_FAREWELL)
+        code = self.process.exitcode
+        if code is None:
+            return Failure("closed its pipe and went on")
+        if code == -signal.SIGXCPU:
+            return Failure(f"killed after {self._deadline:g} s of computing")
+        return Failure(f"crashed (signal {-code})" if code < 0 else f"crashed (exit code {code})")
 
     def kill(self) -> None:
         self.process.kill()  # not SIGTERM: it may be deep in native code
@@ -144,35 +174,34 @@ class _Child:
 class _Crew:
     """The children: handed jobs, watched, killed when late, replaced when dead."""
 
-    def __init__(self, size: int, deadline: float, setup: Callable[[], None] | None):
+    def __init__(self, size: int, deadline: float, serve: Callable[[Connection], None]):
         self.size = size
         self._deadline = deadline
-        self._setup = setup
+        self._serve = serve
         self._children: list[_Child] = []
 
     def advance(self, todo: deque[_Job]) -> list[tuple[_Job, Any]]:
         """Hand out jobs from `todo`, wait until something happens, return what was finished."""
         busy = sum(child.job is not None for child in self._children)
         while len(self._children) < min(self.size, len(todo) + busy):
-            self._children.append(_Child(self._setup, max(self._deadline, _PATIENCE)))
+            self._children.append(_Child(self._serve, self._deadline))
         for child in self._children:
             if child.idle and todo:
-                child.give(todo.popleft(), self._deadline)
+                child.give(todo.popleft())
         due = min(child.due for child in self._children if not child.idle)
         ready = wait([child.pipe for child in self._children], max(due - time.monotonic(), 0))
         finished = []
         for child in list(self._children):
-            if child.pipe in ready:
-                result = child.answer()
-            elif not child.idle and time.monotonic() >= child.due:
+            result = child.answer() if child.pipe in ready else _NOT_YET
+            if result is _NOT_YET and not child.idle and time.monotonic() >= child.due:
                 result = Failure(f"killed after {self._deadline:g} s")
-            else:
+            if result is _NOT_YET:
                 continue
             if isinstance(result, Failure):
                 child.kill()
                 self._children.remove(child)
                 if child.starting:
-                    raise RuntimeError(f"a child process did not start: {result.reason}")
+                    raise ProcessError(f"a child process did not start: {result.reason}")
             if child.job is not None:
                 finished.append((child.job, result))
             child.job, child.starting = None, False
@@ -183,31 +212,37 @@ class _Crew:
             child.kill()
 
 
-def _serve(pipe: Connection, setup: Callable[[], None] | None) -> None:
+def _serve(
+    setup: Callable[[], None] | None, deadline: float, memory: float | None, pipe: Connection
+) -> None:
     """Be a child: set up, then do one job after the other until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     die_with_parent()
     import cv2  # here, because the parent has no need of it
 
     cv2.setNumThreads(1)  # the processes are the parallelism
-    _send(pipe, setup if setup is not None else _nothing)
+    send(pipe, _reply(setup if setup is not None else _nothing))
+    limit_memory(memory)
     while True:
         try:
             function, task = pipe.recv()
         except EOFError:
             return
-        _send(pipe, partial(function, task))
+        limit_cpu(deadline)
+        send(pipe, _reply(partial(function, task), memory))
 
 
 def _nothing() -> None:
     """Be the set-up where none is wanted."""
 
 
-def _send(pipe: Connection, work: Callable[[], Any]) -> None:
-    """Send (True, what `work` returns) or (False, what it raised)."""
+def _reply(work: Callable[[], Any], memory: float | None = None) -> bytes:
+    """Pickle (True, what `work` returns) or (False, what it raised); a Failure at the limit."""
     try:
-        reply = ForkingPickler.dumps((True, work()))
-    except Exception as error:  # noqa: BLE001  every exception is raised again, in the parent
+        return bytes(ForkingPickler.dumps((True, work())))
+    except Exception as error:  # noqa: BLE001  every other exception is raised again, in the parent
+        if memory is not None and is_memory(error):
+            failure = Failure(f"took more than {memory:g} GiB of memory")
+            return bytes(ForkingPickler.dumps((True, failure)))
         error.add_note(traceback.format_exc())
-        reply = ForkingPickler.dumps((False, error))
-    pipe.send_bytes(reply)
+        return bytes(ForkingPickler.dumps((False, error)))

@@ -239,10 +239,10 @@ def test_mini_dfew_never_hangs_or_crashes(shared: Path) -> None:
     results = run_tasks(try_clip, paths, workers=1, deadline=60)
     told = {path.stem: result for path, result in zip(paths, results, strict=True)}
     assert not any(isinstance(result, Failure) for result in told.values())
+    assert "it looks like text" in told.pop("00046")
     assert {stem: result for stem, result in told.items() if result} == {
         "00043": "7 of 16 frames decoded with errors",
         "00045": "empty file",
-        "00046": "not a video, or cut off before its index",
         "00047": "not a video, or cut off before its index",
         "00048": "file missing",
     }

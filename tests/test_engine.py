@@ -72,6 +72,43 @@ def was_set_up(_: int) -> tuple[int, list[int]]:
     return os.getpid(), list(_set_up_in)
 
 
+def take_memory(gib: float) -> int:
+    return len(bytearray(round(gib * 2**30)))
+
+
+def burn(task: tuple[str, Path]) -> int:
+    word, note = task
+    if word == "burn":
+        note.write_text(str(os.getpid()))
+        while True:
+            pass
+    while word == "wait" and not (note.exists() and note.read_text()):
+        time.sleep(0.02)
+    return int(note.read_text())
+
+
+def pipes() -> list[int]:
+    """Return the open sockets of this child: the pipe to its parent."""
+    return [fd for fd in range(3, 64) if Path(f"/proc/self/fd/{fd}").is_socket()]
+
+
+def write_garbage(how: str) -> str:
+    for fd in pipes() if how != "fine" else ():
+        if how == "noise":
+            os.write(fd, b"\xff" * 5000)
+        if how == "long":
+            os.write(fd, b"SAFE" + bytes(4) + b"\xff" * 8)
+        if how == "half":
+            os.write(fd, b"SAFE" + bytes(4) + (100).to_bytes(8) + b"half")
+            os._exit(0)
+        if how == "half and hang":
+            os.write(fd, b"SAFE" + bytes(4) + (100).to_bytes(8) + b"half")
+            time.sleep(60)
+        if how == "wrong sum":
+            os.write(fd, b"SAFE" + b"\1\2\3\4" + (4).to_bytes(8) + b"text")
+    return how
+
+
 def children() -> list[object]:
     return [child for child in multiprocessing.active_children() if child.is_alive()]
 
@@ -183,3 +220,42 @@ def test_children_die_with_a_killed_parent() -> None:
             return
         time.sleep(0.05)
     pytest.fail("the child outlived its parent by 5 s")
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
+
+
+@linux
+def test_a_task_that_takes_too_much_memory_is_told_and_the_rest_goes_on() -> None:
+    results = list(run_tasks(take_memory, [0.01, 0.6, 0.1], workers=1, deadline=20, memory=0.5))
+    assert results == [
+        round(0.01 * 2**30),
+        Failure("took more than 0.5 GiB of memory"),
+        round(0.1 * 2**30),
+    ]
+
+
+@linux
+def test_a_task_that_burns_ends_also_while_the_parent_is_away(tmp_path: Path) -> None:
+    tasks = [(word, tmp_path / "pid") for word in ("wait", "burn", "go on")]
+    results = run_tasks(burn, tasks, workers=2, deadline=5)
+    child = next(results)
+    state, late = "", time.monotonic() + 40
+    while state != "Z" and time.monotonic() < late:  # nobody watches the wall clock now
+        time.sleep(0.1)
+        state = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    assert state == "Z"
+    assert list(results) == [Failure("killed after 5 s of computing"), child]
+
+
+@linux
+def test_garbage_in_the_pipe_is_a_failure() -> None:
+    words = ["noise", "long", "half", "half and hang", "wrong sum", "fine"]
+    results = list(run_tasks(write_garbage, words, workers=1, deadline=1))
+    garbled = Failure("sent something that is no answer")
+    assert results == [
+        *(garbled, garbled),
+        Failure("crashed (exit code 0)"),
+        Failure("killed after 1 s"),
+        *(garbled, "fine"),
+    ]
