@@ -8,25 +8,23 @@ reading (Pss of /proc/PID/smaps_rollup: a page that n processes share counts 1/n
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from itertools import islice
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.report import publish, ratio, spread
 from safe.labels import CLASSES, K
 from safe.loader import load_batches
 from safe.plan import TrainPlan
-from safe.sample import FRAMES, SHARD_FORMAT, encode_strip
+from safe.sample import FRAMES, encode_strip
 from safe.shards import open_shards
 
 FEW, MANY, CLIPS, SIDE, BATCH, WORKERS = 10, 10_000, 4, 16, 16, 2
@@ -48,7 +46,7 @@ def main() -> None:
     quickest = "/dev/shm" if Path("/dev/shm").is_dir() else None  # each tar is flushed to the disk
     with tempfile.TemporaryDirectory(dir=quickest) as scratch:
         for shards in counts:
-            write(Path(scratch) / str(shards), shards)
+            write(Path(scratch) / str(shards), [CLIPS] * shards)
         for _ in range(rounds):
             for shards in counts:
                 command = [
@@ -95,35 +93,29 @@ def pss(process: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def write(out: Path, shards: int) -> None:
-    """Write a shard folder of `shards` tars of 4 clips of noise."""
+def write(out: Path, counts: Sequence[int], *, side: int = SIDE) -> None:
+    """Write a shard folder: tar i has counts[i] clips, each of its own noise of `side` pixels."""
     # Here, so that the reading process holds what a trainer holds, and no video library.
-    from pipeline.shard import SCHEMA
+    from pipeline.contents import write_index
     from pipeline.tar import ShardWriter
 
     out.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (FRAMES, SIDE, SIDE, 3), np.uint8)
-    strip = encode_strip(noise, 90, "420")
-    writer = ShardWriter(out, clips=CLIPS)
-    for number in range(shards * CLIPS):
-        fold = 1 + number * 5 // (shards * CLIPS)
-        writer.add(
-            f"{number:06d}",
-            bucket=f"fold{fold}",
-            label=number % K,
-            strip=strip,
-            record={"label": CLASSES[number % K], "flags": []},
-        )
-    writer.close()
-    made = {"id": "0" * 16, "made_from": {"size": SIDE}}
-    index = {
-        "format": SHARD_FORMAT,
-        "preprocessing": made,
-        "shards": writer.shards,
-        "left_out": [],
-    }
-    (out / "index.json").write_text(json.dumps(index))
-    pq.write_table(pa.Table.from_pylist(writer.rows, SCHEMA), out / "clips.parquet")
+    generator = np.random.default_rng(0)
+    writer = ShardWriter(out, clips=max(counts))
+    for number, count in enumerate(counts):
+        for _ in range(count):
+            key = len(writer.rows)
+            noise = generator.integers(0, 256, (FRAMES, side, side, 3), np.uint8)
+            writer.add(
+                f"{key:06d}",
+                bucket=f"fold{1 + number * 5 // len(counts)}",
+                label=key % K,
+                strip=encode_strip(noise, 90, "420"),
+                record={"label": CLASSES[key % K], "flags": []},
+            )
+        writer.close()
+    made = {"id": "0" * 16, "made_from": {"size": side}}
+    write_index(out, shards=writer.shards, left_out=[], made=made, rows=writer.rows)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,15 @@ what is in each, which clips are left out and why) and clips.parquet (where each
 clip of the manifest is in a shard or left out with a reason, checked as arithmetic.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.decode import Decoder, Source, read_clip
+from pipeline.contents import write_index
+from pipeline.decode import Decoder, Source, load_decoder, read_clip
 from pipeline.engine import Failure, run_tasks
 from pipeline.face_table import ClipFaces, read_faces
 from pipeline.leftover import Leftover, made_by
@@ -27,21 +24,6 @@ from pipeline.tar import ShardWriter, whole_folder
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.labels import CLASSES
-from safe.process import whole_file
-from safe.sample import SHARD_FORMAT
-
-SCHEMA: Final = pa.schema(
-    [
-        ("clip", pa.string()),
-        ("label", pa.int8()),
-        ("bucket", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("bytes", pa.int64()),
-        ("flags", pa.string()),
-    ]
-)
-"""Columns of clips.parquet; offset and bytes are those of the JPEG inside the tar."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +48,7 @@ def write_shards(
     faces_settings: Faces,
     workers: int,
     deadline: float,
+    memory: float | None = None,
     leftover: Path | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
@@ -80,6 +63,7 @@ def write_shards(
         faces_settings: the section faces that `faces` was made with.
         workers: processes. Changes no byte.
         deadline: seconds after which the work on one clip is ended.
+        memory: GiB that the work on one clip may take; None: no limit.
         leftover: the strips that the stage faces made in passing; taken if they are what this stage
             would make, then deleted. Changes no byte.
         on_done: called with the number of clips finished so far, those left out among them.
@@ -107,6 +91,8 @@ def write_shards(
         [clip for clip in usable if clip.key not in ready.keys],
         workers=workers,
         deadline=deadline,
+        memory=memory,
+        setup=load_decoder if any(clip.source == "video" for clip in usable) else None,
         fallback=partial(encode, decoder="pyav"),
     )
     with whole_folder(out) as folder:
@@ -127,9 +113,13 @@ def write_shards(
                 on_done(number)
         writer.close()
         _check_sums(clips, writer.rows, left_out)
-        _write_index(folder, writer.shards, _left_out_list(clips, left_out), made)
-        with whole_file(folder / "clips.parquet") as path:
-            pq.write_table(pa.Table.from_pylist(writer.rows, SCHEMA), path)
+        write_index(
+            folder,
+            shards=writer.shards,
+            left_out=_left_out_list(clips, left_out),
+            made=made,
+            rows=writer.rows,
+        )
     ready.remove()
     return {"clips": len(writer.rows), "left_out": len(left_out), "shards": len(writer.shards)}
 
@@ -215,19 +205,3 @@ def _check_sums(clips: list[Clip], rows: list[dict[str, Any]], left_out: dict[st
     if not rows:
         first = clips[0].key
         raise DataError(f"no clip can be stored; the first, {first}: {left_out[first]}")
-
-
-def _write_index(
-    folder: Path,
-    shards: list[dict[str, Any]],
-    left_out: list[dict[str, str]],
-    made: dict[str, Any],
-) -> None:
-    index = {
-        "format": SHARD_FORMAT,
-        "preprocessing": made,
-        "shards": shards,
-        "left_out": left_out,
-    }
-    with whole_file(folder / "index.json") as path:
-        path.write_text(json.dumps(index, sort_keys=True, indent=2) + "\n", encoding="utf-8")

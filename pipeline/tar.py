@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 
 from safe.errors import DataError
 from safe.labels import CLASSES
+from safe.process import naming, sync_folder
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -74,7 +76,7 @@ class ShardWriter:
         self.shards: list[dict[str, Any]] = []
         """Of each closed tar: file, bucket, sha256, bytes, clips, classes."""
         self.rows: list[dict[str, Any]] = []
-        """Of each clip: clip, label, bucket, shard, offset, bytes, flags."""
+        """Of each clip: clip, label, bucket, shard, offset, bytes, crc32, flags."""
 
     def add(
         self, key: str, *, bucket: str, label: int, strip: bytes, record: dict[str, Any]
@@ -107,6 +109,7 @@ class ShardWriter:
                 "shard": self._tar.path.name,
                 "offset": offset,
                 "bytes": len(strip),
+                "crc32": zlib.crc32(strip),
                 "flags": ",".join(record["flags"]),
             }
         )
@@ -116,42 +119,59 @@ class ShardWriter:
         if self._tar is None:
             return
         self._tar.close()
-        counts = Counter(CLASSES[label] for label in self._labels)
-        self.shards.append(
-            {
-                "file": self._tar.path.name,
-                "bucket": self._bucket,
-                "sha256": self._tar.sha256,
-                "bytes": self._tar.size,
-                "clips": len(self._labels),
-                "classes": {name: counts[name] for name in CLASSES},
-            }
-        )
+        self.shards.append(describe(self._tar, bucket=self._bucket, labels=self._labels))
         self._tar, self._labels = None, []
+
+
+def describe(tar: TarWriter, *, bucket: str, labels: list[int]) -> dict[str, Any]:
+    """Say what index.json says of a closed tar: its bucket, and its clips' labels, are given."""
+    counts = Counter(CLASSES[label] for label in labels)
+    return {
+        "file": tar.path.name,
+        "bucket": bucket,
+        "sha256": tar.sha256,
+        "bytes": tar.size,
+        "clips": len(labels),
+        "classes": {name: counts[name] for name in CLASSES},
+    }
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place if the block ends without an error.
 
+    Killed at any moment, it leaves the old folder, the new one, or none; where none, the old one
+    is back after the next call, or after `clear_beside`.
+
     Raises:
         DataError: if `out` is a file, or a folder that holds something else than shards.
     """
+    temporary, old = clear_beside(out)
     if out.exists() and (
         not out.is_dir() or (any(out.iterdir()) and not (out / "index.json").is_file())
     ):
         raise DataError(f"{out} holds something else than shards; give an empty or a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # One name, not one for each process: what a killed run left is cleared by the next.
-    temporary, old = (out.with_name(f".{out.name}.{word}") for word in ("tmp", "old"))
-    for rest in (temporary, old):
-        shutil.rmtree(rest, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
+        with naming(out):
+            yield temporary
         if out.exists():
             out.rename(old)
         temporary.rename(out)
+        sync_folder(out.parent)
     finally:
-        for rest in (temporary, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        clear_beside(out)
+
+
+def clear_beside(out: Path) -> tuple[Path, Path]:
+    """Clear what a killed `whole_folder` left beside `out`; return the two places it uses.
+
+    They have one name, not one for each process, so that the next run finds them.
+    """
+    temporary, old = (out.with_name(f".{out.name}.{word}") for word in ("tmp", "old"))
+    if old.exists() and not out.exists():  # killed between the two renames
+        old.rename(out)
+    for rest in (temporary, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    return temporary, old

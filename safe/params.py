@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
+from safe.bounded import read_bounded
 from safe.config import Config
 from safe.errors import ConfigError
 
@@ -21,8 +22,22 @@ EXPONENT: Final = (
 """For add_implicit_resolver of a YAML loader: 1e-06, which DVC writes, is a number, not a text."""
 
 
+YAML_BYTES: Final = 2**20
+"""Largest YAML file; params.yaml has some 8,000 bytes."""
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice instead of keeping the last one in silence."""
+    """A safe loader without two things that YAML allows.
+
+    A key given twice is refused, instead of keeping the last one in silence. So is an alias: nine
+    lines of them, each naming the one before ten times, become a billion entries.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise ConfigError(f"an alias (line {line}) is not allowed; write the value out")
+        return super().compose_node(parent, index)
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -51,14 +66,19 @@ def read_mapping(path: Path, *, missing: str) -> dict[str, Any]:
         ConfigError: one line, if it is missing or damaged, holds something else, or a key twice.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        data = read_bounded(path, most=YAML_BYTES, error=ConfigError)
+        raw = yaml.load(data.decode("utf-8"), Loader=_StrictLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path.absolute()} not found: {missing}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not valid YAML: nested too deeply") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # Beside YAMLError: what PyYAML lets through of a value that does not fit its tag.
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+        raise ConfigError(f"{path} is not valid YAML: {reason[:300]}") from error
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        told = str(error)
+        raise ConfigError(told if told.startswith(str(path)) else f"{path}: {told}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections with keys, not {type(raw).__name__}")
     return raw
@@ -102,7 +122,16 @@ def one_line(error: ValidationError, where: str, *, see: str) -> str:
     if first["type"] == "value_error":  # our own checks name their key themselves
         message = message.removeprefix("Value error, ")
         return f"{where}: {key + '.' if key else ''}{message}{tail}"
-    return f"{where}: {key} = {first['input']!r}: {message[0].lower() + message[1:]}{tail}"
+    return f"{where}: {key} = {_shown(first['input'])}: {message[0].lower() + message[1:]}{tail}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is written, its beginning if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -17,8 +17,20 @@ from safe.errors import DataError
 FRAMES: Final = 16
 """T, the number of frames that stand for a clip."""
 
-SHARD_FORMAT: Final = 1
+SHARD_FORMAT: Final = 2
 """Version of the shard folder: tars, index.json and clips.parquet."""
+
+CLIP_COLUMNS: Final = {
+    "clip": "string",
+    "label": "int8",
+    "bucket": "string",
+    "shard": "string",
+    "offset": "int64",
+    "bytes": "int64",
+    "crc32": "uint32",
+    "flags": "string",
+}
+"""Columns of clips.parquet by Arrow type; offset, bytes and crc32 are those of the JPEG."""
 
 KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,95}")
 """What a clip's key may look like. No dot: the stock webdataset reader cuts it at the first one.

@@ -1,36 +1,98 @@
 """What is in a model folder?
 
 `model.safetensors` (the weights) and `model.json` (every number needed to rebuild and to judge it:
-architecture, classes by name, preprocessing id, params, git commit, selection rule, seed).
+architecture, classes by name, preprocessing id, params, git commit, selection rule, seed). Both are
+read as if an enemy had written them: sizes, checksums, types and ranges, names, shapes and dtypes
+are compared before a module is built or a tensor takes memory.
 """
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from safe.bounded import read_bounded
 from safe.build import build_model
+from safe.config import Model
 from safe.errors import ModelError
 from safe.labels import CLASSES
 from safe.process import whole_file
 
-MODEL_FORMAT: Final = 1
+MODEL_FORMAT: Final = 2
+
+INFO_BYTES: Final = 2**24
+"""Largest model.json: its history takes some 300 bytes an epoch."""
+
+HEADER_BYTES: Final = 2**20
+"""What model.safetensors may have beside the numbers: names and shapes take some 100 bytes each."""
+
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # those that our modules have
+_ANEW = "train anew, or take the folder from where it was whole"
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
 
 
-def save_model(folder: Path, weights: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class _Weights(_Block):
+    sha256: Sha256
+    bytes: Count
+
+
+class _Preprocessing(_Block):
+    id: Annotated[str, Field(max_length=64)]
+
+
+class _Selection(_Block):
+    rule: Literal["last", "val", "test"]
+    epoch: Count
+
+
+class _Info(_Block):
+    """What the code uses of model.json; the rest is for people."""
+
+    sha256: Sha256
+    weights: _Weights
+    architecture: dict[str, Any]
+    crop: Annotated[int, Field(ge=16, le=512)]
+    preprocessing: _Preprocessing
+    fold: Annotated[int, Field(ge=1, le=5)]
+    selection: _Selection
+    history: list[dict[str, float]]
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out normal_, for which the device meta imports a thousand modules in seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
     """Write weights and info; model.json last, so that a folder with it is complete."""
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in weights.items()
     }
-    with whole_file(folder / "model.safetensors") as temporary:
+    path = folder / "model.safetensors"
+    with whole_file(path) as temporary:
         save_file(plain, temporary)
+    about = {"sha256": _file_digest(path), "bytes": path.stat().st_size}
+    whole = {"format": MODEL_FORMAT, "classes": CLASSES, "weights": about, **info}
     with whole_file(folder / "model.json") as temporary:
-        text = json.dumps({"format": MODEL_FORMAT, "classes": CLASSES, **info}, indent=1)
+        text = json.dumps({**whole, "sha256": info_digest(whole)}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -38,25 +100,133 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a model from its folder, in evaluation mode on the CPU, with its info.
 
     Raises:
-        ModelError: if a file is missing or damaged, or the classes or the weights do not fit.
+        ModelError: one line, if a file is missing, damaged or altered, or the format, the classes
+            or the weights do not fit.
     """
     path = folder / "model.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        weights = load_file(folder / "model.safetensors")
+        info = read_info(path)
+        architecture = _architecture(info, path)
+        weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no model there; `safe-cli train` makes it") from error
-    except (ValueError, OSError, SafetensorError) as error:
-        raise ModelError(f"{folder}: model.json or model.safetensors is damaged") from error
+    model = build_model(**architecture)
+    model.load_state_dict(weights)
+    return model.eval(), info
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read and check model.json.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ModelError: one line, if it is too large, damaged, altered or of another format.
+    """
+    data = read_bounded(path, most=INFO_BYTES, error=ModelError)
+    try:
+        info = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: damaged; {_ANEW}") from error
+    if not isinstance(info, dict):
+        raise ModelError(f"{path}: damaged; {_ANEW}")
     if info.get("format") != MODEL_FORMAT or info.get("classes") != list(CLASSES):
         raise ModelError(
-            f"{path}: of another format or with other classes than {', '.join(CLASSES)}"
+            f"{path}: not of format {MODEL_FORMAT} or with other classes than "
+            f"{', '.join(CLASSES)}; train anew"
         )
-    model = build_model(**info["architecture"], weights=None)
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelError(
-            f"{folder}: the weights do not fit the architecture in model.json"
-        ) from error
-    return model.eval(), info
+        _Info.model_validate(info)
+    except ValidationError as error:
+        raise ModelError(f"{path}: damaged or altered: {_first(error)}; {_ANEW}") from error
+    if info["sha256"] != info_digest(info):
+        raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_ANEW}")
+    return info
+
+
+def info_digest(info: dict[str, Any]) -> str:
+    """Return the sha256 of the canonical JSON of model.json without its key sha256."""
+    plain = json.loads(json.dumps({**info, "sha256": None}))  # tuples as lists, as it is read back
+    return hashlib.sha256(
+        json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+
+
+def _architecture(info: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the arguments of build_model, checked as params.yaml's section model is."""
+    try:
+        section = Model.model_validate({**info["architecture"], "weights": None})
+    except ValidationError as error:
+        raise ModelError(f"{path}: architecture.{_first(error)}; {_ANEW}") from error
+    return section.model_dump()
+
+
+def _read_weights(
+    path: Path, about: dict[str, Any], architecture: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Read the tensors that the architecture has, and no others.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ModelError: one line.
+    """
+    try:
+        with torch.device("meta"), _NothingDrawn():  # shapes without numbers
+            right = build_model(**architecture).state_dict()
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{path.parent}: no network has the architecture in model.json") from error
+    most = sum(tensor.numel() * tensor.itemsize for tensor in right.values()) + HEADER_BYTES
+    # Read and not mapped: a file that is cut while it is mapped ends the process by SIGBUS.
+    data = read_bounded(path, most=most, error=ModelError)
+    if len(data) != about["bytes"] or hashlib.sha256(data).hexdigest() != about["sha256"]:
+        raise ModelError(f"{path}: damaged or altered, its checksum is not that of model.json")
+    try:
+        _check_shapes(data, right, path)
+        weights = load(data)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: damaged; {_ANEW}") from error
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ModelError(
+                f"{path}: {name} holds numbers that are not finite; the training diverged, "
+                "train anew with a smaller train.lr"
+            )
+    return weights
+
+
+def _check_shapes(data: bytes, right: dict[str, Tensor], path: Path) -> None:
+    """Compare the header of a safetensors file with the tensors of `right`.
+
+    The file is 8 bytes, the length of the header; the header, JSON with dtype and shape by name;
+    the numbers.
+
+    Raises:
+        ModelError: if it lists others.
+        ValueError: if it is none.
+    """
+    found = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if not isinstance(found, dict):
+        raise ValueError
+    found.pop("__metadata__", None)
+    wrong = f"{path}: the weights do not fit the architecture in model.json"
+    if found.keys() != right.keys():
+        name = min(found.keys() ^ right.keys())
+        word = "holds" if name in found else "lacks"
+        raise ModelError(f"{wrong}: it {word} {ascii(name)[:100]}")
+    for name, tensor in right.items():
+        entry = found[name] if isinstance(found[name], dict) else {}
+        is_, should = (
+            (entry.get("dtype"), entry.get("shape")),
+            (_DTYPES[tensor.dtype], list(tensor.shape)),
+        )
+        if is_ != should:
+            raise ModelError(f"{wrong}: {name} is {str(is_)[:100]}, not {should}")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:200]

@@ -4,7 +4,6 @@ A shard folder is tars, index.json and clips.parquet (ARCHITECTURE.md, contracts
 crosses from data preparation to training.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from safe.clip_table import read_table
 from safe.errors import DataError
-from safe.labels import CLASSES, K
-from safe.sample import SHARD_FORMAT
+from safe.labels import K
+from safe.shard_index import Index, read_index
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,15 @@ class ShardFolder:
 
     Attributes:
         root: the folder.
-        index: index.json; its `shards` are an array here, of their `file` and `sha256`, since
-            10,000 of them as dicts take 8 MB.
+        index: index.json; its `shards` are an array here, of their `file`, `sha256` and `bytes`,
+            since 10,000 of them as dicts take 8 MB.
         clip: keys, [n] strings.
         label: int64 [n], positions in CLASSES.
         bucket: [n] strings.
         shard: int64 [n], position of the clip's tar in `files`.
         offset: int64 [n], of the JPEG inside its tar, in bytes.
         size: int64 [n], of the JPEG, in bytes.
+        crc32: uint32 [n], of the JPEG.
         files: [number of tars] strings, their names.
     """
 
@@ -48,6 +48,7 @@ class ShardFolder:
     shard: NDArray[np.int64]
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
+    crc32: NDArray[np.uint32]
     files: NDArray[np.str_]
 
     @property
@@ -119,58 +120,34 @@ def _system_memory() -> Iterator[None]:
 def open_shards(root: Path) -> ShardFolder:
     """Read index.json and clips.parquet and check that they and the tars fit together.
 
+    The tars' contents are read by safe.verify.
+
     Raises:
-        DataError: if a file is missing, of another format version or size, or the counts disagree.
+        DataError: one line, if a file is missing, of another format version or size, or holds what
+            it may not (safe.shard_index).
     """
-    index_path = root / "index.json"
-    try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        table = pq.read_table(root / "clips.parquet", use_threads=False)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{error.filename or root}: not found; `safe-cli shard` makes it"
-        ) from error
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{root}: index.json or clips.parquet is damaged; make the shards anew"
-        ) from error
-    if index.get("format") != SHARD_FORMAT:
-        raise DataError(
-            f"{index_path}: shard format {index.get('format')}, this version reads {SHARD_FORMAT}; "
-            "make the shards anew"
-        )
-    for entry in index["shards"]:
-        path = root / entry["file"]
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise DataError(
-                f"{path}: missing or not of {entry['bytes']} bytes; make the shards anew"
-            )
-    if sum(entry["clips"] for entry in index["shards"]) != table.num_rows:
-        raise DataError(f"{root}: index.json and clips.parquet disagree; make the shards anew")
+    index = read_index(root)
+    table = read_table(root, index)
+    for name, _, size in index.tars.tolist():
+        path = root / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise DataError(f"{path}: missing or not of {size} bytes; make the shards anew")
     return _folder(root, index, table)
 
 
-def _folder(root: Path, index: dict[str, Any], table: pa.Table) -> ShardFolder:
+def _folder(root: Path, index: Index, table: pa.Table) -> ShardFolder:
     """Turn rows and entries into arrays: as Python strings and dicts they take five times that."""
-    files = [entry["file"] for entry in index["shards"]]
-    shards = [(entry["file"], entry["sha256"]) for entry in index["shards"]]
-    width = max(map(len, files), default=1)
-    columns = np.array(shards, dtype=[("file", f"U{width}"), ("sha256", "U64")])
     bucket = table["bucket"].combine_chunks().dictionary_encode()
-    shard = pc.index_in(table["shard"], pa.array(files, pa.string()))
-    if shard.null_count:
-        raise DataError(f"{root}: index.json and clips.parquet disagree; make the shards anew")
-    label = table["label"].to_numpy().astype(np.int64)
-    if len(label) and not 0 <= label.min() <= label.max() < K:
-        raise DataError(f"{root}: a label outside 0..{K - 1} ({', '.join(CLASSES)})")
+    shard = pc.index_in(table["shard"], pa.array(index.tars["file"].tolist()))
     return ShardFolder(
         root=root,
-        index=index | {"shards": columns},
+        index=index.about | {"shards": index.tars},
         clip=np.array(table["clip"].to_pylist(), dtype=np.str_),
-        label=label,
+        label=table["label"].to_numpy().astype(np.int64),
         bucket=np.array(bucket.dictionary.to_pylist(), np.str_)[bucket.indices.to_numpy()],
         shard=shard.to_numpy().astype(np.int64),
         offset=table["offset"].to_numpy().astype(np.int64),
         size=table["bytes"].to_numpy().astype(np.int64),
-        files=columns["file"],
+        crc32=table["crc32"].to_numpy().astype(np.uint32),
+        files=index.tars["file"],
     )

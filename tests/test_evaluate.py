@@ -11,6 +11,7 @@ from conftest import small_config
 from safe.errors import ModelError
 from safe.evaluate import evaluate
 from safe.metrics import summarize
+from safe.saved import info_digest
 from safe.shards import open_shards
 from safe.train import train
 
@@ -136,6 +137,7 @@ def test_a_model_folder_that_is_missing_or_damaged_is_one_line(project, model, s
     info = json.loads((model / "model.json").read_text())
     info["architecture"]["hidden"] = 8
     shutil.copytree(model, tmp_path / "other")
+    info["sha256"] = info_digest(info)
     (tmp_path / "other" / "model.json").write_text(json.dumps(info))
     with pytest.raises(ModelError, match="weights do not fit"):
         run(project, tmp_path / "other", shards, tmp_path)

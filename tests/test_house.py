@@ -17,7 +17,10 @@ MODULE = {
     "eval": "safe.evaluate",
     "summary": "safe.summary",
 }
-NO_STAGE = {"cost": "a question about the model, not a step from clips to figures"}
+NO_STAGE = {
+    "cost": "a question about the model, not a step from clips to figures",
+    "forget": "what a person asks for, once; not a step from clips to figures",
+}
 NOT_IN_DEPS = {
     "safe.config": "its values are params of the stage",
     "safe.errors": "only the words of an error",
@@ -79,15 +82,75 @@ def test_rooms_import_only_what_they_may(path):
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_file_opens_with_its_question_and_unpickles_nothing(path):
+def test_every_file_opens_with_its_question(path):
     text = path.read_text()
     first = ast.get_docstring(ast.parse(text)).split("\n\n")[0]
     if path.name != "__init__.py":
         assert "?" in first, (
             f"{path}: the docstring must open with the question that the file answers"
         )
-    assert not {"pickle", "dill", "cloudpickle", "joblib"} & imports(path)
-    assert "torch.load" not in text
+
+
+def dangers(tree: ast.AST) -> list[str]:
+    """What could run code or a command that stands in a file that is read, with its line."""
+    safe = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and "SafeLoader" in " ".join(map(ast.unparse, node.bases))
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+            words = [str(name).split(".")[0] for name in names if name] + [
+                f"{names[0]}.{name}" for name in names[1:]
+            ]
+        elif isinstance(node, ast.Call):
+            words = [ast.unparse(node.func)]
+            words += [f"{key.arg}={ast.unparse(key.value)}" for key in node.keywords if key.arg]
+            loads = words[0] in ("yaml.load", "yaml.load_all")
+            loader = [last_name(key.value) for key in node.keywords if key.arg == "Loader"]
+            if loads and not (loader and loader[0] in safe | {"SafeLoader", "CSafeLoader"}):
+                found.append(f"{node.lineno}: yaml.load without a safe loader")
+        else:
+            continue
+        found += [f"{node.lineno}: {word}" for word in words if word in FORBIDDEN]
+    return found
+
+
+def last_name(node: ast.expr) -> str:
+    return ast.unparse(node).split(".")[-1]
+
+
+FORBIDDEN = {
+    *("pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"),
+    *("torch.load", "torch.jit.load", "pandas.read_pickle", "pd.read_pickle", "allow_pickle=True"),
+    *("yaml.unsafe_load", "yaml.full_load", "weights_only=False"),
+    *("eval", "exec", "__import__", "os.system", "os.popen", "shell=True"),
+    *("tarfile.extractall", "tar.extractall", "tar.extract", "shutil.unpack_archive"),
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle", "from pickle import loads", "import joblib.memory", "import marshal as m",
+        "torch.load(path, weights_only=True)", "from torch import load",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text)", "yaml.load(text, Loader=yaml.Loader)", "yaml.unsafe_load(text)",
+        "eval(text)", "exec(text)", "run(command, shell=True)", "os.system(text)",
+    ],
+)  # fmt: skip
+def test_the_check_for_dangers_finds_each(line):
+    assert dangers(ast.parse(line))
+
+
+MORE = sorted(path for room in ("faults", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", CODE + MORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_that_is_read_is_unpickled_evaluated_or_given_to_a_shell(path):
+    assert not dangers(ast.parse(path.read_text()))
 
 
 def test_one_word_in_four_places():

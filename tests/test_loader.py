@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import shutil
+import zlib
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +16,10 @@ from safe.errors import DataError
 from safe.loader import Batch, load_batches
 from safe.plan import TrainPlan, in_order
 from safe.sample import decode_strip, encode_strip
-from safe.shards import open_shards
+from safe.shards import ShardFolder, open_shards
+from safe.verify import verify
 
-ROW = ("clip", "label", "bucket", "shard", "offset", "bytes")
+ROW = ("clip", "label", "bucket", "shard", "offset", "bytes", "crc32")
 
 
 def read_all(*args, **options) -> list[Batch]:
@@ -54,18 +57,76 @@ def test_the_order_does_not_depend_on_the_workers(shards):
         assert all(torch.equal(a, b) for a, b in zip(alone, read(workers), strict=True))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_clip_is_one_line_that_names_it(shards, tmp_path, workers):
-    copy = tmp_path / "shards"
-    shutil.copytree(shards, copy)
-    folder = open_shards(copy)
-    path = copy / folder.files[folder.shard[4]]
-    data = bytearray(path.read_bytes())
-    data[folder.offset[4] : folder.offset[4] + 20] = bytes(20)
-    path.write_bytes(data)
-    with pytest.raises(DataError, match=f"clip {folder.clip[4]}") as caught:
+@pytest.fixture
+def copy(shards, tmp_path):
+    """Return a copy of the shards that may be changed."""
+    shutil.copytree(shards, tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+def problem(folder: ShardFolder, workers: int) -> str:
+    """Return what the loader says of the first clips; all of it is one line."""
+    with pytest.raises(DataError) as caught:
         list(load_batches(folder, in_order(np.arange(8), 4), workers=workers))
     assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_is_altered_after_the_check_is_one_line_that_names_it(copy, workers):
+    folder = open_shards(copy)
+    verify(folder, seen=None)
+    path = copy / folder.files[folder.shard[4]]
+    data, place = path.read_bytes(), int(folder.offset[4])
+    end = place + int(folder.size[4])
+    altered = bytearray(data)
+    altered[end - 40] ^= 1  # in the coded pixels: it is a JPEG that can be decoded still
+    assert decode_strip(bytes(altered[place:end]), folder.face_size).any()
+    path.write_bytes(altered)
+    found = problem(folder, workers)
+    assert found.startswith(f"{path}: clip {folder.clip[4]}: altered, its checksum is not that of")
+    path.write_bytes(data[:place] + bytes(20) + data[place + 20 :])
+    assert f"clip {folder.clip[4]}: altered" in problem(folder, workers)
+
+
+def test_an_alteration_in_the_middle_of_a_run_is_found_within_four_readings(copy):
+    folder = open_shards(copy)
+    path, last = copy / folder.files[folder.shard[4]], int(folder.offset[4] + folder.size[4]) - 40
+    batches = load_batches(folder, in_order(np.full(40, 4), 1), workers=0)
+    for _ in range(2):
+        next(batches)
+    with path.open("r+b") as file:
+        file.seek(last)
+        byte = file.read(1)[0]
+        file.seek(last)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(DataError, match=f"clip {folder.clip[4]}: altered"):
+        list(islice(batches, 4))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_jpeg_that_cannot_be_decoded_though_its_checksum_fits_is_named(copy, workers):
+    folder = open_shards(copy)
+    path = copy / folder.files[folder.shard[4]]
+    data, place = bytearray(path.read_bytes()), int(folder.offset[4])
+    data[place : place + 20] = bytes(20)
+    path.write_bytes(data)
+    folder.crc32[4] = zlib.crc32(data[place : place + int(folder.size[4])])
+    assert f"{path}: clip {folder.clip[4]}: not a readable JPEG" in problem(folder, workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_cut_or_vanishes_under_the_reader_is_one_line(copy, workers):
+    folder = open_shards(copy)
+    path = copy / folder.files[folder.shard[0]]
+    batches = load_batches(folder, in_order(np.zeros(40, np.int64), 4), workers=workers)
+    next(batches)  # the shard is open now
+    with path.open("r+b") as file:
+        file.truncate(int(folder.offset[0]) + 100)
+    with pytest.raises(DataError, match=f"{path}: clip {folder.clip[0]}: the shard ends too early"):
+        list(batches)
+    path.unlink()
+    assert problem(folder, workers) == f"{path}: cannot be opened (No such file or directory)"
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -97,9 +158,7 @@ def test_a_consumer_that_stops_early_leaves_no_process(shards):
     assert not multiprocessing.active_children()
 
 
-def test_a_shard_that_is_missing_or_cut_is_named_when_the_folder_is_opened(shards, tmp_path):
-    copy = tmp_path / "shards"
-    shutil.copytree(shards, copy)
+def test_a_shard_that_is_missing_or_cut_is_named_when_the_folder_is_opened(copy, tmp_path):
     path = next(copy.glob("*.tar"))
     path.write_bytes(path.read_bytes()[:-512])
     with pytest.raises(DataError, match=rf"{path.name}: missing or not of \d+ bytes"):
@@ -124,10 +183,11 @@ def test_the_folder_holds_what_its_two_files_say(shards):
         folder.shard,
         folder.offset,
         folder.size,
+        folder.crc32,
         strict=True,
     )
-    for row, (clip, label, bucket, shard, offset, size) in zip(table, columns, strict=True):
-        found = (clip, label, bucket, folder.files[shard], offset, size)
+    for row, (clip, label, bucket, shard, offset, size, crc32) in zip(table, columns, strict=True):
+        found = (clip, label, bucket, folder.files[shard], offset, size, crc32)
         assert found == tuple(row[name] for name in ROW)
     written = json.loads((shards / "index.json").read_text())
     assert [entry["sha256"] for entry in folder.index["shards"]] == [
@@ -136,14 +196,12 @@ def test_the_folder_holds_what_its_two_files_say(shards):
     assert {**folder.index, "shards": written["shards"]} == written
 
 
-def test_a_table_that_names_another_shard_is_refused_and_arrow_left_as_it_was(shards, tmp_path):
+def test_another_table_is_refused_and_arrow_left_as_it_was(copy):
     pool = pa.default_memory_pool().backend_name
-    copy = tmp_path / "shards"
-    shutil.copytree(shards, copy)
     rows = pq.read_table(copy / "clips.parquet").to_pylist()
     rows[3]["shard"] = "fold9-000000.tar"
     pq.write_table(pa.Table.from_pylist(rows), copy / "clips.parquet")
-    with pytest.raises(DataError, match="disagree"):
+    with pytest.raises(DataError, match=r"clips.parquet: altered, its checksum"):
         open_shards(copy)
     assert pa.default_memory_pool().backend_name == pool
 

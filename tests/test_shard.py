@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,14 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_index_says_what_is_where(shards: Path) -> None:
     index = json.loads((shards / "index.json").read_text())
-    assert sorted(index) == ["format", "left_out", "preprocessing", "shards"]
-    assert index["format"] == 1
+    assert sorted(index) == ["format", "left_out", "preprocessing", "shards", "table"]
+    assert index["format"] == 2
+    table = (shards / "clips.parquet").read_bytes()
+    assert index["table"] == {
+        "file": "clips.parquet",
+        "sha256": hashlib.sha256(table).hexdigest(),
+        "bytes": len(table),
+    }
     assert index["left_out"] == [
         {"clip": "00005", "bucket": "fold1", "reason": "empty file"},
         {"clip": "00007", "bucket": "fold2", "reason": "file missing"},
@@ -161,6 +168,7 @@ def test_table_finds_each_jpeg_by_its_offset(shards: Path) -> None:
             member = tar.getmember(f"{row['clip']}.jpg")
             assert (member.offset_data, member.size) == (row["offset"], row["bytes"])
         data = (shards / row["shard"]).read_bytes()[row["offset"] :][: row["bytes"]]
+        assert row["crc32"] == zlib.crc32(data)
         assert decode_strip(data, 32).shape == (T, 32, 32, 3)
 
 

@@ -94,6 +94,7 @@ def write_folder(root: Path, clips: int, config: Config, *, distinct: int) -> Sh
         shard=np.array([files.index(name) for name in column["shard"]], np.int64),
         offset=np.array(column["offset"], np.int64),
         size=np.array(column["bytes"], np.int64),
+        crc32=np.array(column["crc32"], np.uint32),
         files=files,
     )
 
