@@ -2,14 +2,41 @@
 
 Every error that a user can cause or mend is a SafeError whose text is one line: what is wrong,
 where, and what would be right. The command line prints that line and ends with the error's exit
-code.
+code. Errors of the system, such as a full disk, stay OSError; `explain` makes a line of them.
 """
+
+import errno
+import os
+from typing import Final
+
+DISK_EXIT_CODE: Final = 6
+"""Of a command that an OSError ended."""
+
+_SPACE = "free some space or choose another folder, then run it again"
+_RIGHTS = "check the owner and the permissions of the file and of its folders"
+_REMEDIES: Final = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: "mount it for writing or choose another folder, then run it again",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: "the disk fails; check it and the system's log",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.EISDIR: "a folder is where a file is expected; move it away",
+    errno.ENOTDIR: "a file is where a folder is expected; move it away",
+    errno.ENOMEM: "free some memory, or use fewer processes (runtime.workers)",
+}
 
 
 class SafeError(Exception):
     """Something the user can mend. The text is one line."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the text with what a terminal would act on, such as a line end, written out."""
+        text = super().__str__()
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class ConfigError(SafeError):
@@ -28,3 +55,17 @@ class ModelError(SafeError):
     """A model folder, weights file or checkpoint is missing, damaged or does not fit."""
 
     exit_code = 4
+
+
+class ProcessError(SafeError, RuntimeError):
+    """Another process holds what this one would write, or a child of this one was killed."""
+
+    exit_code = 5
+
+
+def explain(error: OSError) -> str:
+    """Say in one line which file, what the system says of it, and what would be right."""
+    words = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+    where = f"{error.filename}: " if error.filename is not None else ""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{where}{words}{f'; {remedy}' if remedy else ''}"

@@ -30,6 +30,7 @@ from safe.process import whole_file
 from safe.recipe import pick_device, pick_precision
 from safe.saved import load_model
 from safe.shards import ShardFolder, open_shards
+from safe.verify import verify
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,18 @@ def predict(
 
 
 def evaluate(
-    model_folder: Path, *, shards: Path, fold: int, out: Path, settings: Eval, runtime: Runtime
+    model_folder: Path,
+    *,
+    shards: Path,
+    fold: int,
+    out: Path,
+    settings: Eval,
+    runtime: Runtime,
+    seen: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a fold's model on its test split; write predictions.parquet and metrics.json.
+
+    `seen` is the memory of shards that safe.verify found good; without it all are read.
 
     Returns:
         What metrics.json holds: the figures of safe.metrics.summarize, n_test, n_left_out, fold,
@@ -95,11 +105,12 @@ def evaluate(
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, or for another fold.
-        DataError: if the shards cannot be read.
+        DataError: if the shards cannot be read, or are not what their index says.
     """
     model, info = load_model(model_folder)
     folder = open_shards(shards)
     check_fit(info, folder, fold, model_folder)
+    verify(folder, seen=seen)
     device = pick_device(runtime.device)
     _, rows = folder.split(fold)
     found = predict(

@@ -12,14 +12,22 @@ from typing import Any
 
 import torch
 
-from safe.checkpoint import fingerprint, load_checkpoint, only_one, save_checkpoint
+from safe.checkpoint import (
+    LOCK,
+    fingerprint,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from safe.config import Config
 from safe.errors import ConfigError
 from safe.loader import Batch, load_batches, started
-from safe.recipe import pick_device
+from safe.process import naming, only_one
+from safe.recipe import pick_device, pick_precision
 from safe.saved import save_model
 from safe.shards import ShardFolder, open_shards
 from safe.trainer import SELECTION_METRIC, Trainer, choose_rows, make_plan
+from safe.verify import verify
 
 
 def train(
@@ -30,8 +38,10 @@ def train(
     out: Path,
     checkpoints: Path,
     commit: str,
+    seen: Path | None = None,
     stop_after: int | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> bool:
     """Train one fold and write its model folder; goes on from a checkpoint of the same run.
 
@@ -43,15 +53,19 @@ def train(
         checkpoints: folder outside DVC's outputs; this run's state lies in a subfolder by
         fingerprint.
         commit: of the code, for model.json.
+        seen: the memory of shards that safe.verify found good; None: all are read.
         stop_after: leave a checkpoint and return after this step of the run, unless it ended
         before.
         on_epoch: called with the epoch's number (from 1) and its figures.
+        on_note: called with a line if a damaged checkpoint was passed over.
 
     Returns:
         True if the run is complete and the model written; False if it stopped at `stop_after`.
 
     Raises:
-        SafeError: DataError, ConfigError or ModelError in one line.
+        SafeError: DataError, ConfigError or ModelError in one line; ProcessError if another
+            process trains this very run.
+        OSError: if a file cannot be written; the run goes on from its last checkpoint.
     """
     folder = open_shards(shards)
     if config.augment.crop > folder.face_size:
@@ -60,8 +74,9 @@ def train(
             f"{folder.face_size} pixels"
         )
     home = checkpoints / _fingerprint(config, folder, fold)
-    with only_one(home):
-        found = load_checkpoint(home / "last.safetensors")
+    with only_one(home / LOCK, f"training state {home}"):
+        verify(folder, seen=seen)
+        found = load_checkpoint(home, on_note)
         rows, _ = choose_rows(config, folder, fold)
         plan = make_plan(config, folder, rows, start=0 if found is None else found[1]["step"])
         # Asked for a batch before the model is built, the loader's processes read on while this
@@ -77,17 +92,17 @@ def train(
         trainer = Trainer(config, folder, fold)
         if found is not None:
             trainer.restore(*found)
-        if not _run(trainer, batches, home / "last.safetensors", out, stop_after, on_epoch):
+        if not _run(trainer, batches, home, out, stop_after, on_epoch):
             return False
         _save(trainer, out, fold, commit)
-        (home / "last.safetensors").unlink(missing_ok=True)
+        remove_checkpoints(home)
     return True
 
 
 def _run(
     trainer: Trainer,
     batches: Iterable[Batch],
-    checkpoint: Path,
+    home: Path,
     out: Path,
     stop_after: int | None,
     on_epoch: Callable[[int, dict[str, float]], None] | None,
@@ -95,33 +110,32 @@ def _run(
     """Step through the rest of the run; False if it stopped at `stop_after`."""
     from dvclive import Live  # here: it takes most of a second
 
-    def keep() -> None:
-        state = {"step": trainer.step, "history": trainer.history}
-        save_checkpoint(checkpoint, trainer.tensors(), state)
-
+    runtime = trainer.config.runtime
     live = Live(
         str(out / "live"), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False
     )
-    with live:
+    with naming(out / "live"), live:
         for row in trainer.history:  # DVC emptied the folder: write the past epochs again
             _log(live, row)
         began = saved = time.monotonic()
         first = trainer.step
         for batch in batches:
             trainer.train_step(batch)
-            if trainer.step % trainer.steps == 0:
+            ended, stopped = trainer.step % trainer.steps == 0, trainer.step == stop_after
+            if ended:
                 row = trainer.end_epoch(time.monotonic() - began, trainer.step - first)
                 _log(live, row)
                 if on_epoch:
                     on_epoch(len(trainer.history), row)
-                began, first, saved = time.monotonic(), trainer.step, time.monotonic()
-                keep()
-            if trainer.step == stop_after:
-                keep()
-                return False
-            if time.monotonic() - saved > trainer.config.runtime.checkpoint:
-                keep()
+                began, first = time.monotonic(), trainer.step
+            counted = runtime.checkpoint_steps and trainer.step % runtime.checkpoint_steps == 0
+            due = time.monotonic() - saved > runtime.checkpoint
+            if ended or stopped or counted or due:
+                state = {"step": trainer.step, "history": trainer.history}
+                save_checkpoint(home, trainer.tensors(), state)
                 saved = time.monotonic()
+            if stopped:
+                return False
     return True
 
 
@@ -133,19 +147,38 @@ def _log(live: Any, row: dict[str, float]) -> None:
 
 def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
     """Name the run by all that its result depends on, the code of this package included."""
-    code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    code, table = hashlib.sha256(), hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
+    for column in (folder.clip, folder.label, folder.bucket, folder.shard, folder.offset):
+        table.update(column.tobytes())
     sections = config.model_dump(include={"seed", "augment", "tam", "model", "acl", "train"})
+    del sections["model"]["weights"]  # a path; what counts is what it holds
+    device = pick_device(config.runtime.device)
+    chooses = config.train.select != "last"
     return fingerprint(
         {
             **sections,
+            "selection": config.eval.model_dump(include={"batch", "bins"}) if chooses else None,
+            "weights": _sha256(config.model.weights),
             "fold": fold,
             "preprocessing": folder.preprocessing_id,
             "shards": [entry["sha256"] for entry in folder.index["shards"]],
+            "table": table.hexdigest(),
             "code": code.hexdigest(),
+            "torch": torch.__version__,
+            "device": device.type,
+            "precision": str(pick_precision(config.train.precision, device)),
         }
     )
+
+
+def _sha256(weights: str | None) -> str | None:
+    """Return the sha256 of model.weights; None without, or without the file (told later)."""
+    if weights is None or not Path(weights).is_file():
+        return None
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:

@@ -1,8 +1,10 @@
 """A run: exact resume, selection rules, and that it learns."""
 
+import dataclasses
 import math
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +20,9 @@ from safe.errors import ConfigError, ModelError
 from safe.loader import load_batches
 from safe.recipe import learning_rate
 from safe.saved import load_model
-from safe.shards import open_shards
+from safe.shards import ShardFolder, open_shards
 from safe.tam import TAM
-from safe.train import train
+from safe.train import _fingerprint, train
 from safe.trainer import PARTS, Trainer
 
 
@@ -47,12 +49,89 @@ def test_stopping_and_going_on_equals_not_stopping_bit_for_bit(project, shards, 
     for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert without_time(first_info) == without_time(second_info)
-    assert not list((tmp_path / "parts" / "checkpoints").rglob("*.safetensors"))
+    assert not checkpoints_in(tmp_path / "parts")
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").rglob("*.safetensors"))
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [int(path.stem) for path in checkpoints_in(folder)]
+
+
+def test_checkpoints_by_steps_change_no_result_and_the_last_two_are_kept(project, shards, tmp_path):
+    few, stop = (
+        ("train.epochs=2", "runtime.workers=0"),
+        int(np.random.default_rng(7).integers(11, 18)),
+    )
+    run(small_config(project, *few), tmp_path / "whole", shards)
+    run(small_config(project, *few), tmp_path / "parts", shards, stop_after=stop)
+    assert steps_in(tmp_path / "parts") == [10, stop]  # 10 steps an epoch
+    often = small_config(
+        project, "train.epochs=2", "runtime.workers=2", "runtime.checkpoint_steps=3"
+    )
+    assert not run(often, tmp_path / "parts", shards, stop_after=20)
+    assert steps_in(tmp_path / "parts") == [18, 20]
+    assert run(often, tmp_path / "parts", shards)
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not checkpoints_in(tmp_path / "parts")
+
+
+def test_a_damaged_last_checkpoint_costs_steps_and_no_bytes(project, shards, tmp_path):
+    config = small_config(
+        project, "train.epochs=1", "runtime.workers=0", "runtime.checkpoint_steps=4"
+    )
+    run(config, tmp_path / "whole", shards)
+    run(config, tmp_path / "parts", shards, stop_after=9)
+    last = checkpoints_in(tmp_path / "parts")[-1]
+    last.write_bytes(last.read_bytes()[:-1] + b"?")
+    notes: list[str] = []
+    assert run(config, tmp_path / "parts", shards, on_note=notes.append)
+    (note,) = notes
+    assert f"{last.name}: its content does not have its sha256" in note
+    assert "going on from 0000000008.safetensors" in note
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_the_result_depends_on_names_the_run_and_nothing_else(
+    project, shards, tmp_path, monkeypatch
+):
+    """The state of a run is taken up by the same run only."""
+    folder, config = open_shards(shards), small_config(project)
+
+    def name(*overrides: str, among: ShardFolder = folder, fold: int = 1) -> str:
+        return _fingerprint(small_config(project, *overrides), among, fold)
+
+    same = {
+        name("runtime.workers=0"),
+        name("runtime.checkpoint_steps=3"),
+        name("runtime.checkpoint=5"),
+        name("data.folds=[1,2]"),
+        name("eval.batch=8"),  # with select: last, no evaluation is part of the run
+    }
+    assert same == {name()}
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"one")
+    use = f"model.weights={weights}"
+    found = [name(), name(use), name("seed=1"), name("train.lr=0.002"), name(fold=2)]
+    weights.write_bytes(b"two")
+    found.append(name(use))
+    found.append(name("train.select=test"))
+    found.append(name("train.select=test", "eval.batch=8"))
+    other = folder.label.copy()
+    other[0] = (other[0] + 1) % 7
+    found.append(name(among=dataclasses.replace(folder, label=other)))
+    monkeypatch.setattr(torch, "__version__", "another")
+    found.append(_fingerprint(config, folder, 1))
+    assert len(set(found)) == len(found)
 
 
 def without_time(info: dict) -> dict:
     history = [{k: v for k, v in row.items() if k != "clips_per_s"} for row in info["history"]]
-    return {**info, "history": history}
+    return {**info, "history": history, "sha256": ""}  # a sum over the times too
 
 
 def test_forty_steps_in_two_halves_write_the_same_model_file(project, shards, tmp_path):
@@ -155,8 +234,7 @@ def test_another_seed_or_parameter_is_another_run(project, shards, tmp_path):
     run(config, tmp_path, shards, stop_after=3)
     run(small_config(project, "train.lr=0.002"), tmp_path, shards, stop_after=3)
     run(small_config(project, "runtime.workers=0", "runtime.checkpoint=5"), tmp_path, shards)
-    kept = list((tmp_path / "checkpoints").rglob("last.safetensors"))
-    assert len(kept) == 1  # the first was taken up and finished, the second still waits
+    assert len(checkpoints_in(tmp_path)) == 1  # the first was finished, the second still waits
 
 
 def test_the_loss_falls_and_the_log_has_what_it_should(project, shards, tmp_path):
@@ -207,8 +285,7 @@ def test_the_selected_weights_are_those_of_the_selected_epoch(project, shards, t
     epoch = info["selection"]["epoch"]
     last = small_config(project, "train.select=last", "runtime.workers=0", "train.epochs=3")
     run(last, tmp_path / "b", shards, stop_after=10 * epoch)
-    (path,) = (tmp_path / "b" / "checkpoints").rglob("last.safetensors")
-    kept = load_file(path)
+    kept = load_file(checkpoints_in(tmp_path / "b")[-1])
     best = load_file(tmp_path / "a" / "model" / "model.safetensors")
     assert all(torch.equal(kept[f"model/{name}"], value) for name, value in best.items())
 

@@ -9,11 +9,11 @@ which clip. The same seed gives the same bytes, with any number of workers.
 import csv
 import hashlib
 import multiprocessing
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -25,9 +25,9 @@ import numpy as np
 from pipeline.datasets.animate import Clip, draw_clip, draw_faces
 from pipeline.datasets.expressions import CONFUSED
 from safe.config import Synthesize
-from safe.errors import DataError
+from safe.errors import DataError, ProcessError
 from safe.labels import CLASSES, K
-from safe.process import die_with_parent
+from safe.process import die_with_parent, naming
 from safe.sample import encode_strip
 
 FOLDS: Final = 5
@@ -65,11 +65,15 @@ def synthesize(
 
     Raises:
         DataError: if `out` is a file or a folder that holds something.
+        ProcessError: if a process was killed.
+        OSError: if a file cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not an empty folder: remove it or give another one")
     clips = plan_clips(settings)
-    temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    # One name, not one for each process: what a killed run left is cleared by the next.
+    temporary = out.absolute().with_name(f".{out.absolute().name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         folder = temporary / "Clip" / ("original" if source == "video" else "strips")
         folder.mkdir(parents=True)
@@ -162,7 +166,9 @@ def _write_clip(folder: Path, settings: Synthesize, clip: Clip) -> bytes:
 def _write_strip(folder: Path, settings: Synthesize, clip: Clip) -> bytes:
     """Encode a clip's 16 faces as one JPEG, and return the file's sha256."""
     strip = encode_strip(draw_faces(clip, settings), _STRIP_QUALITY, "444")
-    (folder / f"{clip.key}.jpg").write_bytes(strip)
+    path = folder / f"{clip.key}.jpg"
+    with naming(path):
+        path.write_bytes(strip)
     return hashlib.sha256(strip).digest()
 
 
@@ -184,7 +190,7 @@ def _write_lists(folder: Path, clips: list[Clip]) -> None:
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with naming(path), path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
@@ -194,8 +200,13 @@ def _run(write: Callable[[Clip], bytes], clips: list[Clip], workers: int) -> Ite
         yield from map(write, clips)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        yield from pool.map(write, clips, chunksize=4)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+            yield from pool.map(write, clips, chunksize=4)
+    except BrokenProcessPool as error:
+        raise ProcessError(
+            "a process that draws clips was killed (out of memory?); see runtime.workers"
+        ) from error
 
 
 def _start_worker() -> None:
