@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.datasets import dfew, ferv39k
+from pipeline.forgotten import read_forgotten
 from pipeline.manifest import SCHEMA, Clip, check_clips
 from safe.config import Data
 from safe.labels import CLASSES
@@ -26,18 +27,22 @@ ADAPTERS: Final[dict[str, Callable[[Data], list[Clip]]]] = {
 }
 
 
-def build_index(data: Data, out: Path) -> dict[str, int]:
+def build_index(data: Data, out: Path, *, forgotten: Path | None = None) -> dict[str, int]:
     """List the clips of a dataset and write the manifest to the file `out`.
 
-    The rows are sorted by clip; the same files and lists give the same bytes, wherever they are.
+    Clips that the file `forgotten` names are left out, as if the lists did not name them. The rows
+    are sorted by clip; the same files and lists give the same bytes, wherever they are.
 
     Returns:
-        Counts: clips, missing, then clips of each class by name and of each bucket by name.
+        Counts: clips, missing, forgotten (clips of the lists that were left out), then clips of
+        each class by name and of each bucket by name.
 
     Raises:
         DataError: one line that says what was looked for and where.
     """
-    clips = sorted(ADAPTERS[data.name](data), key=lambda clip: clip.key)
+    gone = read_forgotten(forgotten, data.name) if forgotten else set()
+    listed = ADAPTERS[data.name](data)
+    clips = sorted((clip for clip in listed if clip.key not in gone), key=lambda clip: clip.key)
     check_clips(clips)
     columns = {
         "clip": [clip.key for clip in clips],
@@ -54,6 +59,7 @@ def build_index(data: Data, out: Path) -> dict[str, int]:
     return {
         "clips": len(clips),
         "missing": sum(clip.bytes is None for clip in clips),
+        "forgotten": len(listed) - len(clips),
         **{name: classes[label] for label, name in enumerate(CLASSES)},
         **{name: buckets[name] for name in sorted(buckets)},
     }

@@ -84,6 +84,7 @@ def test_dfew_by_hand(tmp_path: Path, name: str, spelling: str) -> None:
     assert counts == {
         "clips": 10,
         "missing": 1,
+        "forgotten": 0,
         **{"happy": 1, "sad": 2, "neutral": 2, "angry": 2, "surprise": 1, "disgust": 1, "fear": 1},
         **{f"fold{k}": 2 for k in range(1, 6)},
     }
@@ -131,6 +132,58 @@ def test_same_bytes_wherever_the_data_is(tmp_path: Path) -> None:
     first = (tmp_path / "a/m.parquet").read_bytes()
     assert first == (tmp_path / "b/somewhere_else/m.parquet").read_bytes()
     assert str(tmp_path).encode() not in first
+
+
+# Forgotten clips
+
+
+def test_forgotten_clips_are_as_if_no_list_named_them(tmp_path: Path) -> None:
+    write_dfew(tmp_path)
+    forgotten = tmp_path / "forgotten.csv"
+    forgotten.write_text("dataset,clip\nferv39k,00001\ndfew,00010\ndfew,00003\ndfew,99999\n")
+    counts = build_index(data(tmp_path), tmp_path / "m.parquet", forgotten=forgotten)
+    assert set(rows_of(tmp_path / "m.parquet")) == {f"{i:05d}" for i in (1, 2, 4, 5, 6, 7, 8, 9)}
+    assert (counts["clips"], counts["missing"], counts["forgotten"]) == (8, 0, 2)
+    assert (counts["angry"], counts["fold4"]) == (0, 1)
+
+
+@pytest.mark.parametrize("text", [None, "dataset,clip\n", "dataset,clip\nferv39k,00001\n"])
+def test_nothing_forgotten(tmp_path: Path, text: str | None) -> None:
+    write_dfew(tmp_path)
+    build_index(data(tmp_path), tmp_path / "m.parquet")
+    if text is not None:
+        (tmp_path / "forgotten.csv").write_text(text)
+    build_index(data(tmp_path), tmp_path / "n.parquet", forgotten=tmp_path / "forgotten.csv")
+    assert (tmp_path / "n.parquet").read_bytes() == (tmp_path / "m.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "first line must be dataset,clip"),
+        ("clip\n00001\n", "first line must be dataset,clip"),
+        (
+            "dataset,clip\ndfw,00001\n",
+            "line 2: 'dfw,00001' must be one of synthetic, dfew, ferv39k",
+        ),
+        ("dataset,clip\ndfew,00001\ndfew\n", "line 3: 'dfew'"),
+        ("dataset,clip\ndfew,00001,x\n", "line 2"),
+        ("dataset,clip\ndfew,../00001\n", "line 2"),
+        ("dataset,clip\n\ndfew,00001\n", "line 2: ''"),
+        ("dataset,clip\n\xff", "line 2"),
+    ],
+)
+def test_a_wrong_list_of_forgotten_clips_lets_none_back_in(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    write_dfew(tmp_path)
+    forgotten = tmp_path / "forgotten.csv"
+    forgotten.write_text(text)
+    with pytest.raises(DataError) as caught:
+        build_index(data(tmp_path), tmp_path / "m.parquet", forgotten=forgotten)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "m.parquet").exists()
 
 
 # The official lists

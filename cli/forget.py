@@ -1,0 +1,95 @@
+"""How does a user ask for clips to be forgotten, and what is told after?"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cli.experiments import SHEETS, sheet_names
+from cli.layout import FORGOTTEN, RESULTS, Layout, checkpoints, lock, read
+from cli.progress import say
+from pipeline.datasets.dfew import FOLDS
+from pipeline.forget import Places, Receipt, forget
+from safe.errors import ConfigError
+from safe.process import only_one
+from safe.sheet import load_sheet
+
+
+def run_forget(
+    params: Path,
+    overrides: list[str] | None,
+    clips: list[str],
+    file: Path | None,
+    *,
+    raw: bool,
+    dry_run: bool,
+) -> None:
+    """Take clips out of the dataset of params.yaml, and say what was done and what remains."""
+    config, layout = read(params, overrides)
+    wanted = clips + (_keys(file) if file else [])
+    if not wanted:
+        raise ConfigError("forget: name a clip by its key, or give a list by --file")
+    with _alone(layout):
+        receipts = forget(wanted, _places(layout), config.data, raw=raw, dry_run=dry_run)
+    for receipt in receipts:
+        _tell(receipt, layout)
+    now = {clip for receipt in receipts for clip in receipt["clips"]}
+    if before := sorted(set(wanted) - now):
+        say(f"forget: forgotten before, in no table and no shard: {', '.join(before)}")
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """Keep every other run out of what is changed, and trainings of these shards too."""
+    folds = [
+        out / f"fold-{k}" for k in range(1, FOLDS + 1) for out in (layout.trains, layout.evals)
+    ]
+    places = {lock(out): out for out in (layout.manifest, layout.faces, layout.shards, *folds)}
+    places |= {file: file.parent for file in checkpoints().glob("*/lock")}
+    with ExitStack() as held:
+        for file, out in sorted(places.items()):
+            held.enter_context(only_one(file, str(out)))
+        yield
+
+
+def _keys(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--file {file}: cannot be read: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _places(layout: Layout) -> Places:
+    sheets = [name for name in sheet_names() if load_sheet(SHEETS / f"{name}.yaml").draw == "cases"]
+    return Places(
+        manifest=layout.manifest,
+        faces=layout.faces,
+        shards=layout.shards,
+        evals=layout.evals,
+        trains=layout.trains,
+        strips=layout.strips,
+        checkpoints=checkpoints(),
+        pictures=tuple(RESULTS / "experiments" / f"{name}.png" for name in sheets),
+        forgotten=FORGOTTEN,
+        receipts=layout.receipts,
+    )
+
+
+def _tell(receipt: Receipt, layout: Layout) -> None:
+    """Print a receipt."""
+    dry = receipt["finished"] is None
+    clips = receipt["clips"]
+    say(f"{'dry run: ' if dry else ''}forget: {len(clips)} clips of {receipt['dataset']}")
+    for path, count in receipt["removed"].items():
+        say(f"  {path}: {count} rows")
+    for name, entry in receipt["shards"].items():
+        gone = not dry and entry["after"] is None
+        say(f"  {layout.shards / name}: {entry['clips']} clips{'; no other was in it' * gone}")
+    if receipt["left_out"]:
+        say(f"  {layout.shards / 'index.json'}: {receipt['left_out']} of the clips left out")
+    raw = [f"{receipt['root']}/{path}" for path in receipt["raw_deleted"]]
+    for path in receipt["deleted"] + raw:
+        say(f"  {path}: deleted as a whole")
+    say("What remains to be done:")
+    for line in receipt["to_do"]:
+        say(f"  {line}")

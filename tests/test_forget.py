@@ -1,0 +1,607 @@
+"""Is a forgotten clip gone from everywhere, for good, and all else as it was, also after a kill?"""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tarfile
+import time
+import zlib
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from conftest import ROOT, SMALL, small_config
+from test_cli import cli, small
+
+from cli.forget import run_forget
+from cli.stages import run_index
+from pipeline.datasets.synthetic import synthesize
+from pipeline.face_table import ClipFaces, write_faces
+from pipeline.faces import find_faces
+from pipeline.forget import Places, Receipt, forget
+from pipeline.index import build_index
+from pipeline.leftover import Leave
+from pipeline.remove import find_raw, remove_rows
+from pipeline.shard import write_shards
+from safe.errors import DataError, SafeError
+from safe.labels import CLASSES
+from safe.process import only_one
+from safe.shards import open_shards
+
+OVERRIDES = (
+    "synthesize.clips=40",
+    "synthesize.size=48",
+    "shard.clips=3",
+    "shard.size=32",
+    "data.source=strips",
+)
+DATA = Path("data", "synthetic")
+TABLE = DATA / "shards" / "clips.parquet"
+PREDICTIONS = Path("runs", "synthetic", "eval", "fold-3", "predictions.parquet")
+SHOWN = Path("results", "experiments", "fig8.png")
+STATE = Path(".safe", "checkpoints", "0123", "last.safetensors")
+LEFT_OUT = "00002"
+
+
+def config_of(folder: Path) -> Any:
+    return small_config(folder, *OVERRIDES)
+
+
+def places(folder: Path) -> Places:
+    return Places(
+        manifest=folder / DATA / "manifest.parquet",
+        faces=folder / DATA / "faces.parquet",
+        shards=folder / DATA / "shards",
+        evals=folder / "runs" / "synthetic" / "eval",
+        trains=folder / "runs" / "synthetic" / "train",
+        strips=folder / ".safe" / "strips" / "synthetic.zip",
+        checkpoints=folder / ".safe" / "checkpoints",
+        pictures=(folder / SHOWN,),
+        forgotten=folder / "forgotten.csv",
+        receipts=folder / DATA / "forgotten",
+    )
+
+
+def run(folder: Path, *clips: str, **options: bool) -> list[Receipt]:
+    return forget(list(clips), places(folder), config_of(folder).data, **options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with clips in all places where they can be; one of them has no file."""
+    folder = tmp_path_factory.mktemp("made")
+    config, at = config_of(folder), places(folder)
+    root = Path(config.data.root)
+    synthesize(root, config.synthesize, source="strips", workers=1)
+    (root / "Clip" / "strips" / f"{LEFT_OUT}.jpg").unlink()
+    build_index(config.data, at.manifest)
+    find_faces(
+        at.manifest,
+        root,
+        at.faces,
+        settings=config.faces,
+        workers=1,
+        deadline=60,
+        leave=Leave(at.strips, config.shard),
+    )
+    write_shards(
+        at.manifest,
+        at.faces,
+        root,
+        at.shards,
+        settings=config.shard,
+        faces_settings=config.faces,
+        workers=1,
+        deadline=60,
+    )
+    random = np.random.default_rng(0)
+    shards = open_shards(at.shards)
+    rows = shards.split(3)[1]
+    columns = {
+        name: [random.random(width, dtype=np.float32) for _ in rows]
+        for name, width in (("logits", 7), ("embedding", 64), ("attention", 7))
+    }
+    (folder / PREDICTIONS).parent.mkdir(parents=True)
+    pq.write_table(pa.table({"clip": shards.clip[rows].tolist(), **columns}), folder / PREDICTIONS)
+    for fold in (1, 3):
+        (folder / f"runs/synthetic/train/fold-{fold}").mkdir(parents=True)
+    strip = jpeg_of(folder, middle(folder)["clip"])
+    for path in (folder / SHOWN, folder / STATE, folder / DATA / ".faces.parquet.4194305.tmp"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"before" + strip + b"after")  # stands for any file that shows the clip
+    (folder / STATE).with_name("lock").touch()
+    shutil.copytree(at.shards, at.shards.with_name(".shards.old"))  # of a kill after the swap
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "project")
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return pq.read_table(folder / TABLE).to_pylist()
+
+
+def middle(folder: Path) -> dict[str, Any]:
+    """The row of the clip in the middle of the middle shard: fold 3, second tar, second clip."""
+    return [row for row in rows_of(folder) if row["shard"] == "fold3-000001.tar"][1]
+
+
+def jpeg_of(folder: Path, clip: str) -> bytes:
+    row = next(row for row in rows_of(folder) if row["clip"] == clip)
+    with tarfile.open(folder / DATA / "shards" / row["shard"]) as archive:
+        file = archive.extractfile(f"{clip}.jpg")
+        assert file is not None
+        return file.read()
+
+
+def members(folder: Path) -> dict[str, tuple[bytes, bytes]]:
+    """Header and bytes of every member of every shard, by name."""
+    found = {}
+    for path in sorted((folder / DATA / "shards").glob("*.tar")):
+        raw = path.read_bytes()
+        with tarfile.open(path) as archive:
+            for member in archive.getmembers():
+                end = member.offset_data + member.size
+                found[member.name] = (
+                    raw[member.offset : member.offset_data],
+                    raw[member.offset_data : end],
+                )
+    return found
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """The sha256 of every file; of receipts, without their times."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            name = str(path.relative_to(folder))
+            if path.parent.name == "forgotten":
+                receipt = json.loads(data)
+                assert receipt.pop("finished") > receipt.pop("begun")
+                data, name = json.dumps(receipt).encode(), f"receipt {len(found)}"
+            found[name] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def hits(folder: Path, clip: str, jpeg: bytes) -> list[str]:
+    """Files below a folder that hold a part of a JPEG's middle or name the clip."""
+    third = len(jpeg) // 3
+    parts = [jpeg[at : at + 64] for at in range(third, 2 * third, 16)]
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        if path.suffix == ".parquet":
+            names = clip in pq.read_table(path)["clip"].to_pylist()
+        else:
+            names = f'"{clip}"'.encode() in data or f"{clip}.".encode() in data
+        if names or clip in path.name or any(part in data for part in parts):
+            found.append(str(path.relative_to(folder)))
+    return found
+
+
+def check_folder(folder: Path, clips: set[str]) -> None:
+    """Check index.json and clips.parquet against the tars alone, and the stock reader too."""
+    shards = folder / DATA / "shards"
+    index = json.loads((shards / "index.json").read_text())
+    names = [entry["file"] for entry in index["shards"]]
+    assert sorted(path.name for path in shards.glob("*.tar")) == names
+    rows = rows_of(folder)
+    for entry in index["shards"]:
+        data = (shards / entry["file"]).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["bytes"] == len(data)
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            labels = [
+                int(archive.extractfile(member).read())  # type: ignore[union-attr]
+                for member in archive
+                if member.name.endswith(".cls")
+            ]
+        assert entry["clips"] == len(labels) > 0
+        assert entry["classes"] == {name: labels.count(i) for i, name in enumerate(CLASSES)}
+    read = {}
+    paths = [str(shards / name) for name in names]
+    for sample in webdataset.WebDataset(paths, shardshuffle=False, empty_check=False):
+        read[sample["__key__"]] = sample["jpg"]
+    assert list(read) == [row["clip"] for row in rows]
+    assert read.keys() == clips
+    for row in rows:
+        data = (shards / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["bytes"]]
+        assert data == read[row["clip"]]
+        assert row["crc32"] == zlib.crc32(data)
+    assert set(open_shards(shards).clip.tolist()) == clips
+
+
+# What goes and what stays
+
+
+def test_a_clip_in_the_middle(folder: Path) -> None:
+    row = middle(folder)
+    clip, tar = row["clip"], row["shard"]
+    jpeg, before, samples = jpeg_of(folder, clip), tree(folder), members(folder)
+    assert {str(path) for path in (SHOWN, STATE, PREDICTIONS, TABLE)} < set(
+        hits(folder, clip, jpeg)
+    )
+    tables = {path: pq.read_table(path) for path in places(folder).tables}
+    (receipt,) = run(folder, clip)
+
+    raw = f"Clip/strips/{clip}.jpg"  # another JPEG of the same pixels: stays without --raw
+    left = [name for name in hits(folder, clip, jpeg) if not name.startswith("data/raw/")]
+    assert left == [f"{DATA}/forgotten/{next((folder / DATA / 'forgotten').iterdir()).name}"]
+    assert (folder / "data" / "raw" / "synthetic" / raw).is_file()
+    assert (folder / "forgotten.csv").read_text() == f"dataset,clip\nsynthetic,{clip}\n"
+    assert not list(folder.rglob(".shards.*"))
+    assert not list(folder.rglob("*.tmp"))
+    assert not (folder / ".safe" / "strips" / "synthetic.zip").exists()
+    assert (folder / STATE).with_name("lock").exists()
+
+    after = tree(folder)
+    changed = {name for name in before.keys() & after.keys() if before[name] != after[name]}
+    shards = DATA / "shards"
+    assert changed == {
+        str(path)
+        for path in (
+            DATA / "manifest.parquet",
+            DATA / "faces.parquet",
+            PREDICTIONS,
+            TABLE,
+            shards / "index.json",
+            shards / tar,
+        )
+    }
+    for suffix in ("jpg", "cls", "json"):
+        del samples[f"{clip}.{suffix}"]
+    assert members(folder) == samples
+    check_folder(folder, {name.partition(".")[0] for name in samples})
+    for path, old in tables.items():
+        rest = [entry for entry in old.to_pylist() if entry["clip"] != clip]
+        assert len(rest) == len(old) - 1
+        assert pq.read_table(path).to_pylist() == rest
+    assert receipt["shards"][tar]["before"] == before[str(shards / tar)]
+    assert receipt["shards"][tar]["after"] == after[str(shards / tar)]
+    assert [Path(model).name for model in receipt["models"]] == ["fold-1"]  # fold 3 tests on it
+    assert receipt["raw_kept"] == [raw]
+
+
+def test_predictions_keep_the_bits_of_the_other_rows(folder: Path) -> None:
+    clip = middle(folder)["clip"]
+    old = pq.read_table(folder / PREDICTIONS).to_pydict()
+    run(folder, clip)
+    new = pq.read_table(folder / PREDICTIONS).to_pydict()
+    at = old["clip"].index(clip)
+    for name in ("logits", "embedding", "attention"):
+        want = np.delete(np.array(old[name], np.float32), at, axis=0)
+        assert np.array(new[name], np.float32).tobytes() == want.tobytes()
+
+
+def test_all_clips_of_a_shard_and_one_that_was_left_out(folder: Path) -> None:
+    rows = rows_of(folder)
+    gone = {row["clip"] for row in rows if row["shard"] == "fold3-000001.tar"} | {LEFT_OUT}
+    before = tree(folder)
+    (receipt,) = run(folder, *gone)
+    after = tree(folder)
+    tars = {name for name in before if name.startswith(f"{DATA}/shards/") and "tar" in name}
+    assert {name for name in tars if name not in after} == {f"{DATA}/shards/fold3-000001.tar"}
+    assert all(after[name] == before[name] for name in tars & after.keys())
+    assert json.loads((folder / DATA / "shards" / "index.json").read_text())["left_out"] == []
+    check_folder(folder, {row["clip"] for row in rows} - gone)
+    assert receipt["shards"]["fold3-000001.tar"]["after"] is None
+    assert (receipt["left_out"], receipt["removed"][str(places(folder).manifest)]) == (1, 4)
+
+
+def test_files_that_are_links_to_a_cache_are_not_written_to(folder: Path, tmp_path: Path) -> None:
+    """DVC's caches of type hardlink and symlink, read-only."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for number, path in enumerate(sorted((folder / DATA).rglob("*"))):
+        if path.is_file() and path.parent.name != ".shards.old":
+            kept = cache / f"{number}-{path.name}"
+            path.rename(kept)
+            kept.chmod(0o444)
+            if number % 2:
+                path.symlink_to(kept)
+            else:
+                os.link(kept, path)
+    before, clip = tree(cache), middle(folder)["clip"]
+    kept_rows = {row["clip"] for row in rows_of(folder)} - {clip}
+    run(folder, clip)
+    assert tree(cache) == before
+    check_folder(folder, kept_rows)
+
+
+# It does not come back
+
+
+def test_index_and_faces_make_the_same_tables_without_it(folder: Path) -> None:
+    clip = middle(folder)["clip"]
+    run(folder, clip)
+    at, config = places(folder), config_of(folder)
+    before = tree(folder / DATA)
+    counts = build_index(config.data, at.manifest, forgotten=at.forgotten)
+    assert (counts["forgotten"], counts["clips"]) == (1, 39)
+    root = Path(config.data.root)
+    find_faces(at.manifest, root, at.faces, settings=config.faces, workers=1, deadline=60)
+    assert tree(folder / DATA) == before
+
+
+@pytest.mark.parametrize("count", [7, 250, 251, 600])
+def test_a_face_table_is_as_if_written_without_the_clip(tmp_path: Path, count: int) -> None:
+    box = (1.5, 2.0, 30.25, 40.0)
+    row = ClipFaces("ok", "", 20, 25.0, 96, 64, tuple(range(16)), (box,) * 16, (0.75,) * 16)
+    keys = [f"{number:05d}" for number in range(count)]
+    write_faces(keys, [row] * count, tmp_path / "faces.parquet")
+    remove_rows(tmp_path / "faces.parquet", {keys[3], "99999"})
+    del keys[3]
+    write_faces(keys, [row] * len(keys), tmp_path / "fresh.parquet")
+    fresh = (tmp_path / "fresh.parquet").read_bytes()
+    assert (tmp_path / "faces.parquet").read_bytes() == fresh
+
+
+def test_twice_is_once(folder: Path) -> None:
+    clip = middle(folder)["clip"]
+    run(folder, clip)
+    before = tree(folder)
+    assert run(folder, clip) == []
+    assert tree(folder) == before
+
+
+def test_a_list_from_elsewhere_is_carried_out_here(folder: Path) -> None:
+    """forgotten.csv came by git; the clip is still in this copy of the project."""
+    clip = middle(folder)["clip"]
+    (folder / "forgotten.csv").write_text(f"dataset,clip\ndfew,00001\nsynthetic,{clip}\n")
+    rest = {row["clip"] for row in rows_of(folder)} - {clip}
+    run(folder, clip)
+    check_folder(folder, rest)
+    assert (folder / "forgotten.csv").read_text() == f"dataset,clip\ndfew,00001\nsynthetic,{clip}\n"
+
+
+# Nothing is changed
+
+
+def test_dry_run_changes_nothing_and_says_the_same(folder: Path) -> None:
+    before, clip = tree(folder), middle(folder)["clip"]
+    (planned,) = run(folder, clip, dry_run=True)
+    assert tree(folder) == before
+    (done,) = run(folder, clip)
+    assert planned["finished"] is None
+    for name in planned.keys() - {"begun", "finished", "shards"}:
+        assert planned[name] == done[name], name
+
+
+@pytest.mark.parametrize("clips", [["00099"], ["00003", "00099"], ["../../etc/passwd"], ["3"]])
+def test_an_unknown_key_changes_nothing(folder: Path, clips: list[str]) -> None:
+    before = tree(folder)
+    with pytest.raises(DataError, match=r"not in .*manifest\.parquet") as caught:
+        run(folder, *clips)
+    assert repr(clips[-1]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["shards/fold3-000001.tar", "shards/clips.parquet", "faces.parquet"],
+)
+def test_damage_is_not_given_a_new_sum(folder: Path, name: str) -> None:
+    clip, path = middle(folder)["clip"], folder / DATA / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data[:-8] if name == "faces.parquet" else data)
+    before = tree(folder)
+    with pytest.raises(DataError, match="damaged") as caught:
+        run(folder, clip)
+    assert "\n" not in str(caught.value)
+    assert tree(folder) == before
+
+
+# Raw clips
+
+
+def test_raw_is_deleted_and_its_neighbours_stay(folder: Path) -> None:
+    clip = middle(folder)["clip"]
+    strips = folder / "data" / "raw" / "synthetic" / "Clip" / "strips"
+    names = {path.name for path in strips.iterdir()}
+    run(folder, clip)
+    (receipt,) = run(folder, clip, raw=True)  # forgotten before; the raw clip was still there
+    assert {path.name for path in strips.iterdir()} == names - {f"{clip}.jpg"}
+    assert (receipt["raw_deleted"], receipt["removed"]) == ([f"Clip/strips/{clip}.jpg"], {})
+    assert run(folder, clip, raw=True) == []
+
+
+def test_raw_stays_within_the_root(folder: Path, tmp_path: Path) -> None:
+    clip = middle(folder)["clip"]
+    strips = folder / "data" / "raw" / "synthetic" / "Clip" / "strips"
+    strips.rename(tmp_path / "elsewhere")
+    strips.symlink_to(tmp_path / "elsewhere")
+    before = tree(folder)
+    with pytest.raises(DataError, match=r"outside data\.root"):
+        run(folder, clip, raw=True)
+    assert tree(folder) == before
+    assert (tmp_path / "elsewhere" / f"{clip}.jpg").is_file()
+    (receipt,) = run(folder, clip)  # without it, all else goes
+    assert receipt["raw_kept"] == [f"Clip/strips/{clip}.jpg"]
+
+
+def test_what_counts_as_a_raw_clip(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "frames" / "00001").mkdir(parents=True)
+    (root / "frames" / "00001" / "1.jpg").touch()
+    (tmp_path / "secret").touch()
+    (root / "link.mp4").symlink_to(tmp_path / "secret")
+    assert find_raw(root, "frames/00001") == root / "frames" / "00001"
+    assert find_raw(root, "frames/00002") is None
+    assert find_raw(root, "link.mp4") == root / "link.mp4"  # the link goes, not what it names
+    for path in ("frames", "../secret", "", "frames/..", str(tmp_path / "secret")):
+        with pytest.raises(DataError):
+            find_raw(root, path)
+
+
+# The receipt
+
+
+def test_a_receipt_holds_keys_and_sums_only(folder: Path) -> None:
+    clip = middle(folder)["clip"]
+    faces = {row["clip"]: row for row in pq.read_table(folder / DATA / "faces.parquet").to_pylist()}
+    run(folder, clip)
+    (path,) = (folder / DATA / "forgotten").iterdir()
+    text = path.read_text()
+    assert len(text) < 5_000
+    assert not any(f"{side:.1f}" in text for box in faces[clip]["box"] for side in box if side)
+
+    def walk(value: object) -> None:
+        if isinstance(value, dict | list):
+            for entry in value.values() if isinstance(value, dict) else value:
+                walk(entry)
+        else:
+            assert value is None or isinstance(value, str | int)
+            assert len(str(value)) < 400
+
+    walk(json.loads(text))
+
+
+# Killed
+
+
+CHANGES = ("os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
+
+
+def forget_until(folder: Path, clip: str, at: int | None, pipe: Connection) -> None:
+    """Forget a clip; kill -9 this process before its change number `at` of the file system."""
+    seen: list[str] = []
+
+    def look(event: str, _: tuple[Any, ...]) -> None:
+        if event in CHANGES:
+            if len(seen) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen.append(event)
+
+    sys.addaudithook(look)
+    pipe.send("go")
+    run(folder, clip)
+    pipe.send(seen)
+
+
+def start(folder: Path, clip: str, at: int | None) -> tuple[Any, Connection]:
+    context = multiprocessing.get_context("fork")  # what spawn imports takes seconds
+    ours, theirs = context.Pipe()
+    child = context.Process(target=forget_until, args=(folder, clip, at, theirs))
+    child.start()
+    theirs.close()
+    assert ours.poll(60)
+    assert ours.recv() == "go"
+    return child, ours
+
+
+def test_killed_at_any_change_it_is_completed_by_the_next(made: Path, tmp_path: Path) -> None:
+    clip = middle(made)["clip"]
+    whole = tmp_path / "whole"
+    shutil.copytree(made, whole)
+    began = time.monotonic()
+    child, pipe = start(whole, clip, None)
+    steps = pipe.recv()
+    child.join()
+    lasted = time.monotonic() - began
+    wanted = {name.replace(str(whole), ""): value for name, value in tree(whole).items()}
+    points = [i for i, step in enumerate(steps) if step == "os.rename" or i % 15 == 0]
+    assert len(points) > 12
+    random = np.random.default_rng(5)
+    unfinished = 0
+    for number, point in enumerate([*points, *[None] * 3]):
+        folder = tmp_path / "whole"  # the same path, since receipts name it
+        shutil.rmtree(folder)
+        shutil.copytree(made, folder)
+        child, _ = start(folder, clip, point)
+        if point is None:
+            time.sleep(random.uniform(0, lasted))
+            child.kill()
+        child.join(60)
+        assert child.exitcode in ((-9,) if point is not None else (0, -9)), number
+        readable_or_absent(folder)
+        unfinished += any('"finished": null' in path.read_text() for path in receipts(folder))
+        run(folder, clip)
+        assert tree(folder) == wanted, (number, point)
+    assert unfinished >= len(points) // 2
+
+
+def receipts(folder: Path) -> list[Path]:
+    return list((folder / DATA / "forgotten").glob("*.json"))
+
+
+def readable_or_absent(folder: Path) -> None:
+    """Check that training reads right bytes, or none."""
+    shards = folder / DATA / "shards"
+    if not shards.exists():
+        with pytest.raises(DataError, match="not found"):
+            open_shards(shards)
+        return
+    check_folder(folder, {row["clip"] for row in rows_of(folder)})
+
+
+# The command
+
+
+@pytest.fixture
+def home(folder: Path) -> Path:
+    for name in ("params.yaml", "experiments"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    return folder
+
+
+def test_the_command(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = middle(home)["clip"]
+    monkeypatch.chdir(home)
+    (home / "list.txt").write_text(f"{clip}\n\n")
+
+    def said(*clips: str, file: Path | None = None, dry_run: bool = False) -> str:
+        settings = [*SMALL, *OVERRIDES]
+        run_forget(Path("params.yaml"), settings, list(clips), file, raw=False, dry_run=dry_run)
+        return capsys.readouterr().out
+
+    dry = said(file=Path("list.txt"), dry_run=True)
+    assert dry.startswith("dry run: forget: 1 clips of synthetic")
+    assert not (home / "forgotten.csv").exists()
+    told = said(clip)
+    for text in (
+        "data/synthetic/shards/fold3-000001.tar: 1 clips",
+        f"{SHOWN}: deleted as a whole",
+        f"--raw deletes it): data/raw/synthetic/Clip/strips/{clip}.jpg",
+        "Trained on these clips: runs/synthetic/train/fold-1\n",
+        "dvc commit -f index faces shard\n",
+        "dvc gc -w",
+    ):
+        assert text in told, text
+    assert said(clip) == f"forget: forgotten before, in no table and no shard: {clip}\n"
+    for words, what in (([], "name a clip by its key"), (["00099"], "clip '00099': not in")):
+        with pytest.raises(SafeError, match=what):
+            said(*words)
+    with pytest.raises(SafeError, match="--file none"):
+        said(file=Path("none"))
+    run_index(Path("params.yaml"), [*SMALL, *OVERRIDES])
+    assert "39 clips, 1 missing, 1 forgotten" in capsys.readouterr().out
+
+
+def test_it_waits_for_no_one_and_overtakes_no_one(home: Path) -> None:
+    before = tree(home)
+    with only_one(home / ".safe" / "locks" / "data-synthetic-shards", "shards"):
+        done = cli("forget", middle(home)["clip"], *small(*OVERRIDES), folder=home, expect=5)
+    (line,) = done.stderr.splitlines()
+    assert f"process {os.getpid()} is writing it" in line
+    after = tree(home)
+    assert {
+        name for name in after if before.get(name) != after[name] and "lock" not in name
+    } == set()
