@@ -9,7 +9,7 @@ the figures mean.
 import json
 from pathlib import Path
 
-from benchmarks.report import RESULTS, table
+from benchmarks.report import RESULTS, table, under
 from safe.process import whole_file
 
 WORDS = Path(__file__).with_name("performance.md")
@@ -19,10 +19,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 def section(path: Path) -> str:
     """Return the part of the page for one benchmark."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     return (
         f"## {found['title']}\n\n{found['note']}\n\n{table(found)}\n\n"
-        f"`python -m benchmarks.{path.stem}`, {found['date']}, {found['machine']}; {versions}.\n"
+        f"{under(f'python -m benchmarks.{path.stem}', found)}\n"
     )
 
 

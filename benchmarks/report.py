@@ -111,9 +111,7 @@ def publish(
     found = {
         "title": title,
         "note": note,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "versions": {package: version(package) for package in PACKAGES},
+        **circumstances(),
         "figures": [asdict(figure) | {"met": figure.verdict} for figure in figures],
     }
     if keep:
@@ -138,6 +136,21 @@ def table(found: dict) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def circumstances(*more: str) -> dict[str, object]:
+    """Say when, where and with which packages figures are made; `more` names further packages."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": {package: version(package) for package in (*PACKAGES, *more)},
+    }
+
+
+def under(command: str, found: dict) -> str:
+    """Return the line below a table: which command made it, and what `circumstances` said."""
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return f"`{command}`, {found['date']}, {found['machine']}; {versions}."
 
 
 def machine() -> str:

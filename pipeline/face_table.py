@@ -4,7 +4,9 @@ One row for every clip of the manifest, in its order: whether its face was found
 which frames.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -32,6 +34,9 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of faces.parquet."""
 
+_GROUP: Final = 250
+"""Rows in a group of the file; a row that waits in memory takes 5 KB."""
+
 
 @dataclass(frozen=True)
 class ClipFaces:
@@ -56,13 +61,19 @@ class ClipFaces:
         return ""
 
 
-def write_faces(clips: list[str], rows: list[ClipFaces], out: Path) -> None:
-    """Write a faces.parquet: the keys of the clips and a row for each."""
-    columns: dict[str, list[object]] = {"clip": list(clips)}
-    for name in SCHEMA.names[1:]:
-        columns[name] = [getattr(row, name) for row in rows]
-    with whole_file(out) as path:
-        pq.write_table(pa.table(columns, schema=SCHEMA), path)
+def write_faces(clips: Sequence[str], rows: Iterable[ClipFaces], out: Path) -> None:
+    """Write a faces.parquet: the keys of the clips and a row for each.
+
+    Rows are written as they come, in groups, so that memory does not grow with the clips. There is
+    a row for every clip, or `out` is not written.
+    """
+    pairs = zip(clips, rows, strict=True)
+    with whole_file(out) as path, pq.ParquetWriter(path, SCHEMA) as file:
+        while group := list(islice(pairs, _GROUP)):
+            columns: dict[str, list[object]] = {"clip": [clip for clip, _ in group]}
+            for name in SCHEMA.names[1:]:
+                columns[name] = [getattr(row, name) for _, row in group]
+            file.write_table(pa.table(columns, schema=SCHEMA))
 
 
 def read_faces(path: Path) -> pa.Table:

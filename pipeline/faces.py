@@ -5,7 +5,7 @@ clip that cannot be read, or shows no face, is a row with its status and reason,
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.crop import centre_square
-from pipeline.decode import Decoded, Decoder, Source, read_clip
+from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
 from pipeline.detect import DETECTORS
 from pipeline.engine import Failure, run_tasks
 from pipeline.face_table import ClipFaces, Status, write_faces
@@ -54,6 +54,7 @@ def find_faces(
     settings: Faces,
     workers: int,
     deadline: float,
+    memory: float | None = None,
     leave: Leave | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
@@ -67,6 +68,7 @@ def find_faces(
         settings: the section faces of params.yaml.
         workers: processes.
         deadline: seconds after which the work on one clip is ended.
+        memory: GiB that the work on one clip may take; None: no limit.
         leave: which strips to make in passing, for the stage shard (pipeline/leftover.py).
         on_done: called with the number of clips finished so far.
 
@@ -91,28 +93,34 @@ def find_faces(
         tasks,
         workers=workers,
         deadline=deadline,
+        memory=memory,
         setup=partial(prepare, settings) if detects else None,
         fallback=partial(find, decoder="pyav"),
         on_done=on_done,
     )
-    clips, rows = table["clip"].to_pylist(), []
-    with leaving(leave) as file:
+    counts: Counter[str] = Counter()
+
+    def rows() -> Iterator[ClipFaces]:
         for clip, found in zip(clips, results, strict=True):
             if isinstance(found, Failure):
                 found = Found(ClipFaces(status="error", reason=found.reason))
-            rows.append(found.faces)
             if file is not None and found.strip is not None:
                 file.writestr(clip, found.strip)
-        write_faces(clips, rows, out)
+            counts[found.faces.status] += 1
+            yield found.faces
+
+    clips = table["clip"].to_pylist()
+    with leaving(leave) as file:
+        write_faces(clips, rows(), out)
         if leave is not None and file is not None and tasks:
             made = preprocessing(tasks[0].source, faces=settings, shard=leave.settings)
             seal(file, made_by(out, made))
-    counts = Counter(row.status for row in rows)
     return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
 
 
 def prepare(settings: Faces) -> None:
-    """Load the detector once in each child."""
+    """Load the detector and the video decoder once in each child."""
+    load_decoder()
     _detector(settings.detector, settings.detect_size, settings.threshold)
 
 

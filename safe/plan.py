@@ -1,8 +1,9 @@
 """Which clip comes when?
 
 The order of an epoch is a function of (seed, epoch) and the table alone: permute the shards, take
-them in windows of a few, permute the clips of a window. So it is the same for any number of
-workers, resumes at any batch, and reads stay within a window of shards.
+them in windows of a few, permute the clips of a window. A batch is a slice of that order, and each
+of several ranks takes its share of every batch. So the order is the same for any number of workers
+and ranks, resumes at any batch, and reads stay within a window of shards.
 """
 
 from collections.abc import Iterator
@@ -32,20 +33,21 @@ def epoch_order(
         int64 [n], a permutation of `rows`.
     """
     generator = np.random.default_rng([seed, epoch])
-    mine = shard[rows]
-    files = generator.permutation(np.unique(mine))
-    order = [
-        generator.permutation(rows[np.isin(mine, files[start : start + WINDOW])])
-        for start in range(0, len(files), WINDOW)
-    ]
-    return np.concatenate(order)
+    names, member = np.unique(shard[rows], return_inverse=True)
+    window = np.empty(len(names), np.int64)
+    window[generator.permutation(len(names))] = np.arange(len(names)) // WINDOW
+    turn = window[member]
+    sorted_ = np.argsort(turn, kind="stable")  # so that each window has its clips in table order
+    starts = np.flatnonzero(np.diff(turn[sorted_])) + 1
+    return np.concatenate([generator.permutation(part) for part in np.split(rows[sorted_], starts)])
 
 
 class TrainPlan:
-    """Batches of a whole run, from any (epoch, batch) on. Iterating gives row arrays [batch].
+    """Batches of a whole run, from any step on. Iterating gives row arrays [batch / ranks].
 
     The last `n % batch` clips of an epoch's order are left out; the order differs from epoch to
-    epoch, so they are others each time.
+    epoch, so they are others each time. Rank r of several has the clips r, r + ranks, ... of every
+    batch, so all ranks have the same number of steps.
     """
 
     def __init__(
@@ -57,8 +59,19 @@ class TrainPlan:
         epochs: int,
         seed: int,
         start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
-        """Raise ConfigError if there are fewer clips than a batch takes. `start` is in steps."""
+        """Plan the steps from `start` on, for one of `ranks` processes.
+
+        Raises:
+            ConfigError: if there are fewer clips than a batch takes, or the ranks cannot have equal
+                shares of it.
+        """
+        if batch % ranks:
+            raise ConfigError(
+                f"params: train.batch = {batch}: must be a multiple of the {ranks} ranks"
+            )
         if len(rows) < batch:
             raise ConfigError(
                 f"params: train.batch = {batch}: must be at most the {len(rows)} clips of the "
@@ -66,6 +79,7 @@ class TrainPlan:
             )
         self.rows, self.shard = rows, shard
         self.batch, self.epochs, self.seed, self.start = batch, epochs, seed, start
+        self.rank, self.ranks = rank, ranks
 
     @property
     def steps(self) -> int:
@@ -77,21 +91,35 @@ class TrainPlan:
         """Clips that each epoch leaves out."""
         return len(self.rows) % self.batch
 
+    def position(self, step: int) -> tuple[int, int]:
+        """Return (epoch, batch of the epoch) of a step of the run, each from 0.
+
+        The way back, and what `start` takes, is epoch * steps + batch.
+        """
+        return divmod(step, self.steps)
+
     def __len__(self) -> int:
         return self.epochs * self.steps - self.start
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        first, skip = divmod(self.start, self.steps)
+        first, skip = self.position(self.start)
         for epoch in range(first, self.epochs):
             order = epoch_order(self.rows, self.shard, seed=self.seed, epoch=epoch)
             for step in range(skip, self.steps):
-                yield order[step * self.batch : (step + 1) * self.batch]
+                batch = order[step * self.batch : (step + 1) * self.batch]
+                yield batch[self.rank :: self.ranks]
             skip = 0
 
 
-def in_order(rows: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
-    """Every row exactly once, in table order, in batches; the last may be smaller."""
-    return [rows[start : start + batch] for start in range(0, len(rows), batch)]
+def in_order(
+    rows: NDArray[np.int64], batch: int, *, rank: int = 0, ranks: int = 1
+) -> list[NDArray[np.int64]]:
+    """Every row exactly once, in table order, in batches; the last may be smaller.
+
+    Rank r of several has the batches r, r + ranks, ...: together they have each row once, none is
+    filled up, and no rank has more than one batch more than another.
+    """
+    return [rows[start : start + batch] for start in range(rank * batch, len(rows), ranks * batch)]
 
 
 def hold_out(
