@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from safe.errors import SafeError
+from safe.errors import DISK_EXIT_CODE, SafeError, explain
 
 app = typer.Typer(
     help="SAFE: from raw video clips to a trained and evaluated expression recogniser.",
@@ -91,6 +91,21 @@ def summary(params: Params = PARAMS, set_: Set = None) -> None:
 
 
 @app.command()
+def forget(
+    clips: Annotated[list[str] | None, typer.Argument(metavar="CLIP...", help="Keys.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A list of more keys, one a line.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Delete the raw clips too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    params: Params = PARAMS,
+    set_: Set = None,
+) -> None:
+    """Take clips out of all that was made from them, for good: faces are biometric data."""
+    from cli.forget import run_forget
+
+    run_forget(params, set_, clips or [], file, raw=raw, dry_run=dry_run)
+
+
+@app.command()
 def cost(
     measure: Annotated[bool, typer.Option(help="Also time it on runtime.device.")] = False,
     params: Params = PARAMS,
@@ -155,7 +170,7 @@ def table(
 
 
 def main() -> None:
-    """Run a verb; a SafeError becomes one line on stderr and its exit code."""
+    """Run a verb; an error of the user's or of the system becomes one line and an exit code."""
     if "DVC_ROOT" in os.environ:  # a stage: DVC that is killed would leave it running
         from safe.process import die_with_parent
 
@@ -165,6 +180,9 @@ def main() -> None:
     except SafeError as error:
         sys.stderr.write(f"safe-cli: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        sys.stderr.write(f"safe-cli: {explain(error)}\n")
+        sys.exit(DISK_EXIT_CODE)
     except KeyboardInterrupt:
         sys.stderr.write("safe-cli: stopped\n")
         sys.exit(130)

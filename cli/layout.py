@@ -30,9 +30,19 @@ class Layout:
         return _kept() / "strips" / f"{self.name}.zip"
 
     @property
+    def receipts(self) -> Path:
+        """Folder of what forget did, a file each; not an output of a stage, so DVC keeps it."""
+        return Path("data", self.name, "forgotten")
+
+    @property
     def shards(self) -> Path:
         """Made by shard."""
         return Path("data", self.name, "shards")
+
+    @property
+    def seen(self) -> Path:
+        """Which shards train and eval found to be what the index says; not an output."""
+        return _kept() / "seen" / f"{self.name}.json"
 
     @property
     def trains(self) -> Path:
@@ -48,8 +58,16 @@ class Layout:
 SYNTHETIC = Path("data", "raw", "synthetic")
 """Made by synthesize."""
 
+FORGOTTEN = Path("forgotten.csv")
+"""Clips that never come back: written by forget, read by index, kept in git."""
+
 RESULTS = Path("results")
 """Made by summary."""
+
+
+def lock(out: Path) -> Path:
+    """File that says which process is writing `out`; beside no output, so that DVC may delete."""
+    return Path(".safe", "locks", str(out).strip("/").replace("/", "-"))
 
 
 def checkpoints() -> Path:

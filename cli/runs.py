@@ -3,8 +3,9 @@
 import subprocess
 from pathlib import Path
 
-from cli.layout import RESULTS, checkpoints, read
+from cli.layout import RESULTS, checkpoints, lock, read
 from cli.progress import say
+from safe.process import only_one
 
 
 def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> None:
@@ -23,15 +24,18 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> No
             )
 
         out = layout.trains / f"fold-{number}"
-        train(
-            config,
-            shards=layout.shards,
-            fold=number,
-            out=out,
-            checkpoints=checkpoints(),
-            commit=_commit(),
-            on_epoch=report,
-        )
+        with only_one(lock(out), str(out)):
+            train(
+                config,
+                shards=layout.shards,
+                fold=number,
+                out=out,
+                checkpoints=checkpoints(),
+                commit=_commit(),
+                seen=layout.seen,
+                on_epoch=report,
+                on_note=lambda note: say(f"train: {note}"),
+            )
         say(f"train: fold {number} is in {out}")
 
 
@@ -41,14 +45,17 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
     from safe.evaluate import evaluate
 
     for number in [fold] if fold else config.data.folds:
-        figures = evaluate(
-            layout.trains / f"fold-{number}",
-            shards=layout.shards,
-            fold=number,
-            out=layout.evals / f"fold-{number}",
-            settings=config.eval,
-            runtime=config.runtime,
-        )
+        out = layout.evals / f"fold-{number}"
+        with only_one(lock(out), str(out)):
+            figures = evaluate(
+                layout.trains / f"fold-{number}",
+                shards=layout.shards,
+                fold=number,
+                out=out,
+                settings=config.eval,
+                runtime=config.runtime,
+                seen=layout.seen,
+            )
         say(
             f"eval: fold {number}: WAR {figures['war']:.2f}, UAR {figures['uar']:.2f}, "
             f"ECE {figures['ece']:.3f}, n {figures['n_test']}, left out {figures['n_left_out']}, "
@@ -61,14 +68,15 @@ def run_summary(params: Path, overrides: list[str] | None) -> None:
     config, layout = read(params, overrides)
     from safe.summary import summarize_folds
 
-    result = summarize_folds(
-        evals=layout.evals,
-        trains=layout.trains,
-        folds=config.data.folds,
-        dataset=config.data.name,
-        bins=config.eval.bins,
-        out=RESULTS,
-    )
+    with only_one(lock(RESULTS), str(RESULTS)):
+        result = summarize_folds(
+            evals=layout.evals,
+            trains=layout.trains,
+            folds=config.data.folds,
+            dataset=config.data.name,
+            bins=config.eval.bins,
+            out=RESULTS,
+        )
     say(
         f"summary: {result['dataset']}, folds {config.data.folds}: WAR {result['war']:.2f} +- "
         f"{result['war_std']:.2f}, UAR {result['uar']:.2f} +- {result['uar_std']:.2f}, "

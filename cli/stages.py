@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from cli.layout import SYNTHETIC, Layout, read
+from cli.layout import FORGOTTEN, SYNTHETIC, Layout, lock, read
 from cli.progress import counts, progress, say
 from safe.config import Config
+from safe.process import only_one
 
 
 def run_synthesize(params: Path, overrides: list[str] | None) -> None:
@@ -16,10 +17,10 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
         return
     from pipeline.datasets.synthetic import synthesize
 
-    settings = config.synthesize
-    with progress("synthesize", settings.clips) as done:
+    settings, root = config.synthesize, Path(config.data.root)
+    with only_one(lock(root), str(root)), progress("synthesize", settings.clips) as done:
         made = synthesize(
-            Path(config.data.root),
+            root,
             settings,
             source="strips" if config.data.source == "strips" else "video",
             workers=_processes(config),
@@ -53,7 +54,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
         say(f"shard: {layout.faces} is missing, running faces first")
         _faces(config, layout)
     total = read_manifest(layout.manifest).num_rows
-    with progress("shard", total) as done:
+    with only_one(lock(layout.shards), str(layout.shards)), progress("shard", total) as done:
         made = write_shards(
             layout.manifest,
             layout.faces,
@@ -63,6 +64,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             faces_settings=config.faces,
             workers=_processes(config),
             deadline=config.runtime.deadline,
+            memory=config.runtime.memory,
             leftover=layout.strips,
             on_done=done,
         )
@@ -72,7 +74,9 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
 def _index(config: Config, layout: Layout) -> None:
     from pipeline.index import build_index
 
-    say(counts("index", build_index(config.data, layout.manifest)))
+    with only_one(lock(layout.manifest), str(layout.manifest)):
+        made = build_index(config.data, layout.manifest, forgotten=FORGOTTEN)
+    say(counts("index", made))
 
 
 def _faces(config: Config, layout: Layout) -> None:
@@ -81,7 +85,7 @@ def _faces(config: Config, layout: Layout) -> None:
     from pipeline.manifest import read_manifest
 
     total = read_manifest(layout.manifest).num_rows
-    with progress("faces", total) as done:
+    with only_one(lock(layout.faces), str(layout.faces)), progress("faces", total) as done:
         found = find_faces(
             layout.manifest,
             Path(config.data.root),
@@ -89,6 +93,7 @@ def _faces(config: Config, layout: Layout) -> None:
             settings=config.faces,
             workers=_processes(config),
             deadline=config.runtime.deadline,
+            memory=config.runtime.memory,
             leave=Leave(layout.strips, config.shard),
             on_done=done,
         )

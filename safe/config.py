@@ -13,6 +13,7 @@ from safe.sample import FRAMES
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
@@ -52,7 +53,7 @@ class Data(Section):
 class Synthesize(Section):
     """How many animated faces, how long, how hard."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     clips: Annotated[int, Field(ge=35)]
     identities: Annotated[int, Field(ge=5)]
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)]
@@ -119,7 +120,7 @@ class Model(Section):
     temporal: Literal["s2am2", "bilstm"]
     window: Annotated[int, Field(ge=1)]
     stride: Positive
-    hidden: Positive
+    hidden: Annotated[int, Field(ge=1, le=8192)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
     @model_validator(mode="after")
@@ -194,7 +195,7 @@ class Eval(Section):
         "freeze",
     ]
     severity: Annotated[int, Field(ge=0, le=5)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class Runtime(Section):
@@ -204,13 +205,15 @@ class Runtime(Section):
     workers: Annotated[int, Field(ge=0, le=1024)]
     engine: Literal["local"]
     deadline: Annotated[float, Field(gt=0)]
+    memory: Annotated[float, Field(ge=0.25)]
     checkpoint: Annotated[float, Field(ge=0)]
+    checkpoint_steps: Positive | None
 
 
 class Config(Section):
     """All of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     data: Data
     synthesize: Synthesize
     faces: Faces

@@ -100,6 +100,13 @@ def test_a_missing_section_key_or_file_is_named(tmp_path):
         ("seed: [1\n", "not valid YAML"),
         ("- 1\n", "must hold sections"),
         ("seed: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("seed: &a [1]\ndata: *a\n", r"an alias \(line 2\) is not allowed"),
+        ("seed: " + "[" * 2_000, "nested too deeply"),
+        ("seed: " + "9" * 5_000, "not valid YAML"),
+        ("seed: 2020-99-99", "not valid YAML"),
+        ("seed: !!timestamp x", "not valid YAML"),
+        ("? [a]\n: b", "not valid YAML"),
+        ("seed: " + " " * 2**20, "larger than 1,048,576 bytes"),
     ],
 )
 def test_a_malformed_file_is_refused(tmp_path, text, what):
@@ -108,3 +115,22 @@ def test_a_malformed_file_is_refused(tmp_path, text, what):
     with pytest.raises(ConfigError, match=what) as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500 + len(str(path))
+
+
+def test_a_billion_laughs_are_refused_at_the_first(tmp_path):
+    lines = ["a0: &a0 [lol, lol]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    path = tmp_path / "params.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"an alias \(line 2\) is not allowed"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, "0x" + "f" * 9_000, "[" + "1, " * 9_000 + "1]"])
+def test_a_long_value_is_told_by_its_beginning(tmp_path, value):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text().replace("seed: 0 ", f"seed: {value} ", 1))
+    with pytest.raises(ConfigError, match=r"params: seed") as caught:
+        load_config(path, ["data.name=synthetic"])
+    assert len(str(caught.value)) < 400
