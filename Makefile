@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := . .venv/bin/activate &&
 COLUMNS_SHOWN := ^(Experiment|war|uar|ece|nll|n_test|n_left_out|selection|data\.name|model\.temporal|tam\.strategy|train\.epochs)$$
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench fuzz
 
 # From nothing to a table of results, on animated faces and two CPU cores.
 demo: .venv
@@ -12,7 +12,7 @@ demo: .venv
 	$(ENV) COLUMNS=150 dvc exp show --no-pager --drop '.*' --keep '$(COLUMNS_SHOWN)'
 
 test: .venv
-	$(ENV) python -m pytest
+	$(ENV) python -m pytest -n 2 --dist worksteal
 
 lint: .venv
 	$(ENV) ruff check .
@@ -25,6 +25,12 @@ bench: .venv .venv-rivals
 	$(ENV) for name in startup memory method shard_build; do python -m benchmarks.$$name || exit 1; done
 	PYTHONPATH=. .venv-rivals/bin/python -m benchmarks.loader
 	$(ENV) python -m benchmarks.page
+
+# Thousands of damaged files against everything that reads files, in at most half an hour. The two other
+# long runs of docs/reliability.md are `python -m faults.kill` and `python -m faults.soak`.
+fuzz: .venv
+	$(ENV) python -m faults.fuzz
+	$(ENV) python -m faults.page
 
 # torch and torchvision come in their CUDA build, which runs on a CPU too: about 3 GB once.
 .PHONY: .venv

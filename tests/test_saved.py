@@ -199,8 +199,7 @@ def test_files_too_large_or_no_files_are_not_read(folder):
 
 def test_weights_of_another_shape_type_or_name_are_refused(folder):
     right = load((folder / "model.safetensors").read_bytes())
-    name = max(right, key=lambda name: right[name].ndim)
-    assert right[name].ndim == 5
+    name = next(name for name in sorted(right) if right[name].shape[4:] > (1,))  # a 3-D kernel
     for other, told in (
         (
             {**right, name: right[name][..., :1].contiguous()},
