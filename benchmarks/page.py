@@ -7,6 +7,7 @@ the figures mean.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.report import RESULTS, table, under
@@ -25,13 +26,12 @@ def section(path: Path) -> str:
     )
 
 
-def main() -> None:
-    """Write the page."""
-    parts = [WORDS.read_text(encoding="utf-8"), *map(section, sorted(RESULTS.glob("*.json")))]
-    with whole_file(PAGE) as path:
-        path.write_text("\n".join(parts), encoding="utf-8")
-    print(f"{PAGE} is written")
+def write_page(page: Path, words: Path, sections: Iterable[str]) -> None:
+    """Write a page: words first, then the sections."""
+    with whole_file(page) as path:
+        path.write_text("\n".join([words.read_text(encoding="utf-8"), *sections]), encoding="utf-8")
+    print(f"{page} is written")
 
 
 if __name__ == "__main__":
-    main()
+    write_page(PAGE, WORDS, map(section, sorted(RESULTS.glob("*.json"))))

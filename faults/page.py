@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.page import write_page
 from benchmarks.report import circumstances, under
 from safe.process import whole_file
 
@@ -75,10 +76,7 @@ def _cell(value: str | int | float) -> str:
 
 def main() -> None:
     """Write the page."""
-    parts = [WORDS.read_text(encoding="utf-8"), *map(section, sorted(RESULTS.glob("*.json")))]
-    with whole_file(PAGE) as path:
-        path.write_text("\n".join(parts), encoding="utf-8")
-    print(f"{PAGE} is written")
+    write_page(PAGE, WORDS, map(section, sorted(RESULTS.glob("*.json"))))
 
 
 if __name__ == "__main__":
