@@ -130,13 +130,17 @@ class Lane:
         while time.monotonic() < due and process.poll() is None:
             time.sleep(0.005)
         if how == "child":
-            code = self._kill_child(verb, process)
-            self._count(verb, "child killed, " + ("ended with a line" if code else "went on"))
+            killed, code = self._kill_child(verb, process)
+            if killed:
+                self._count(verb, "child killed, " + ("ended with a line" if code else "went on"))
         else:
+            killed = process.poll() is None
             kill(process.pid if how == "parent" else -process.pid)
             code = process.wait()
-            self._count(verb, self._under_way(verb))
-        self._count(verb, "kills")
+            if killed:
+                self._count(verb, self._under_way(verb))
+        if killed:  # else it had ended, or had no child to the end
+            self._count(verb, "kills")
         end = time.monotonic() + GRACE
         while group(process.pid) and time.monotonic() < end:
             time.sleep(0.01)
@@ -145,8 +149,13 @@ class Lane:
             kill(-process.pid)
         return code == 0
 
-    def _kill_child(self, verb: str, leader: subprocess.Popen[bytes]) -> int:
-        """Kill one process of the group that is not the leader; return the leader's exit code."""
+    def _kill_child(self, verb: str, leader: subprocess.Popen[bytes]) -> tuple[bool, int]:
+        """Kill one process of the group that is not the leader, if one comes.
+
+        Returns:
+            Whether one was killed, and the leader's exit code.
+        """
+        children: list[int] = []
         while leader.poll() is None:
             if children := [pid for pid in group(leader.pid) if pid != leader.pid]:
                 kill(int(self.random.choice(children)))
@@ -157,11 +166,11 @@ class Lane:
         except subprocess.TimeoutExpired:
             self.wrong.append(f"{verb}: hung after the kill of a child")
             kill(-leader.pid)
-            return leader.wait()
+            return bool(children), leader.wait()
         said = self.said()
         if code and (said.count("safe-cli: ") != 1 or "Traceback" in said):
             self.wrong.append(f"{verb}: {code}, not one line after the kill of a child: {said}")
-        return code
+        return bool(children), code
 
     def _count(self, verb: str, what: str) -> None:
         self.counts[verb, what] += 1
