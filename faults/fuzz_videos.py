@@ -71,8 +71,7 @@ class Videos:
 
     def _lot(self, numbers: list[int]) -> Iterator[Outcome]:
         """Take mutants through the stages; where a stage raises, each half is tried alone."""
-        folder = self.scratch / "lot"
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = self.scratch / f"lot-{numbers[0]}-{len(numbers)}"
         folder.mkdir(parents=True)
         made = {number: self.write(number, folder) for number in numbers}
         sound = f"{_SOUND}{self.originals[0].suffix}"
@@ -103,7 +102,12 @@ class Videos:
         """Run faces and shard; return the row of each clip with the reason why it is left out."""
         manifest, faces, out = (self.scratch / name for name in ("manifest.parquet", "f", "shards"))
         settings = config()
-        limits = {"workers": self.workers, "deadline": DEADLINE, "on_done": self._clock()}
+        limits = {
+            "workers": self.workers,
+            "deadline": DEADLINE,
+            "memory": settings.runtime.memory,
+            "on_done": self._clock(),
+        }
         find_faces(manifest, root, faces, settings=settings.faces, **limits)
         limits["on_done"] = self._clock()
         both = {"settings": settings.shard, "faces_settings": settings.faces}

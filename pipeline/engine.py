@@ -47,7 +47,7 @@ class Failure:
     """The result of a task whose process did not survive it."""
 
     reason: str
-    """"killed after 60 s", "took more than 4 GiB of memory", "crashed (signal 11)" and the like."""
+    """"killed after 60 s", "took more memory than 4 GiB", "crashed (signal 11)" and the like."""
 
 
 _NOT_YET: Final = object()
@@ -241,8 +241,9 @@ def _reply(work: Callable[[], Any], memory: float | None = None) -> bytes:
     try:
         return bytes(ForkingPickler.dumps((True, work())))
     except Exception as error:  # noqa: BLE001  every other exception is raised again, in the parent
-        if memory is not None and is_memory(error):
-            failure = Failure(f"took more than {memory:g} GiB of memory")
+        if is_memory(error):
+            most = "there is" if memory is None else f"{memory:g} GiB"
+            failure = Failure(f"took more memory than {most}")
             return bytes(ForkingPickler.dumps((True, failure)))
         error.add_note(traceback.format_exc())
         return bytes(ForkingPickler.dumps((False, error)))
