@@ -225,6 +225,11 @@ def test_children_die_with_a_killed_parent() -> None:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
 
 
+def test_memory_that_is_not_there_costs_the_task_without_a_limit_too() -> None:
+    results = list(run_tasks(take_memory, [2.0**20, 0.01], workers=1, deadline=20))  # 1 PiB
+    assert results == [Failure("took more memory than there is"), round(0.01 * 2**30)]
+
+
 @linux
 def test_a_task_that_takes_too_much_memory_is_told_and_the_rest_goes_on() -> None:
     results = list(run_tasks(take_memory, [0.01, 0.6, 0.1], workers=1, deadline=20, memory=0.5))
