@@ -70,8 +70,8 @@ def frame_indices(n: int, count: int = FRAMES) -> list[int]:
 def load_decoder() -> None:
     """Load decord, once in each child before its first clip; it takes time that is not a clip's.
 
-    decord loads all of CUDA where pip has installed it, as torch does: 4 seconds and 0.4 GB a
-    process, for a GPU decoder that is not used. It looks for the package `nvidia`, which is
+    decord loads all of CUDA where pip has installed it, as torch does: 0.4 GB and a second or
+    more a process, for a GPU decoder that is not used. It looks for the package `nvidia`, which is
     therefore not there while decord is imported.
     """
     if "decord" in sys.modules:

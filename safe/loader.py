@@ -61,7 +61,7 @@ class ClipReader:
                 jpeg = os.pread(file, wanted, int(folder.offset[row]))
                 if len(jpeg) != wanted:
                     raise DataError("the shard ends too early")
-                if zlib.crc32(jpeg) != folder.crc32[row]:  # 22 us for 82 KB, decoding takes 970
+                if zlib.crc32(jpeg) != folder.crc32[row]:  # 10 us of a clip's 870
                     raise DataError("altered, its checksum is not that of clips.parquet")
                 decode_strip(jpeg, folder.face_size, out=faces)
             except (DataError, OSError) as error:
