@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from safe.augment import center_crop, normalize
-from safe.backbones import fold_norms
 from safe.config import Eval, Runtime
 from safe.errors import DataError, ModelError
+from safe.inference import Recogniser
 from safe.loader import load_batches
 from safe.metrics import summarize
 from safe.perturb import perturb
@@ -58,24 +57,20 @@ def predict(
 ) -> Predictions:
     """Run the model over `rows` with the centre crop, each row exactly once.
 
-    It runs a copy of the model with BatchNorm folded into the convolutions, which is faster.
     `change`, if given, perturbs uint8 faces [B, T, S, S, 3] of some rows before the crop.
 
     Raises:
         DataError: if a clip cannot be read, or the pass did not see each row once.
     """
-    network = fold_norms(model)
+    answer = Recogniser(model, crop=crop, device=device, precision=precision)
     seen, found = [], []
     there = torch.device("cpu") if change else device  # a perturbation works on the CPU
     for loaded in load_batches(folder, in_order(rows, batch), workers=workers, device=there):
         faces = loaded["faces"]
         if change is not None:
-            faces = change(faces, loaded["row"].numpy()).to(device)
-        clips = normalize(center_crop(faces, crop))
-        with torch.autocast(device.type, precision, precision != torch.float32):
-            output = network(clips)
+            faces = change(faces, loaded["row"].numpy())
         seen.append(loaded["row"].numpy())
-        found.append([part.float().cpu().numpy() for part in output])
+        found.append(answer(faces))
     order = np.concatenate(seen)
     if not np.array_equal(order, rows):
         raise DataError(
