@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 from cli.held import Held, held, identity, known, matching, read_out, run_dvc
 from cli.layout import Layout
 from cli.progress import say
+from safe.calibration import Calibration
 from safe.config import Config
 from safe.errors import ConfigError, SafeError
 from safe.params import load_config, one_line, read_mapping
 from safe.predictions import Split, pool, read_predictions
-from safe.sheet import Run, Sheet, Value, load_sheet
+from safe.sheet import CALIBRATED, Run, Sheet, Value, load_sheet
 
 SHEETS: Final = Path("experiments")
 PARAMS: Final = Path("params.yaml")
@@ -203,7 +204,8 @@ def gather(
     """
     done = held(root)
     configs = {(one.run.row, one.run.seed, one.run.fold): one.config for one in planned}
-    read = lru_cache(partial(_read, root, with_model=sheet.draw == "calibration"))
+    wants = sheet.draw == "calibration" or not set(sheet.figures).isdisjoint(CALIBRATED)
+    read = lru_cache(partial(_read, root, with_model=wants))
     found: dict[str, dict[int, Found]] = {row: {} for row in sheet.rows}
     for row, seed in dict.fromkeys((one.run.row, one.run.seed) for one in planned):
         got = Found({}, {}, {})
@@ -227,8 +229,11 @@ def _read(
     split = read_predictions(data, name=f"{path} of {rev[:7]}")
     if not with_model:
         return split, {}
-    text = read_out(root, rev, (layout.trains / f"fold-{fold}" / "model.json").as_posix())
-    return split, json.loads(text)
+    text = read_out(root, rev, (layout.calibrates / f"fold-{fold}" / "model.json").as_posix())
+    info = json.loads(text)
+    calibration = Calibration.from_info(info)
+    scaled = calibration.scaled(split.logits) if calibration.clips else None
+    return replace(split, scaled=scaled), info
 
 
 def run_table(name: str, settings: str | None, sets: list[str] | None, out: Path) -> None:

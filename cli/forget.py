@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cli.experiments import SHEETS, sheet_names
-from cli.layout import FORGOTTEN, RESULTS, Layout, checkpoints, lock, read
+from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock, read
 from cli.progress import say
 from pipeline.datasets.dfew import FOLDS
 from pipeline.forget import Places, Receipt, forget
@@ -40,9 +40,8 @@ def run_forget(
 @contextmanager
 def _alone(layout: Layout) -> Iterator[None]:
     """Keep every other run out of what is changed, and trainings of these shards too."""
-    folds = [
-        out / f"fold-{k}" for k in range(1, FOLDS + 1) for out in (layout.trains, layout.evals)
-    ]
+    stages = (layout.trains, layout.calibrates, layout.evals)
+    folds = [out / f"fold-{k}" for k in range(1, FOLDS + 1) for out in stages]
     places = {lock(out): out for out in (layout.manifest, layout.faces, layout.shards, *folds)}
     places |= {file: file.parent for file in checkpoints().glob("*/lock")}
     with ExitStack() as held:
@@ -66,10 +65,15 @@ def _places(layout: Layout) -> Places:
         faces=layout.faces,
         shards=layout.shards,
         evals=layout.evals,
+        calibrates=layout.calibrates,
         trains=layout.trains,
         strips=layout.strips,
         checkpoints=checkpoints(),
-        pictures=tuple(RESULTS / "experiments" / f"{name}.png" for name in sheets),
+        pictures=(
+            *(RESULTS / "experiments" / f"{name}.png" for name in sheets),
+            RESULTS / "report.html",
+            *INSPECTED.glob("*"),
+        ),
         forgotten=FORGOTTEN,
         receipts=layout.receipts,
     )

@@ -70,6 +70,9 @@ FORGOTTEN = Path("forgotten.csv")
 RESULTS = Path("results")
 """Made by summary."""
 
+INSPECTED = Path("inspected")
+"""Pictures that inspect draws; not in git, since they show faces."""
+
 
 def lock(out: Path) -> Path:
     """File that says which process is writing `out`; beside no output, so that DVC may delete."""
@@ -101,6 +104,15 @@ def find_model(run: Path) -> Path:
     raise ModelError(
         f"{run}: no model there, nor in calibrate/ or train/; `safe-cli train` makes it"
     )
+
+
+def plots_page() -> Path:
+    """File that `dvc plots` fills in, made by cli/plots_page.py; `.dvc/config` names it.
+
+    The braces are for a clone where it is not made yet: DVC then takes the path itself for the
+    page, and puts there, as in its own page, the scripts from the network and the plots.
+    """
+    return _kept() / "plots{scripts}{plot_divs}.html"
 
 
 def _kept() -> Path:

@@ -2,9 +2,11 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from cli.layout import RESULTS, checkpoints, lock, read
 from cli.progress import say
+from safe.config import Calibrate
 from safe.process import only_one
 
 
@@ -39,6 +41,51 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> No
         say(f"train: fold {number} is in {out}")
 
 
+def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -> None:
+    """Calibrate one fold, or all of data.folds."""
+    config, layout = read(params, overrides)
+    from safe.calibrate import calibrate
+
+    for number in [fold] if fold else config.data.folds:
+        out = layout.calibrates / f"fold-{number}"
+        with only_one(lock(out), str(out)):
+            found = calibrate(
+                layout.trains / f"fold-{number}",
+                shards=layout.shards,
+                fold=number,
+                out=out,
+                settings=config.calibrate,
+                runtime=config.runtime,
+                bins=config.eval.bins,
+                seen=layout.seen,
+            )
+        say(f"calibrate: fold {number}: {_calibrated(found, config.calibrate)}")
+
+
+def _calibrated(found: dict[str, Any], settings: Calibrate) -> str:
+    """Say what came out on the clips of the selection split."""
+    if not found["clips"]:
+        return "no clips were set apart (train.select: val does), so nothing is calibrated"
+    parts = [f"{found['clips']} clips of the selection split"]
+    if found["temperature"] is not None:
+        parts.append(f"temperature {found['temperature']:.3f}")
+    parts.append(f"ECE {found['ece']:.3f} -> {found['ece_calibrated']:.3f}")
+    if settings.level is not None:
+        parts.append(
+            f"sets of level {settings.level:g} hold the label of {100 * found['coverage']:.1f} % "
+            f"and {found['set_size']:.2f} classes"
+        )
+    if settings.risk is not None:
+        parts.append(_answered(found))
+    return ", ".join(parts)
+
+
+def _answered(found: dict[str, Any]) -> str:
+    share = f"{100 * found['answered']:.1f} % answered"
+    risk = found["selective_risk"]
+    return share if risk is None else f"{share} with {100 * risk:.1f} % errors"
+
+
 def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> None:
     """Evaluate one fold, or all of data.folds."""
     config, layout = read(params, overrides)
@@ -48,7 +95,7 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
         out = layout.evals / f"fold-{number}"
         with only_one(lock(out), str(out)):
             figures = evaluate(
-                layout.trains / f"fold-{number}",
+                layout.calibrates / f"fold-{number}",
                 shards=layout.shards,
                 fold=number,
                 out=out,
@@ -61,22 +108,47 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
             f"ECE {figures['ece']:.3f}, n {figures['n_test']}, left out {figures['n_left_out']}, "
             f"selection {figures['selection']}"
         )
+        if figures["calibrated_on"]:
+            say(f"eval: fold {number}, calibrated: {_trusted(figures)}")
+
+
+def _trusted(figures: dict[str, Any]) -> str:
+    """Say what the calibrated answers are worth."""
+    parts = [_bounds(figures, "ece_calibrated", "ECE", 1)]
+    if figures["coverage"] is not None:
+        covered = _bounds(figures, "coverage", "sets hold the label of", 100)
+        parts.append(f"{covered} % ({figures['set_size']:.2f} classes)")
+    parts.append(_answered(figures))
+    parts.append(
+        f"error of all {100 * figures['error']:.1f} %, of the surest 80 % "
+        f"{100 * figures['risk_at_80']:.1f} %, AURC {figures['aurc']:.3f}"
+    )
+    return ", ".join(parts)
+
+
+def _bounds(figures: dict[str, Any], key: str, title: str, factor: int) -> str:
+    """Write a figure with its interval: `ECE 0.031 [0.022, 0.060]`."""
+    digits = 1 if factor == 100 else 3
+    value, low, high = (factor * figures[k] for k in (key, f"{key}_low", f"{key}_high"))
+    return f"{title} {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def run_summary(params: Path, overrides: list[str] | None) -> None:
     """Bring data.folds together."""
     config, layout = read(params, overrides)
+    from cli.plots_page import write_missing_page
     from safe.summary import summarize_folds
 
     with only_one(lock(RESULTS), str(RESULTS)):
         result = summarize_folds(
             evals=layout.evals,
-            trains=layout.trains,
+            models=layout.calibrates,
             folds=config.data.folds,
             dataset=config.data.name,
             bins=config.eval.bins,
             out=RESULTS,
         )
+    write_missing_page()
     say(
         f"summary: {result['dataset']}, folds {config.data.folds}: WAR {result['war']:.2f} +- "
         f"{result['war_std']:.2f}, UAR {result['uar']:.2f} +- {result['uar_std']:.2f}, "

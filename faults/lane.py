@@ -27,6 +27,7 @@ OUTPUTS: Final = {
     "faces": "data/synthetic/faces.parquet",
     "shard": "data/synthetic/shards",
     "train": "runs/synthetic/train/fold-1",
+    "calibrate": "runs/synthetic/calibrate/fold-1",
     "eval": "runs/synthetic/eval/fold-1",
     "summary": "results",
 }

@@ -46,6 +46,8 @@ class Places:
     """The shard folder."""
     evals: Path
     """Folder of `fold-<k>/predictions.parquet`."""
+    calibrates: Path
+    """The same of the selection splits, with the calibrated models."""
     trains: Path
     """Folder of `fold-<k>/`, the models."""
     strips: Path
@@ -62,7 +64,8 @@ class Places:
     @property
     def tables(self) -> list[Path]:
         """The parquet files with a row a clip, but for the shards'."""
-        predictions = sorted(self.evals.glob("fold-*/predictions.parquet"))
+        folders = (self.evals, self.calibrates)
+        predictions = sorted(f for path in folders for f in path.glob("fold-*/predictions.parquet"))
         return [path for path in (self.faces, self.manifest, *predictions) if path.is_file()]
 
     @property
@@ -74,7 +77,10 @@ class Places:
     @property
     def leavings(self) -> list[Path]:
         """Temporary files of stages that were killed."""
-        folders = (self.manifest.parent, self.evals, self.strips.parent, self.checkpoints)
+        folders = (
+            *(self.manifest.parent, self.evals, self.calibrates),
+            *(self.strips.parent, self.checkpoints),
+        )
         found = (path for folder in folders for path in folder.rglob(".*.tmp"))
         return sorted(path for path in found if path.is_file())
 

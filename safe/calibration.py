@@ -41,10 +41,14 @@ class Calibration:
     clips: int = 0
     """Size of the selection split that all this was fitted on."""
 
+    def scaled(self, logits: ArrayLike) -> Floats:
+        """Return scale * logits + bias, float64 [n, K]."""
+        scaled: Floats = np.asarray(logits, np.float64) * np.array(self.scale) + np.array(self.bias)
+        return scaled
+
     def probabilities(self, logits: ArrayLike) -> Floats:
         """Turn logits [n, K] into probabilities, float64 [n, K]."""
-        scaled = np.asarray(logits, dtype=np.float64) * np.array(self.scale)
-        return softmax(scaled + np.array(self.bias))
+        return softmax(self.scaled(logits))
 
     def sets(self, probabilities: Floats) -> NDArray[np.bool_]:
         """Say which classes are in each clip's prediction set, bool [n, K]; all without a level."""

@@ -17,6 +17,8 @@ from safe.predictions import Split
 from safe.resample import resample_figure
 from safe.statistics import Mcnemar, mcnemar, mean_and_deviation, percentile_interval
 
+_CALIBRATED = "_calibrated"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -74,7 +76,7 @@ def estimate(
 
     Args:
         entry: the row.
-        figure: a key of safe.metrics.summarize but n.
+        figure: one of safe.sheet.FIGURES.
         bins: M of the ECE.
         resamples: R.
         seed: decides the resamples; not a seed of the training.
@@ -159,8 +161,18 @@ def judge(point: float, low: float, high: float, paper: float | None) -> str:
 
 def _values(entry: Entry, figure: str, bins: int) -> tuple[float, ...]:
     """The figure of each seed that has it."""
-    found = [summarize(each.logits, each.label, bins) for each in entry.splits.values()]
-    return tuple(value for each in found if (value := each.get(figure)) is not None)
+    plain = figure.removesuffix(_CALIBRATED)
+    found = [summarize(_logits(s, figure), s.label, bins) for s in entry.splits.values()]
+    return tuple(value for each in found if (value := each.get(plain)) is not None)
+
+
+def _logits(split: Split, figure: str) -> Floats:
+    """The logits that a figure is made of: <figure>_calibrated is of the scaled ones."""
+    if not figure.endswith(_CALIBRATED):
+        return split.logits
+    if split.scaled is None:
+        raise DataError(f"{figure}: the model was not calibrated; run it with train.select: val")
+    return split.scaled
 
 
 def _resampled(
@@ -171,9 +183,9 @@ def _resampled(
     splits = list(entry.splits.values())
     if not splits:
         return np.full(resamples, np.nan)
-    logits = np.stack([split.logits for split in splits])
-    labels = splits[0].label
-    return resample_figure(figure, labels, logits, bins=bins, resamples=resamples, seed=seed)
+    logits = np.stack([_logits(split, figure) for split in splits])
+    labels, plain = splits[0].label, figure.removesuffix(_CALIBRATED)
+    return resample_figure(plain, labels, logits, bins=bins, resamples=resamples, seed=seed)
 
 
 def _check_pair(entry: Entry, other: Entry, names: tuple[str, str]) -> None:

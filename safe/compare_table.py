@@ -162,7 +162,9 @@ def _pair(
 
 def _title(figure: str) -> str:
     short = {"war": "WAR", "uar": "UAR", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
-    return short.get(figure, figure.removeprefix("recall."))
+    plain = figure.removesuffix("_calibrated")
+    after = ", calibrated" if plain != figure else ""
+    return short.get(plain, figure.removeprefix("recall.")) + after
 
 
 def _show(figure: str, value: float, sign: str = "") -> str:

@@ -5,6 +5,7 @@ modules take their own section or plain values. params.yaml is the only place wi
 its comments give units and sources.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,12 +23,20 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_SPLITS = {
+    "synthetic": "EmoLabel_DataSplit",
+    "dfew": "EmoLabel_DataSplit",
+    "ferv39k": "4_setups",
+}
+"""What data.splits must be; any CSV file for a dataset that is not here."""
+
+
 class Data(Section):
     """Which dataset, where, and which folds."""
 
-    name: Literal["synthetic", "dfew", "ferv39k"]
+    name: Literal["synthetic", "dfew", "ferv39k", "own"]
     root: Annotated[str, Field(min_length=1)]
-    splits: Literal["EmoLabel_DataSplit", "4_setups"]
+    splits: Annotated[str, Field(min_length=1)]
     source: Literal["video", "frames", "strips"]
     folds: Annotated[list[Positive], Field(min_length=1)]
 
@@ -36,10 +45,15 @@ class Data(Section):
         last = 1 if self.name == "ferv39k" else 5
         if len(set(self.folds)) != len(self.folds) or max(self.folds) > last:
             raise ValueError(f"folds: {self.folds} must be different numbers from 1 to {last}")
-        splits = "4_setups" if self.name == "ferv39k" else "EmoLabel_DataSplit"
-        if self.splits != splits:
+        splits = _SPLITS.get(self.name)
+        if splits is not None and self.splits != splits:
             raise ValueError(
                 f"splits: {self.splits} must be {splits} when data.name is {self.name}"
+            )
+        if splits is None and not re.fullmatch(r"(?!/)(?!(.*/)?\.\./)[^\\:]+\.csv", self.splits):
+            raise ValueError(
+                f"splits: {self.splits} must be a file in data.root that ends in .csv when "
+                f"data.name is {self.name}"
             )
         allowed = ("video", "strips") if self.name == "synthetic" else ("video", "frames")
         if self.source not in allowed:
@@ -158,6 +172,7 @@ class Train(Section):
     recompute: bool
     compile: bool
     select: Literal["last", "val", "test"]
+    val_from: Literal["clips", "fold"]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
     @model_validator(mode="after")
@@ -174,6 +189,14 @@ class Train(Section):
         if self.recompute and self.compile:
             raise ValueError("recompute: must be false when compile is true; choose one of them")
         return self
+
+
+class Calibrate(Section):
+    """How a model's answers are read."""
+
+    method: Literal["none", "temperature", "vector"]
+    level: Annotated[float, Field(ge=0.5, lt=1)] | None
+    risk: Annotated[float, Field(gt=0, lt=1)] | None
 
 
 class Eval(Section):
@@ -223,6 +246,7 @@ class Config(Section):
     model: Model
     acl: Acl
     train: Train
+    calibrate: Calibrate
     eval: Eval
     runtime: Runtime
 

@@ -32,6 +32,8 @@ class Split:
     """float64 [n, D], what the classifier and FCL see."""
     attention: Floats
     """float64 [n, N], weights of the windows; each row sums to one."""
+    scaled: Floats | None = None
+    """float64 [n, K], the logits after the model's calibration, where that was asked for."""
 
     @property
     def predicted(self) -> Ints:
@@ -80,4 +82,9 @@ def pool(splits: Sequence[Split]) -> Split:
         logits=np.concatenate([split.logits for split in splits]),
         embedding=np.concatenate([split.embedding for split in splits]),
         attention=np.concatenate([split.attention for split in splits]),
+        scaled=None if any(split.scaled is None for split in splits) else _scaled(splits),
     )
+
+
+def _scaled(splits: Sequence[Split]) -> Floats:
+    return np.concatenate([split.scaled for split in splits if split.scaled is not None])

@@ -8,6 +8,7 @@ are compared before a module is built or a tensor takes memory.
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -20,9 +21,10 @@ from torch.overrides import TorchFunctionMode
 
 from safe.bounded import read_bounded
 from safe.build import build_model
+from safe.calibration import Calibration
 from safe.config import Model
 from safe.errors import ModelError
-from safe.labels import CLASSES
+from safe.labels import CLASSES, K
 from safe.process import whole_file
 
 MODEL_FORMAT: Final = 2
@@ -58,6 +60,26 @@ class _Selection(_Block):
     epoch: Count
 
 
+Scale = Annotated[float, Field(gt=0, le=1e3)]
+Bias = Annotated[float, Field(ge=-1e3, le=1e3)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Calibration(_Block):
+    """The fields of safe.calibration.Calibration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    method: Literal["none", "temperature", "vector"]
+    scale: Annotated[list[Scale], Field(min_length=K, max_length=K)]
+    bias: Annotated[list[Bias], Field(min_length=K, max_length=K)]
+    level: Share | None
+    cutoffs: Annotated[list[Share], Field(min_length=K, max_length=K)]
+    risk: Share | None
+    threshold: Annotated[float, Field(ge=0, le=2)]
+    clips: Count
+
+
 class _Info(_Block):
     """What the code uses of model.json; the rest is for people."""
 
@@ -69,6 +91,7 @@ class _Info(_Block):
     fold: Annotated[int, Field(ge=1, le=5)]
     selection: _Selection
     history: list[dict[str, float]]
+    calibration: _Calibration | None = None
 
 
 class _NothingDrawn(TorchFunctionMode):
@@ -91,7 +114,23 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -
         save_file(plain, temporary)
     about = {"sha256": _file_digest(path), "bytes": path.stat().st_size}
     whole = {"format": MODEL_FORMAT, "classes": CLASSES, "weights": about, **info}
-    with whole_file(folder / "model.json") as temporary:
+    _write_info(folder / "model.json", whole)
+
+
+def save_calibrated(folder: Path, source: Path, calibration: Calibration) -> None:
+    """Write the model of the folder `source` with this calibration; the weights stay as they are.
+
+    Raises:
+        ModelError: if model.json of `source` is not what it should be.
+    """
+    info = read_info(source / "model.json")
+    with whole_file(folder / "model.safetensors") as temporary:
+        shutil.copyfile(source / "model.safetensors", temporary)
+    _write_info(folder / "model.json", {**info, "calibration": calibration.record()})
+
+
+def _write_info(path: Path, whole: dict[str, Any]) -> None:
+    with whole_file(path) as temporary:
         text = json.dumps({**whole, "sha256": info_digest(whole)}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
 

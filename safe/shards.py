@@ -70,7 +70,8 @@ class ShardFolder:
         """Rows of the training and of the test split of a fold.
 
         Buckets `fold1` to `fold5`: fold k tests on bucket k and trains on the others. Buckets
-        `train` and `test`: there is fold 1 only.
+        `train` and `test`, and perhaps `val`: there is fold 1 only, and val belongs to training
+        unless train.select sets it apart (safe/split.py).
 
         Raises:
             DataError: if the fold is not there, or a split is empty.
@@ -85,7 +86,7 @@ class ShardFolder:
 
     def test_bucket(self, fold: int) -> str:
         """Name of the bucket that fold `fold` tests on."""
-        name = "test" if fold == 1 and self.buckets <= {"train", "test"} else f"fold{fold}"
+        name = "test" if fold == 1 and self.buckets <= {"train", "val", "test"} else f"fold{fold}"
         if name not in self.buckets:
             raise DataError(
                 f"{self.root}: no bucket for fold {fold}; it has {', '.join(sorted(self.buckets))}"

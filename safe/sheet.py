@@ -16,8 +16,12 @@ from safe.errors import ConfigError
 from safe.labels import CLASSES
 from safe.params import one_line, read_mapping
 
-FIGURES: Final = ("war", "uar", "ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES))
-"""What a sheet may show: keys of safe.metrics.summarize."""
+CALIBRATED: Final = ("ece_calibrated", "nll_calibrated", "brier_calibrated")
+FIGURES: Final = (
+    *("war", "uar", "ece", "nll", "brier", *CALIBRATED),
+    *(f"recall.{name}" for name in CLASSES),
+)
+"""What a sheet may show: keys of safe.metrics.summarize, and three of them after calibration."""
 
 Value = bool | int | float | str | list[int] | None
 Seed = Annotated[int, Field(ge=0)]

@@ -12,29 +12,33 @@ from typing import Any
 
 import numpy as np
 
+from safe.calibration import Calibration
 from safe.errors import DataError
 from safe.figures.confusion import draw_confusion
 from safe.figures.reliability import draw_reliability
 from safe.labels import CLASSES
-from safe.metrics import reliability, summarize, uar, war
+from safe.metrics import reliability, softmax, summarize, uar, war
 from safe.predictions import Split, pool, read_predictions
 from safe.process import whole_file
 from safe.statistics import bootstrap_interval
+from safe.trust import FIGURES, pooled_figures
 
 
 def summarize_folds(
-    *, evals: Path, trains: Path, folds: Sequence[int], dataset: str, bins: int, out: Path
+    *, evals: Path, models: Path, folds: Sequence[int], dataset: str, bins: int, out: Path
 ) -> dict[str, Any]:
     """Bring the folds together.
 
     War, uar, the recalls, ece, nll and brier are means over the folds (a recall over the folds
     whose test split has the class); war_std and uar_std are the sample standard deviations (0 for
     one fold). war_pooled and uar_pooled come from all test clips in one confusion matrix; war_low
-    to war_high and uar_low to uar_high are their 95 % intervals (bootstrap over clips).
+    to war_high and uar_low to uar_high are their 95 % intervals (bootstrap over clips). Those of
+    safe.trust (ece_calibrated, coverage, risk_at_80, ...) are of all test clips together, each read
+    by its own fold's calibration.
 
     Args:
         evals: folder of `fold-<k>/metrics.json` and `predictions.parquet`.
-        trains: folder of `fold-<k>/model.json`, for the curves.
+        models: folder of `fold-<k>/model.json`, for the calibrations and the curves.
         folds: which folds.
         dataset: name for the table.
         bins: of the reliability diagram.
@@ -65,14 +69,15 @@ def summarize_folds(
         result[f"{name}_low"], result[f"{name}_high"] = 100 * low, 100 * high
     for name in ("ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES)):
         result[name] = _mean([fold[name] for fold in metrics])
+    infos = [_json(models / f"fold-{fold}" / "model.json", "calibrate") for fold in folds]
+    result |= _trust(list(splits.values()), infos, bins)
     result["selection"] = rules[0]
     for name in ("perturb", "severity", "precision"):
         result[name] = metrics[0][name]
     for name in ("n_test", "n_left_out"):
         result[name] = sum(fold[name] for fold in metrics)
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
-    histories = [_json(trains / f"fold-{k}" / "model.json", "train")["history"] for k in folds]
-    _write_tables(out, histories, every, bins)
+    _write_tables(out, [info["history"] for info in infos], every, bins)
     draw_confusion({f"fold {fold}": split for fold, split in splits.items()}, out / "confusion.png")
     draw_reliability({dataset: every}, bins, out / "reliability.png")
     with whole_file(out / "metrics.json") as temporary:
@@ -87,6 +92,24 @@ def _json(path: Path, verb: str) -> Any:
         raise DataError(f"{path}: not found; `safe-cli {verb}` makes it") from error
     except ValueError as error:
         raise DataError(f"{path}: damaged; `safe-cli {verb}` makes it anew") from error
+
+
+def _trust(splits: list[Split], infos: list[dict[str, Any]], bins: int) -> dict[str, float | None]:
+    """Figures of the calibrated answers on all test clips; None where a fold has no calibration."""
+    readers = [Calibration.from_info(info) for info in infos]
+    if not all(reader.clips for reader in readers):
+        return dict.fromkeys(FIGURES)
+    scaled = [reader.scaled(split.logits) for reader, split in zip(readers, splits, strict=True)]
+    pairs = [(reader, softmax(z)) for reader, z in zip(readers, scaled, strict=True)]
+    return pooled_figures(
+        np.concatenate(scaled),
+        np.concatenate([split.label for split in splits]),
+        sets=None
+        if any(reader.level is None for reader in readers)
+        else np.concatenate([reader.sets(p) for reader, p in pairs]),
+        abstains=np.concatenate([reader.abstains(p) for reader, p in pairs]),
+        bins=bins,
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

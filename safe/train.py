@@ -26,7 +26,8 @@ from safe.process import naming, only_one
 from safe.recipe import pick_device, pick_precision
 from safe.saved import save_model
 from safe.shards import ShardFolder, open_shards
-from safe.trainer import SELECTION_METRIC, Trainer, choose_rows, make_plan
+from safe.split import choose_rows
+from safe.trainer import SELECTION_METRIC, Trainer, make_plan
 from safe.verify import verify
 
 
@@ -77,7 +78,7 @@ def train(
     with only_one(home / LOCK, f"training state {home}"):
         verify(folder, seen=seen)
         found = load_checkpoint(home, on_note)
-        rows, _ = choose_rows(config, folder, fold)
+        rows, _ = choose_rows(folder, fold, settings=config.train, seed=config.seed)
         plan = make_plan(config, folder, rows, start=0 if found is None else found[1]["step"])
         # Asked for a batch before the model is built, the loader's processes read on while this
         # one imports what an optimizer needs, which takes longer than a second.

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safe.acl import ACL
@@ -17,35 +16,21 @@ from safe.build import build_model
 from safe.checkpoint import optimizer_tensors, restore_optimizer
 from safe.config import Config
 from safe.errors import ModelError
-from safe.evaluate import predict
+from safe.exact_pass import predict
 from safe.gradients import backward, recompute
 from safe.labels import K
 from safe.loader import Batch
 from safe.metrics import summarize, uar, war
-from safe.plan import TrainPlan, hold_out
+from safe.plan import TrainPlan
 from safe.recipe import build_optimizer, learning_rate, pick_device, pick_precision
 from safe.shards import ShardFolder
+from safe.split import Rows, choose_rows
 from safe.tam import TAM
 
 PARTS = ("loss", "ce", "logit", "feature")
 SELECTION_FIGURES = ("war", "uar", "ece", "nll", "brier")
 SELECTION_METRIC = "uar"
 """The one metric by which `val` and `test` choose the epoch."""
-
-
-Rows = NDArray[np.int64]
-
-
-def choose_rows(config: Config, folder: ShardFolder, fold: int) -> tuple[Rows, Rows | None]:
-    """Say which rows of the table a fold is trained on, and on which its epoch is chosen, if any.
-
-    Raises:
-        DataError: if the fold is not there.
-    """
-    train, test = folder.split(fold)
-    if config.train.select == "val":
-        return hold_out(train, folder.label, fraction=config.train.val_fraction, seed=config.seed)
-    return train, test if config.train.select == "test" else None
 
 
 def make_plan(config: Config, folder: ShardFolder, rows: Rows, *, start: int) -> TrainPlan:
@@ -66,7 +51,9 @@ class Trainer:
 
     def __init__(self, config: Config, folder: ShardFolder, fold: int) -> None:
         self.config, self.folder = config, folder
-        self.train_rows, self.select_rows = choose_rows(config, folder, fold)
+        self.train_rows, self.select_rows = choose_rows(
+            folder, fold, settings=config.train, seed=config.seed
+        )
         self.device = pick_device(config.runtime.device)
         self.precision = pick_precision(config.train.precision, self.device)
         torch.manual_seed(config.seed)

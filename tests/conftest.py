@@ -112,6 +112,7 @@ SMALL = (
     "train.epochs=2",
     "train.batch=8",
     "train.warmup=0",
+    "train.select=last",
     "eval.batch=16",
     "runtime.device=cpu",
 )

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,18 @@ def test_calibration_has_estimates_too(figure):
     expected = [summarize(s.logits, s.label, 10)[figure] for s in row.splits.values()]
     assert found.values == tuple(expected)
     assert found.low < found.mean < found.high
+
+
+def test_a_calibrated_figure_is_of_the_scaled_logits():
+    row = train(0.7)
+    halved = {k: replace(s, scaled=s.logits / 2) for k, s in row.splits.items()}
+    found = estimate(Entry(halved, {}), "nll_calibrated")
+    assert found == estimate(
+        Entry({k: replace(s, logits=s.logits / 2) for k, s in row.splits.items()}, {}), "nll"
+    )
+    assert estimate(Entry(halved, {}), "nll").values == estimate(row, "nll").values
+    with pytest.raises(DataError, match=r"not calibrated; run it with train\.select: val"):
+        estimate(row, "nll_calibrated")
 
 
 def test_war_interval_of_a_mean_over_seeds_is_that_of_scipy():

@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import small_config
 
+from safe.calibration import Calibration
 from safe.errors import ModelError
 from safe.evaluate import evaluate
 from safe.metrics import summarize
 from safe.saved import info_digest
 from safe.shards import open_shards
 from safe.train import train
+from safe.trust import trust_figures
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,9 @@ def test_each_test_clip_once_and_figures_from_the_predictions(project, model, sh
     logits = np.array(table["logits"].to_pylist())
     assert figures == {
         **summarize(logits, folder.label[test], 15),
+        **trust_figures(logits, folder.label[test], Calibration(), bins=15),
+        "calibration": "none",
+        "calibrated_on": 0,
         "n_test": len(test),
         "n_left_out": 0,
         "fold": 1,

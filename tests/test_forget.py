@@ -48,6 +48,7 @@ OVERRIDES = (
 DATA = Path("data", "synthetic")
 TABLE = DATA / "shards" / "clips.parquet"
 PREDICTIONS = Path("runs", "synthetic", "eval", "fold-3", "predictions.parquet")
+SELECTED = Path("runs", "synthetic", "calibrate", "fold-2", "predictions.parquet")
 SHOWN = Path("results", "experiments", "fig8.png")
 STATE = Path(".safe", "checkpoints", "0123", "last.safetensors")
 LEFT_OUT = "00002"
@@ -63,6 +64,7 @@ def places(folder: Path) -> Places:
         faces=folder / DATA / "faces.parquet",
         shards=folder / DATA / "shards",
         evals=folder / "runs" / "synthetic" / "eval",
+        calibrates=folder / "runs" / "synthetic" / "calibrate",
         trains=folder / "runs" / "synthetic" / "train",
         strips=folder / ".safe" / "strips" / "synthetic.zip",
         checkpoints=folder / ".safe" / "checkpoints",
@@ -113,6 +115,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / PREDICTIONS).parent.mkdir(parents=True)
     pq.write_table(pa.table({"clip": shards.clip[rows].tolist(), **columns}), folder / PREDICTIONS)
+    (folder / SELECTED).parent.mkdir(parents=True)
+    shutil.copy(folder / PREDICTIONS, folder / SELECTED)
     for fold in (1, 3):
         (folder / f"runs/synthetic/train/fold-{fold}").mkdir(parents=True)
     strip = jpeg_of(folder, middle(folder)["clip"])
@@ -231,7 +235,7 @@ def test_a_clip_in_the_middle(folder: Path) -> None:
     row = middle(folder)
     clip, tar = row["clip"], row["shard"]
     jpeg, before, samples = jpeg_of(folder, clip), tree(folder), members(folder)
-    assert {str(path) for path in (SHOWN, STATE, PREDICTIONS, TABLE)} < set(
+    assert {str(path) for path in (SHOWN, STATE, PREDICTIONS, SELECTED, TABLE)} < set(
         hits(folder, clip, jpeg)
     )
     tables = {path: pq.read_table(path) for path in places(folder).tables}
@@ -256,6 +260,7 @@ def test_a_clip_in_the_middle(folder: Path) -> None:
             DATA / "manifest.parquet",
             DATA / "faces.parquet",
             PREDICTIONS,
+            SELECTED,
             TABLE,
             shards / "index.json",
             shards / tar,

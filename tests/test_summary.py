@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from safe.calibration import Calibration
 from safe.errors import DataError
 from safe.metrics import summarize
 from safe.summary import summarize_folds
 
 
-def write_fold(folder: Path, fold: int, labels, predictions, *, selection="last", left_out=0):
+def write_fold(
+    folder: Path, fold: int, labels, predictions, *, selection="last", left_out=0, calibration=None
+):
     """A fold whose logits are 2 for the prediction and 0 elsewhere."""
     logits = 2.0 * np.eye(7)[predictions]
     out = folder / "eval" / f"fold-{fold}"
@@ -33,16 +36,17 @@ def write_fold(folder: Path, fold: int, labels, predictions, *, selection="last"
     figures |= {"n_test": len(labels), "n_left_out": left_out, "selection": selection, "fold": fold}
     figures |= {"perturb": "none", "severity": 0, "precision": "float32"}
     (out / "metrics.json").write_text(json.dumps(figures))
-    train = folder / "train" / f"fold-{fold}"
-    train.mkdir(parents=True)
+    model = folder / "calibrate" / f"fold-{fold}"
+    model.mkdir(parents=True)
     history = [{"loss": fold + epoch / 10, "clips_per_s": 1.0} for epoch in range(3)]
-    (train / "model.json").write_text(json.dumps({"history": history}))
+    info = {"history": history, "calibration": calibration and calibration.record()}
+    (model / "model.json").write_text(json.dumps(info))
 
 
 def run(folder: Path, folds: list[int]) -> dict:
     return summarize_folds(
         evals=folder / "eval",
-        trains=folder / "train",
+        models=folder / "calibrate",
         folds=folds,
         dataset="synthetic",
         bins=15,
@@ -98,6 +102,23 @@ def test_tables_for_plots(tmp_path):
     assert float(row["confidence"]) == pytest.approx(top)
     assert float(row["accuracy"]) == pytest.approx(2 / 3)
     assert row["clips"] == "3"
+
+
+def test_calibrated_figures_are_of_all_clips_each_read_by_its_own_fold(tmp_path):
+    """Fold 1's sets hold every class with p > 0.2 and it answers all; fold 2's hold none."""
+    always = Calibration("temperature", level=0.9, cutoffs=(0.2,) * 7, clips=9)
+    never = Calibration("temperature", level=0.9, cutoffs=(1.0,) * 7, threshold=1.0, clips=9)
+    write_fold(tmp_path, 1, [0, 0, 1], [0, 0, 2], calibration=always)
+    write_fold(tmp_path, 2, [3], [3], calibration=never)
+    result = run(tmp_path, [1, 2])
+    assert result["coverage"] == 0.5  # the right ones of fold 1: p of a hit is 0.55, else 0.07
+    assert result["set_size"] == 0.75
+    assert result["answered"] == 0.75
+    assert result["selective_risk"] == pytest.approx(1 / 3, abs=1e-4)
+    assert result["error"] == 0.25
+    assert 0 <= result["coverage_low"] <= 0.5 <= result["coverage_high"] <= 1
+    write_fold(tmp_path, 3, [3], [3])  # without a calibration
+    assert run(tmp_path, [1, 3])["coverage"] is None
 
 
 def test_a_missing_fold_or_mixed_rules_are_one_line(tmp_path):

@@ -1,0 +1,173 @@
+"""The stage calibrate: fitted on the selection split alone, and nothing where there is none."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import small_config
+
+from safe.calibrate import calibrate, fit, selection_rows
+from safe.calibration import Calibration
+from safe.errors import DataError, ModelError
+from safe.evaluate import evaluate
+from safe.metrics import softmax
+from safe.predictions import read_predictions
+from safe.saved import info_digest, load_model, save_calibrated
+from safe.shards import open_shards
+from safe.split import choose_rows
+from safe.train import train
+from safe.trust import trust_figures
+
+VAL = ("train.select=val", "train.val_from=fold", "train.epochs=1")
+
+
+def trained(project, out, *overrides):
+    train(
+        small_config(project, *overrides),
+        shards=project / "data" / "synthetic" / "shards",
+        fold=1,
+        out=out,
+        checkpoints=out.parent / "checkpoints",
+        commit="none",
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(project, tmp_path_factory):
+    return trained(project, tmp_path_factory.mktemp("calibrate") / "fold-1", *VAL)
+
+
+def run(project, model, shards, out, *overrides):
+    config = small_config(project, *overrides)
+    return calibrate(
+        model,
+        shards=shards,
+        fold=1,
+        out=out,
+        settings=config.calibrate,
+        runtime=config.runtime,
+        bins=15,
+    )
+
+
+def test_fitted_on_the_next_fold_and_kept_in_the_model(project, model, shards, tmp_path):
+    said = run(project, model, shards, tmp_path / "out", "calibrate.level=0.7")
+    folder = open_shards(shards)
+    split = read_predictions(tmp_path / "out" / "predictions.parquet")
+    assert list(split.clip) == folder.clip[folder.bucket == "fold2"].tolist()
+    network, info = load_model(tmp_path / "out")
+    original, before = load_model(model)
+    pairs = zip(network.parameters(), original.parameters(), strict=True)
+    assert all((a == b).all() for a, b in pairs)
+    assert {**info, "calibration": None, "sha256": None} == {
+        **before,
+        "calibration": None,
+        "sha256": None,
+    }
+    read = Calibration.from_info(info)
+    assert (read.method, read.level, read.clips) == ("temperature", 0.7, 21)
+    config = small_config(project, "calibrate.level=0.7")
+    assert read == fit(split.logits, split.label, config.calibrate)
+    figures = trust_figures(split.logits, split.label, read, bins=15, resamples=0)
+    assert said["ece_calibrated"] == figures["ece_calibrated"]
+    assert said["clips"] == 21
+
+
+def test_the_test_split_has_no_say(project, model, shards, tmp_path):
+    """The same calibration comes out where the labels of all test clips are others."""
+    folder = open_shards(shards)
+    rows = selection_rows(load_model(model)[1], folder, 1, model)
+    assert set(folder.bucket[rows]) == {"fold2"}
+    config = small_config(project, *VAL)
+    kept, held = choose_rows(folder, 1, settings=config.train, seed=0)
+    assert rows.tolist() == held.tolist()
+    assert set(folder.bucket[kept]) == {"fold3", "fold4", "fold5"}
+
+
+def test_evaluation_reads_the_answers_by_it(project, model, shards, tmp_path):
+    run(project, model, shards, tmp_path / "out")
+    config = small_config(project)
+    figures = evaluate(
+        tmp_path / "out",
+        shards=shards,
+        fold=1,
+        out=tmp_path / "eval",
+        settings=config.eval,
+        runtime=config.runtime,
+    )
+    split = read_predictions(tmp_path / "eval" / "predictions.parquet")
+    read = Calibration.from_info(load_model(tmp_path / "out")[1])
+    p = softmax(split.logits * read.scale[0])
+    holds = p[np.arange(21), split.label] >= np.array(read.cutoffs)[split.label]
+    assert figures["coverage"] == pytest.approx(holds.mean())
+    assert figures["calibrated_on"] == 21
+    assert figures["answered"] == pytest.approx((p.max(1) >= read.threshold).mean())
+
+
+def test_without_a_selection_split_nothing_is_fitted(project, shards, tmp_path):
+    for rule in ("last", "test"):
+        source = trained(
+            project, tmp_path / rule / "fold-1", f"train.select={rule}", "train.epochs=1"
+        )
+        assert run(project, source, shards, tmp_path / rule / "out") == {"clips": 0}
+        assert Calibration.from_info(load_model(tmp_path / rule / "out")[1]) == Calibration()
+        assert not (tmp_path / rule / "out" / "predictions.parquet").exists()
+
+
+def test_method_none_leaves_the_probabilities_and_null_the_sets_and_decisions(
+    project, model, shards, tmp_path
+):
+    run(project, model, shards, tmp_path, "calibrate.method=none", "calibrate.level=null")
+    read = Calibration.from_info(load_model(tmp_path)[1])
+    assert (read.method, set(read.scale), read.level) == ("none", {1.0}, None)
+    assert read.threshold > 0
+    run(project, model, shards, tmp_path, "calibrate.risk=null")
+    read = Calibration.from_info(load_model(tmp_path)[1])
+    assert (read.level, read.risk, read.threshold) == (0.9, None, 0.0)
+
+
+def test_an_altered_calibration_is_refused(project, model, shards, tmp_path):
+    out = tmp_path / "out"
+    save_calibrated(out, model, Calibration("temperature", clips=3))
+    for key, value in [
+        ("scale", [0.0] * 7),
+        ("scale", [1.0] * 6),
+        ("bias", [float("1e9")] * 7),
+        ("threshold", 7.0),
+        ("method", "magic"),
+        ("more", 1),
+    ]:
+        info = json.loads((out / "model.json").read_text())
+        info["calibration"] = {**info["calibration"], key: value}
+        info["sha256"] = info_digest(info)
+        bad = tmp_path / "bad"
+        shutil.copytree(out, bad, dirs_exist_ok=True)
+        (bad / "model.json").write_text(json.dumps(info))
+        with pytest.raises(ModelError, match=rf"calibration\.{key}"):
+            load_model(bad)
+
+
+def test_a_dataset_of_two_parts_has_no_next_fold(project, shards, tmp_path):
+    folder = open_shards(shards)
+    two = folder.bucket.copy()
+    two[:] = "train"
+    two[:20] = "test"
+    settings = small_config(project, *VAL).train
+    with pytest.raises(DataError, match="val_from: fold needs at least three folds"):
+        choose_rows(replace(folder, bucket=two), 1, settings=settings, seed=0)
+
+
+def test_a_bucket_val_is_the_selection_split_or_belongs_to_training(project, shards):
+    folder = open_shards(shards)
+    three = np.array(["test"] * 20 + ["val"] * 30 + ["train"] * 55)
+    folder = replace(folder, bucket=three)
+    for overrides in (("train.val_from=fold",), ("train.val_from=clips",)):
+        settings = small_config(project, "train.select=val", *overrides).train
+        kept, held = choose_rows(folder, 1, settings=settings, seed=0)
+        assert held.tolist() == list(range(20, 50))
+        assert kept.tolist() == list(range(50, 105))
+    kept, held = choose_rows(folder, 1, settings=small_config(project).train, seed=0)
+    assert (len(kept), held) == (85, None)
