@@ -1,0 +1,126 @@
+"""What did an examination find, where, and what mends it?
+
+`safe-cli doctor` is made of examinations: of the machine (cli/machine.py), of the dataset
+(pipeline/examine.py), of shards (safe/examine.py), models and predictions (safe/examine_runs.py).
+Each gives facts, which are shown, and findings, which decide the exit code.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safe.errors import SafeError
+
+Severity = Literal["error", "warning", "note"]
+"""error: the next stage fails, or its figures are wrong. warning: it runs, but look at it first.
+note: not made yet, or worth knowing."""
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows progress: a title and a total in, a function that takes how many are done out."""
+
+
+SHARDS_SUFFICE = "nothing to do: train and eval need the shards only"
+"""Remedy for what came before the shards and is not here."""
+
+
+@contextmanager
+def silent(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    del title, total
+    yield lambda done: None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    severity: Severity
+    kind: str
+    """A word for programs, such as raw-missing; it stays the same when the texts change."""
+    where: str
+    """A file, a folder or a parameter."""
+    what: str
+    """What is wrong there."""
+    remedy: str
+    """What mends it, with the command where there is one."""
+
+
+@dataclass
+class Examination:
+    """What was looked at, and what was found; the methods add a finding each."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Numbers and words by name; what JSON can hold."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def error(self, kind: str, where: Path | str, what: str, remedy: str) -> None:
+        """Add what makes the next stage fail, or its figures wrong."""
+        self.findings.append(Finding("error", kind, str(where), what, remedy))
+
+    def warn(self, kind: str, where: Path | str, what: str, remedy: str) -> None:
+        """Add what should be looked at before the next stage."""
+        self.findings.append(Finding("warning", kind, str(where), what, remedy))
+
+    def note(self, kind: str, where: Path | str, what: str, remedy: str) -> None:
+        """Add what is not made yet, or worth knowing."""
+        self.findings.append(Finding("note", kind, str(where), what, remedy))
+
+    def refused(self, kind: str, where: Path | str, error: SafeError, remedy: str) -> None:
+        """Add an error that a reader raised. Its text is `place: what is wrong; its remedy`."""
+        place, _, text = str(error).partition(": ")
+        if not text or not place.startswith(str(where)):  # it names no place, or another one
+            place, text = str(where), str(error)
+        self.error(kind, place, text.rpartition("; ")[0] or text, remedy)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """List the first few names: `00001, 00002, 00003 and 9 more`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def number(count: int, what: str) -> str:
+    """Write a count with its noun: `1 clip`, `1,200 clips`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def tell_forgotten(found: Examination, where: Path, clips: Sequence[str]) -> None:
+    """Add an error if there are clips of forgotten.csv, `clips`, in a file or folder."""
+    if clips:
+        keys = " ".join(clips) if len(clips) < 4 else "--file LIST"
+        found.error(
+            "forgotten",
+            where,
+            f"holds {number(len(clips), 'clip')} of forgotten.csv: {some(clips)}",
+            f"`safe-cli forget {keys}` takes {'it' if len(clips) == 1 else 'them'} out everywhere",
+        )
+
+
+def tell_duplicates(
+    found: Examination, what: str, where: Path, groups: list[list[tuple[str, str]]]
+) -> None:
+    """Add what it means that clips have the same content.
+
+    Args:
+        found: gets an error `<what>-leak` for groups in two buckets, a warning `<what>-twice` for
+            groups in one.
+        what: the content: raw or faces.
+        where: the folder.
+        groups: of two and more clips, each by key and bucket.
+    """
+    leaks = [group for group in groups if len({bucket for _, bucket in group}) > 1]
+    twice = [group for group in groups if group not in leaks]
+    for tell, kind, part, told in (
+        (found.error, "leak", leaks, "in two buckets: what tests one fold trains another"),
+        (found.warn, "twice", twice, "in one bucket"),
+    ):
+        if part:
+            names = [" = ".join(f"{key} ({bucket})" for key, bucket in group) for group in part]
+            tell(
+                f"{what}-{kind}",
+                where,
+                f"same content {told}: {some(names)}",
+                f"keep one of each: `safe-cli forget {part[0][-1][0]}` takes a clip out",
+            )
