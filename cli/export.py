@@ -1,0 +1,54 @@
+"""How is a model exported, and on which clips is the file compared with PyTorch?"""
+
+from pathlib import Path
+from typing import Any
+
+from cli.layout import Layout, find_model
+from cli.progress import say
+
+
+def run_export(run: Path, out: Path, *, clips: int) -> None:
+    """Write a run's model as ONNX; compare it on clips of its test split where they are there."""
+    folder = find_model(run)
+    from safe.export import TOLERANCE, export_model
+    from safe.saved import read_info
+
+    info = read_info(folder / "model.json")
+    faces = read_test_faces(info, folder, clips)
+    done = export_model(folder, out, faces=faces)
+    where = "of the test split" if faces is not None else "of random colours (no shards here)"
+    say(
+        f"export: {folder} as ONNX in {out}: {done.bytes / 1e6:.1f} MB, in {done.seconds:.1f} s\n"
+        f"export: compared with PyTorch on {done.clips} clips {where}, in batches of 1, 7 and 32: "
+        f"largest difference {done.difference:.1e} (allowed: {TOLERANCE:.0e})\n"
+        f"export: on this CPU onnxruntime {done.onnx_rate:.1f} clips/s, "
+        f"PyTorch {done.torch_rate:.1f} clips/s"
+    )
+
+
+def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
+    """Read clips from all over the test split: uint8 [n, T, S, S, 3]; None without shards."""
+    shards = Layout(str(info.get("dataset"))).shards
+    if not (shards / "index.json").is_file():
+        return None
+    import numpy as np
+
+    from safe.evaluate import check_fit
+    from safe.loader import ClipReader
+    from safe.sample import FRAMES
+    from safe.shards import open_shards
+
+    opened = open_shards(shards)
+    check_fit(info, opened, info["fold"], folder)
+    _, rows = opened.split(info["fold"])
+    if len(rows) < 8:
+        return None
+    chosen = rows[np.linspace(0, len(rows) - 1, min(clips, len(rows))).round().astype(int)]
+    size = opened.face_size
+    faces = np.empty((len(chosen), FRAMES, size, size, 3), np.uint8)
+    reader = ClipReader(opened)
+    try:
+        reader.read(chosen, faces)
+    finally:
+        reader.close()
+    return faces

@@ -1,0 +1,233 @@
+"""Export: onnxruntime gives what PyTorch gives, for any batch, and needs no torch for it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from cli.export import read_test_faces
+from safe.augment import MEAN, STD
+from safe.build import build_model
+from safe.calibration import Calibration
+from safe.errors import ModelError
+from safe.export import TOLERANCE, export_model, random_faces
+from safe.labels import CLASSES
+from safe.loader import ClipReader
+from safe.metrics import softmax
+from safe.model import Output
+from safe.saved import load_model, save_model
+from safe.shards import open_shards
+from safe.whole import PlainPool
+
+ARCHITECTURE = {
+    "name": "safe", "backbone": "small", "temporal": "s2am2",
+    "window": 4, "stride": 2, "hidden": 8, "dropout": 0.2,
+}  # fmt: skip
+CALIBRATION = Calibration(
+    method="vector",
+    scale=(3.0, 2.5, 4.0, 3.5, 2.0, 3.0, 4.5),
+    bias=(0.1, -0.2, 0.0, 0.3, 0.0, -0.1, 0.2),
+    level=0.9,
+    cutoffs=(0.1, 0.12, 0.14, 0.1, 0.15, 0.13, 0.16),
+    risk=0.15,
+    threshold=0.7,
+    clips=50,
+)
+CROP, SIZE = 32, 48
+
+
+@torch.inference_mode()
+def run(model: nn.Module, faces: np.ndarray) -> Output:
+    """Crop and normalise as the paper's protocol says, written out; BatchNorm is not folded."""
+    edge = (SIZE - CROP) // 2
+    inner = faces[:, :, edge : edge + CROP, edge : edge + CROP].astype(np.float64) / 255
+    pixels = torch.from_numpy(((inner - MEAN) / STD).astype(np.float32))
+    return model(pixels.permute(0, 4, 1, 2, 3))
+
+
+def by_hand(folder: Path, faces: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Probabilities, attention, logits and embedding of the model in a folder."""
+    logits, embedding, attention = (x.numpy() for x in run(load_model(folder)[0], faces))
+    p = softmax(logits * np.array(CALIBRATION.scale) + np.array(CALIBRATION.bias))
+    return p, attention, logits, embedding
+
+
+def small_model(faces: np.ndarray) -> nn.Module:
+    """Make a model whose BatchNorm and classifier are as if trained: answers differ by clip."""
+    torch.manual_seed(0)
+    model = build_model(**ARCHITECTURE, weights=None)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    with torch.no_grad():
+        logits = run(model.eval(), faces).logits.clone()
+        linear, deviation = model.classifier.linear, logits.std(0)
+        linear.weight /= deviation[:, None]
+        linear.bias.copy_((linear.bias - logits.mean(0)) / deviation)
+    return model
+
+
+def save(folder: Path, model: nn.Module, made_from: dict[str, int]) -> Path:
+    info = {
+        "architecture": ARCHITECTURE,
+        "crop": CROP,
+        "preprocessing": {"id": "0123456789abcdef", "made_from": made_from},
+        "dataset": "synthetic",
+        "fold": 1,
+        "selection": {"rule": "val", "metric": "uar", "epoch": 2},
+        "commit": "0" * 40,
+        "history": [],
+        "calibration": CALIBRATION.record(),
+    }
+    save_model(folder, model.state_dict(), info)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def faces(project):
+    """All 105 drawn clips, uint8 [105, 16, 48, 48, 3]."""
+    folder = open_shards(project / "data" / "synthetic" / "shards")
+    found = np.empty((len(folder.clip), 16, SIZE, SIZE, 3), np.uint8)
+    ClipReader(folder).read(np.arange(len(found)), found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, faces):
+    root = tmp_path_factory.mktemp("export")
+    folder = save(root / "model", small_model(faces[:20]), {"size": SIZE})
+    out = root / "model.onnx"
+    return folder, out, export_model(folder, out, faces=faces)
+
+
+@pytest.fixture(scope="module")
+def session(exported):
+    return onnxruntime.InferenceSession(exported[1], providers=["CPUExecutionProvider"])
+
+
+def test_onnx_equals_pytorch_on_more_than_100_clips(exported, session, faces):
+    folder, out, told = exported
+    assert told.clips == len(faces) == 105
+    assert 0 < told.difference <= TOLERANCE
+    assert told.bytes == out.stat().st_size
+    assert min(told.seconds, told.torch_rate, told.onnx_rate) > 0
+    right = by_hand(folder, faces)
+    assert np.ptp(right[0], axis=0).min() > 0.01  # clips differ, so the comparison says something
+    for start, end in ((0, 1), (1, 8), (8, 41), (41, 105)):
+        found = session.run(None, {"faces": faces[start:end]})
+        for mine, theirs in zip(right, found, strict=True):
+            assert theirs.dtype == np.float32
+            assert np.abs(mine[start:end] - theirs).max() <= 1e-4
+    assert np.allclose(found[0].sum(1), 1, atol=1e-5)
+
+
+def test_the_file_says_what_a_reader_must_know_and_nothing_of_this_machine(exported, session):
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == list(CLASSES)
+    assert Calibration.from_info({"calibration": json.loads(about["calibration"])}) == CALIBRATION
+    assert json.loads(about["preprocessing"])["id"] == "0123456789abcdef"
+    assert json.loads(about["preprocessing"])["made_from"]["size"] == SIZE
+    assert (about["commit"], about["licence"]) == ("0" * 40, "Apache-2.0")
+    assert "apparent expression" in about["meaning"]
+    entry = session.get_inputs()[0]
+    assert (entry.name, entry.type, entry.shape) == (
+        "faces", "tensor(uint8)", ["clips", 16, SIZE, SIZE, 3]
+    )  # fmt: skip
+    onnx.checker.check_model(exported[1], full_check=True)
+    data = exported[1].read_bytes()
+    assert str(ROOT).encode() not in data
+    assert b"site-packages" not in data
+
+
+def test_the_example_runs_without_torch_and_without_this_project(exported, faces, tmp_path):
+    folder, out, _ = exported
+    np.save(tmp_path / "faces.npy", faces[:40])
+    probe = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'safe', 'pipeline', 'cli', 'onnx', 'PIL', 'cv2'):
+            raise ImportError(name + ' is blocked')
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+    script = str(ROOT / "examples" / "onnx_predict.py")
+    command = [sys.executable, "-c", probe, script, str(out), "faces.npy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["clip"] for answer in answers] == list(range(40))
+    p = by_hand(folder, faces[:40])[0]
+    assert np.abs(p - [list(a["probabilities"].values()) for a in answers]).max() < 1e-4
+    clear = np.abs(p.max(1) - CALIBRATION.threshold) > 1e-4
+    clear &= (np.abs(p - CALIBRATION.cutoffs) > 1e-4).all(1)
+    for i in np.flatnonzero(clear):
+        sure = p[i].max() > CALIBRATION.threshold
+        assert answers[i]["decision"] == (CLASSES[p[i].argmax()] if sure else "abstain")
+        inside = [
+            name for name, x, y in zip(CLASSES, p[i], CALIBRATION.cutoffs, strict=True) if x > y
+        ]
+        assert answers[i]["set"] == inside
+    assert len({a["decision"] == "abstain" for a in answers}) == 2  # both happen
+    np.save(tmp_path / "faces.npy", faces[:1, :, 1:])
+    wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "[16, 48, 48, 3]" in wrong.stderr
+
+
+@pytest.mark.parametrize("size", [(1, 4, 4), (3, 5, 2), 1])
+@pytest.mark.parametrize("kind", [nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d])
+def test_the_pools_that_onnx_lacks_are_the_same_in_slices(kind, size):
+    x = torch.randn(2, 3, 4, 11, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(PlainPool(kind(size))(x), kind(size)(x))
+
+
+def test_a_file_that_differs_from_pytorch_is_not_kept(exported, tmp_path, monkeypatch):
+    """The comparison meets another calibration than the one that is in the file."""
+    folder, out, _ = exported
+    right = Calibration.from_info
+    monkeypatch.setattr("safe.export._write", lambda *a: a[3].write_bytes(out.read_bytes()))
+    monkeypatch.setattr(
+        Calibration, "from_info", lambda info: replace(right(info), bias=(0.0, 0.01, *[0.0] * 5))
+    )
+    with pytest.raises(ModelError, match="ONNX differs from PyTorch by"):
+        export_model(folder, tmp_path / "model.onnx", faces=random_faces(8, SIZE))
+    assert not list(tmp_path.iterdir())
+
+
+def test_faces_that_do_not_fit_and_a_model_that_does_not_say_its_size_are_one_line(
+    exported, tmp_path
+):
+    with pytest.raises(ModelError, match=r"made for clips of \[16, 48, 48, 3\]"):
+        export_model(exported[0], tmp_path / "a.onnx", faces=random_faces(8, 64))
+    with pytest.raises(ModelError, match="at least 8 to compare on"):
+        export_model(exported[0], tmp_path / "a.onnx", faces=random_faces(7, SIZE))
+    unknown = save(tmp_path / "model", load_model(exported[0])[0], {})
+    with pytest.raises(ModelError, match="does not say how large its faces are"):
+        export_model(unknown, tmp_path / "a.onnx")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_the_verb_compares_on_clips_from_all_over_the_test_split(project, faces, monkeypatch):
+    monkeypatch.chdir(project)
+    folder = open_shards(Path("data/synthetic/shards"))
+    about = {"id": folder.preprocessing_id}
+    info = {"dataset": "synthetic", "fold": 2, "preprocessing": about}
+    rows = np.flatnonzero(folder.bucket == "fold2")
+    assert np.array_equal(read_test_faces(info, Path("m"), 100), faces[rows])
+    assert np.array_equal(read_test_faces(info, Path("m"), 11), faces[rows[::2]])
+    assert read_test_faces({**info, "dataset": "dfew"}, Path("m"), 100) is None  # no such shards
+    with pytest.raises(ModelError, match="trained on preprocessing"):
+        read_test_faces({**info, "preprocessing": {"id": "f" * 16}}, Path("m"), 100)
