@@ -25,20 +25,24 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar; the value given is a function that takes how many are done."""
+def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Show a bar; the value given is a function that takes how many are done.
+
+    It also takes of how many, as a second argument, where that is not known from the start; there
+    is no rate then, because such things come in batches.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        *([] if total is None else [_Rate()]),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
 
-        def done(count: int) -> None:
-            bar.update(task, completed=count)
+        def done(count: int, total: int | None = total) -> None:
+            bar.update(task, completed=count, total=total)
 
         yield done
 
