@@ -39,6 +39,7 @@ fuzz: .venv
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(ENV) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(ENV) python -m cli.plots_page
 	touch $@
 
 # Other loaders, to be timed beside ours: benchmarks/requirements.txt says why they live apart. The

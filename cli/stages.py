@@ -75,7 +75,12 @@ def _index(config: Config, layout: Layout) -> None:
     from pipeline.index import build_index
 
     with only_one(lock(layout.manifest), str(layout.manifest)):
-        made = build_index(config.data, layout.manifest, forgotten=FORGOTTEN)
+        made = build_index(
+            config.data,
+            layout.manifest,
+            forgotten=FORGOTTEN,
+            on_note=lambda note: say(f"index: {note}"),
+        )
     say(counts("index", made))
 
 

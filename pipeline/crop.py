@@ -36,14 +36,20 @@ def crop_faces(
     corners = boxes.astype(np.float64)
     # Pixel i has its centre at i for OpenCV and at i + 1/2 for boxes.
     centres = (corners[:, :2] + corners[:, 2:]) / 2 - 0.5
-    longer = (corners[:, 2:] - corners[:, :2]).max(axis=1)
-    side = max(1, round(float(np.median(longer)) * (1 + 2 * margin)))
+    side = crop_side(boxes, margin=margin)
     faces = np.empty((len(frames), size, size, 3), dtype=np.uint8)
     method = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     for face, frame, (x, y) in zip(faces, frames, centres, strict=True):
         patch = cv2.getRectSubPix(frame, (side, side), (x, y))  # repeats the border
         face[:] = cv2.resize(patch, (size, size), interpolation=method)
     return faces
+
+
+def crop_side(boxes: NDArray[np.float32], *, margin: float) -> int:
+    """Return the side of the square that crop_faces cuts out, in pixels of the frames."""
+    corners = boxes.astype(np.float64)
+    longer = (corners[:, 2:] - corners[:, :2]).max(axis=1)
+    return max(1, round(float(np.median(longer)) * (1 + 2 * margin)))
 
 
 def centre_square(height: int, width: int) -> tuple[float, float, float, float]:

@@ -105,13 +105,9 @@ def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
     Raises:
         DataError: "file missing", "empty file", "not a video ..." or "no frame could be decoded".
     """
-    if not path.is_file():
-        raise DataError("file missing")
-    if path.stat().st_size == 0:
-        raise DataError("empty file")
     damage = ""
     # Opened once: what is checked is what is decoded, and no path reaches a decoder.
-    with _open(path) as file:
+    with open_file(path) as file:
         listing = list_frames(file)
         indices = frame_indices(listing.length)
         frames = _decode_decord(file, listing, indices) if decoder == "decord" else None
@@ -160,8 +156,16 @@ def read_strip(path: Path) -> Decoded:
     return Decoded(frames, list(range(FRAMES)), FRAMES, 0.0, side, side, "")
 
 
-def _open(path: Path) -> FileIO:
-    """Open a file for reading, without a buffer. Raises DataError."""
+def open_file(path: Path) -> FileIO:
+    """Open a file for reading, without a buffer.
+
+    Raises:
+        DataError: "file missing", "empty file" or "file cannot be opened: ...".
+    """
+    if not path.is_file():
+        raise DataError("file missing")
+    if path.stat().st_size == 0:
+        raise DataError("empty file")
     try:
         return FileIO(path)
     except OSError as error:

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from safe.errors import DataError
 
+Detect = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Takes a frame uint8 [H, W, 3]; returns float32 [N, 5]: x0, y0, x1, y1, score."""
+
 _STRIDE = 4  # pixels of the network's input a cell of its heat map
 _MULTIPLE = 32  # the network halves its input five times
 _OVERLAP = 0.3  # IoU from which the weaker of two detections is the same face
@@ -163,12 +166,18 @@ def _any_size(weights: Path) -> bytes:
 class Entry:
     """One detector that the parameter faces.detector can name."""
 
-    make: Callable[..., Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
+    make: Callable[..., Detect]
     weights: Callable[[], Path]
 
 
 DETECTORS: Final = {"centerface": Entry(make=Detector, weights=_centerface_weights)}
 """Detectors by name; `make` takes detect_size and threshold by keyword."""
+
+
+@cache
+def load_detector(name: str, detect_size: int, threshold: float) -> Detect:
+    """Make a detector, once in a process."""
+    return DETECTORS[name].make(detect_size=detect_size, threshold=threshold)
 
 
 @cache

@@ -7,7 +7,7 @@ clip that cannot be read, or shows no face, is a row with its status and reason,
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from pipeline.crop import centre_square
 from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
-from pipeline.detect import DETECTORS
+from pipeline.detect import DETECTORS, load_detector
 from pipeline.engine import Failure, run_tasks
 from pipeline.face_table import ClipFaces, Status, write_faces
 from pipeline.leftover import Leave, leaving, made_by, seal
-from pipeline.look import Detect, detect_clip
+from pipeline.look import detect_clip
 from pipeline.manifest import read_manifest
 from pipeline.preprocessing import preprocessing
 from pipeline.strip import make_strip
@@ -121,12 +121,7 @@ def find_faces(
 def prepare(settings: Faces) -> None:
     """Load the detector and the video decoder once in each child."""
     load_decoder()
-    _detector(settings.detector, settings.detect_size, settings.threshold)
-
-
-@cache
-def _detector(name: str, detect_size: int, threshold: float) -> Detect:
-    return DETECTORS[name].make(detect_size=detect_size, threshold=threshold)
+    load_detector(settings.detector, settings.detect_size, settings.threshold)
 
 
 def find_clip(
@@ -169,7 +164,7 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     if source != "video":
         box, score = _repeat((0, 0, width, height), count), np.ones(count, dtype=np.float32)
     else:
-        detector = _detector(settings.detector, settings.detect_size, settings.threshold)
+        detector = load_detector(settings.detector, settings.detect_size, settings.threshold)
         detections = detect_clip(
             decoded, detector, every=settings.every, threshold=settings.threshold
         )

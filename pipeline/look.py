@@ -6,7 +6,6 @@ anything speaks against that it looks at every frame, so a face that is lost, a 
 between two people meets the same detections as without this file.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Final
 
@@ -15,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode import Decoded
+from pipeline.detect import Detect
 from pipeline.track import box_change, box_size
 
 LOOK_RULE: Final = "nth-if-steady-1"
 """Name of this file's rule in the preprocessing id; to be changed when other boxes come out."""
-
-Detect = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Takes a frame uint8 [H, W, 3]; returns float32 [N, 5]: x0, y0, x1, y1, score."""
 
 # Two neighbouring frames of one shot are alike: the correlation of their grey thumbnails, which a
 # change of brightness does not touch. In 58 real clips, neighbours up to 10 source frames apart, it
@@ -42,7 +39,12 @@ _PLAUSIBLE = 1 / 3  # of the largest face's size; a smaller one is never chosen 
 
 
 def detect_clip(
-    decoded: Decoded, detect: Detect, *, every: int, threshold: float
+    decoded: Decoded,
+    detect: Detect,
+    *,
+    every: int,
+    threshold: float,
+    seen: dict[int, NDArray[np.float32]] | None = None,
 ) -> list[NDArray[np.float32]]:
     """Detect the faces of a clip, in as few of its frames as will do.
 
@@ -56,13 +58,15 @@ def detect_clip(
         detect: the detector.
         every: frames from one look to the next; 1 looks at every frame.
         threshold: score from which the detector counts a detection.
+        seen: detections by position in the video, of other clips of it that share frames with this
+            one; those made here are added. Only saves time.
 
     Returns:
         For each of the T frames float32 [N, 5]: x0, y0, x1, y1 in pixels, score. A frame that was
         not looked at has one box, linear between its neighbours', with score 0.
     """
     indices, frames = decoded.indices, decoded.frames
-    seen: dict[int, NDArray[np.float32]] = {}
+    seen = {} if seen is None else seen
 
     def look(place: int) -> NDArray[np.float32]:
         if indices[place] not in seen:
@@ -71,9 +75,8 @@ def detect_clip(
 
     everywhere = range(len(indices))
     if every > 1 and not decoded.damage and one_shot(frames):
-        for place in (*everywhere[::every], everywhere[-1]):
-            look(place)
-        known = [place for place in everywhere if indices[place] in seen]
+        looked = {indices[place] for place in (*everywhere[::every], everywhere[-1])}
+        known = [place for place in everywhere if indices[place] in looked]
         faces = one_steady_face([look(place) for place in known], least=threshold + _SCORE_ABOVE)
         if faces is not None:
             return _between(known, faces, len(indices))

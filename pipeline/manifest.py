@@ -39,7 +39,7 @@ class Clip:
     label: int
     """Position in safe.labels.CLASSES."""
     bucket: str
-    """The test set that it is in, "fold1" to "fold5"; or its part, "train" or "test"."""
+    """The test set that it is in, "fold1" to "fold5"; or its part: train, val or test."""
     bytes: int | None
     """Size of the file, or of the folder's frames; None where it is missing."""
 

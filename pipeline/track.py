@@ -2,7 +2,7 @@
 
 The detections of every frame go in, one box a frame comes out: detections are linked into tracks,
 the largest and longest track is chosen, its gaps are filled, its boxes smoothed. Geometry alone
-decides.
+decides. Who wants every face of the clip gets all tracks, by the same rules.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _CUT_RESIZE = 1.5  # ratio
 
 @dataclass(frozen=True)
 class Track:
-    """The one face of a clip, frame by frame."""
+    """One face of a clip, frame by frame."""
 
     boxes: NDArray[np.float32]
     """[T, 4]: x0, y0, x1, y1 in pixels, smoothed; every frame has one."""
@@ -57,14 +57,39 @@ def choose_track(
     Returns:
         The track, or None if no frame has a detection.
     """
-    tracks = link(detections, max_gap=max_gap)
-    if not tracks:
-        return None
-    chosen = max(
-        tracks, key=lambda track: sum(box_size(detections[t][i, :4]) for t, i in track.items())
+    tracks = _largest_first(detections, max_gap)
+    return _follow(tracks[0], detections, max_gap=max_gap, smooth=smooth) if tracks else None
+
+
+def all_tracks(
+    detections: list[NDArray[np.float32]], *, max_gap: int, smooth: float
+) -> list[Track]:
+    """Give every face of a clip a box in every frame; the one that choose_track chooses first.
+
+    Arguments and rules are those of choose_track.
+    """
+    tracks = _largest_first(detections, max_gap)
+    return [_follow(track, detections, max_gap=max_gap, smooth=smooth) for track in tracks]
+
+
+def _largest_first(detections: list[NDArray[np.float32]], max_gap: int) -> list[dict[int, int]]:
+    """Link detections into tracks, the chosen one first; of equal ones the older."""
+    return sorted(
+        link(detections, max_gap=max_gap),
+        key=lambda track: -sum(box_size(detections[t][i, :4]) for t, i in track.items()),
     )
-    known = np.array(sorted(chosen))
-    faces = np.stack([detections[t][chosen[t]] for t in known]).astype(np.float64)
+
+
+def _follow(
+    track: dict[int, int],
+    detections: list[NDArray[np.float32]],
+    *,
+    max_gap: int,
+    smooth: float,
+) -> Track:
+    """Fill the gaps of a track, {frame: index of its detection there}, and smooth its boxes."""
+    known = np.array(sorted(track))
+    faces = np.stack([detections[t][track[t]] for t in known]).astype(np.float64)
     boxes, held = _fill(known, faces[:, :4], len(detections), max_gap=max_gap)
     scores = np.zeros(len(detections), dtype=np.float32)
     scores[known] = faces[:, 4]
@@ -89,10 +114,9 @@ def link(detections: list[NDArray[np.float32]], *, max_gap: int) -> list[dict[in
     for t, found in enumerate(detections):
         pairs = []
         for k, (last, box) in enumerate(ends):
-            reach = _REACH if t - last - 1 <= max_gap else _REACH_AFTER_LOSS
             for i, candidate in enumerate(found):
-                step, ratio = box_change(box, candidate[:4])
-                if step <= reach and ratio <= _RESIZE:
+                step = step_within_reach(box, candidate[:4], lost=t - last - 1, max_gap=max_gap)
+                if step is not None:
                     pairs.append((step, k, i))
         free = set(range(len(found)))
         open_tracks = set(range(len(tracks)))
@@ -106,6 +130,22 @@ def link(detections: list[NDArray[np.float32]], *, max_gap: int) -> list[dict[in
             tracks.append({t: i})
             ends.append((t, found[i, :4]))
     return tracks
+
+
+def step_within_reach(
+    before: NDArray[np.float32], after: NDArray[np.float32], *, lost: float, max_gap: int
+) -> float | None:
+    """Return how far a face moved, in face sizes; None if it can hardly be the same face.
+
+    Args:
+        before: its box [4].
+        after: the next box [4] that may be its.
+        lost: frames between the two.
+        max_gap: frames, the longest gap after which a face may be as far as without one.
+    """
+    step, ratio = box_change(before, after)
+    reach = _REACH if lost <= max_gap else _REACH_AFTER_LOSS
+    return step if step <= reach and ratio <= _RESIZE else None
 
 
 def box_size(box: NDArray[np.float32]) -> float:

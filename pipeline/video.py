@@ -52,6 +52,8 @@ class Listing:
     """Frames to show, also those that a cut-off file has lost."""
     whole: bool
     """Whether every frame listed is in the file."""
+    tick: float
+    """Seconds of one unit of the time stamps."""
     fps: float
     """Frames a second; 0 where the container does not say."""
     plain: bool
@@ -59,18 +61,20 @@ class Listing:
     than the allowed ones."""
 
 
-def list_frames(file: Any) -> Listing:
-    """List the frames that the container wants shown; takes about 3 ms.
+def list_frames(file: Any, *, most: int | None = None) -> Listing:
+    """List the frames that the container wants shown; takes about 3 ms for a clip.
 
     Args:
         file: the video, open for reading bytes.
+        most: frames of the longest video that is allowed; None: MAX_FRAMES, for a clip.
 
     Raises:
         DataError: if it is no container or codec that is allowed, cannot be opened, holds no video,
-            or has frames larger than MAX_PIXELS or more of them than MAX_FRAMES.
+            or has frames larger than MAX_PIXELS or too many of them.
     """
+    most = MAX_FRAMES if most is None else most
     kind = recognise(file)
-    with _reading(), _open(file) as container:
+    with reading(), open_video(file) as container:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise DataError("not a video: no stream that can be decoded")
@@ -80,22 +84,24 @@ def list_frames(file: Any) -> Listing:
         if stream.width * stream.height > MAX_PIXELS:
             raise DataError(f"frames of {stream.width} x {stream.height} pixels are too large")
         fps = float(stream.average_rate or 0)
-        stamps, hidden = _stamps(container, stream)
+        tick = float(stream.time_base or 0)
+        stamps, hidden = _stamps(container, stream, most)
         # A damaged header may claim billions; a frame takes at least a byte.
         claimed = min(stream.frames - hidden, os.fstat(file.fileno()).st_size)
         plain = kind.certain and all(_is_plain(other) for other in container.streams)
     length = max(len(stamps), claimed)
     if not stamps:
         raise DataError("no frame could be decoded")
-    if length > MAX_FRAMES:
-        raise DataError(f"lists more than {MAX_FRAMES:,} frames: too long for a clip")
+    if length > most:
+        kind_of = "a clip" if most == MAX_FRAMES else "a video"
+        raise DataError(f"lists more than {most:,} frames: too long for {kind_of}")
     known = sorted({stamp for stamp in stamps if stamp is not None})
     complete = len(known) == len(stamps)
     places = {stamp: place for place, stamp in enumerate(known)} if complete else {}
-    return Listing(places, length, whole=len(stamps) == length, fps=fps, plain=plain)
+    return Listing(places, length, whole=len(stamps) == length, tick=tick, fps=fps, plain=plain)
 
 
-def _stamps(container: Any, stream: Any) -> tuple[list[int | None], int]:
+def _stamps(container: Any, stream: Any, most: int) -> tuple[list[int | None], int]:
     """Return the time stamp of each packet to show, up to one too many, and how many are hidden."""
     stamps: list[int | None] = []
     hidden = 0
@@ -105,7 +111,7 @@ def _stamps(container: Any, stream: Any) -> tuple[list[int | None], int]:
                 hidden += 1
             elif packet.size:
                 stamps.append(packet.pts)
-            if hidden + len(stamps) > MAX_FRAMES:
+            if hidden + len(stamps) > most:
                 break
     except MemoryError:
         raise
@@ -150,8 +156,8 @@ def decode_places(
         DataError: "no frame could be decoded", or what PyAV says.
     """
     wanted: dict[int, _Candidate | None] = dict.fromkeys(indices)
-    with _reading(), _open(file) as container:
-        for count, (frame, sound) in enumerate(_decoded_frames(container)):
+    with reading(), open_video(file) as container:
+        for count, (frame, sound) in enumerate(decoded_frames(container)):
             place = listing.places.get(frame.pts, -1) if listing.places else count
             if place < 0:
                 continue
@@ -165,16 +171,16 @@ def decode_places(
         if not chosen:
             raise DataError("no frame could be decoded")
         first = chosen[0].frame
-        pixels = _upright(first, first)
+        pixels = upright(first, first)
         frames = np.empty((len(chosen), *pixels.shape), np.uint8)  # filled, not stacked: one copy
         for place, item in enumerate(chosen):
-            frames[place] = pixels if item.frame is first else _upright(item.frame, first)
+            frames[place] = pixels if item.frame is first else upright(item.frame, first)
     repeated = sum(item.distance > 0 for item in chosen)
     return frames, repeated, sum(not item.sound for item in chosen)
 
 
-def _decoded_frames(container: Any) -> Iterator[tuple[Any, bool]]:
-    """Yield each frame that decodes, and whether it is sound.
+def decoded_frames(container: Any) -> Iterator[tuple[Any, bool]]:
+    """Yield each frame that decodes, from where the container stands, and whether it is sound.
 
     A frame is not sound if the decoder concealed an error in it, or if it is built on such a frame
     or on a packet that was lost: so everything up to the next key frame.
@@ -206,7 +212,8 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         yield None
 
 
-def _open(file: Any) -> Any:
+def open_video(file: Any) -> Any:
+    """Open the container that the content of a file asks for, and nothing besides."""
     return av.open(
         file,
         mode="r",
@@ -223,7 +230,7 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def reading() -> Iterator[None]:
     """Turn what PyAV raises on strange content into a DataError. MemoryError stays what it is."""
     try:
         yield
@@ -237,7 +244,7 @@ def _reading() -> Iterator[None]:
         raise DataError(f"not a video that can be read: {type(error).__name__}") from error
 
 
-def _upright(frame: Any, first: Any) -> NDArray[np.uint8]:
-    """Convert to RGB uint8 [H, W, 3], at the size of the first frame, turned upright."""
+def upright(frame: Any, first: Any) -> NDArray[np.uint8]:
+    """Convert to RGB uint8 [H, W, 3], at the size of the first frame, turned upright as that."""
     pixels = frame.to_ndarray(format="rgb24", width=first.width, height=first.height)
     return np.rot90(pixels, round(first.rotation / 90))

@@ -42,16 +42,16 @@ def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -
     path = folder / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        told = (metrics["fold"], metrics["n_test"], metrics["selection"], metrics["war"])
+        told = (metrics["weights"], metrics["n_test"], metrics["war"])
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not found or damaged; `safe-cli eval` makes it") from error
     split = read_predictions(folder / "predictions.parquet")
     matrix = confusion(split.label, split.predicted)
-    found = (info["fold"], len(split.clip), info["selection"]["rule"], 100 * war(matrix))
-    if told[:3] != found[:3] or abs(told[3] - found[3]) > 1e-6:
+    found = (info["weights"]["sha256"], len(split.clip), 100 * war(matrix))
+    if told[:2] != found[:2] or abs(told[2] - found[2]) > 1e-6:
         raise DataError(
-            f"{folder}: of another model or another evaluation: fold, clips, selection rule and "
-            f"WAR are {told}, here {found}; run `safe-cli eval` for this model"
+            f"{folder}: of another model or another evaluation: weights, clips and WAR are {told}, "
+            f"here {found}; run `safe-cli eval` for this model"
         )
     rows = [_row(matrix, k) for k in range(K)]
     present = [row for row in rows if row["n"]]

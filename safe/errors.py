@@ -28,6 +28,11 @@ _REMEDIES: Final = {
 }
 
 
+def printable(text: str) -> str:
+    """Return a line with what a terminal would act on, such as a line end, written out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 class SafeError(Exception):
     """Something the user can mend. The text is one line."""
 
@@ -35,8 +40,7 @@ class SafeError(Exception):
 
     def __str__(self) -> str:
         """Return the text with what a terminal would act on, such as a line end, written out."""
-        text = super().__str__()
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        return printable(super().__str__())
 
 
 class ConfigError(SafeError):

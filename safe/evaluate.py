@@ -40,7 +40,8 @@ def evaluate(
     Returns:
         What metrics.json holds: the figures of safe.metrics.summarize, of the model's own logits;
         those of safe.trust, of its calibrated answers; calibration and calibrated_on, how and on
-        how many clips; n_test, n_left_out, fold, selection, perturb, severity, precision.
+        how many clips; weights, the sha256 of the model's; n_test, n_left_out, fold, selection,
+        perturb, severity, precision.
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, or for another fold.
@@ -69,6 +70,7 @@ def evaluate(
         **trust_figures(found.logits, folder.label[rows], calibration, bins=settings.bins),
         "calibration": calibration.method,
         "calibrated_on": calibration.clips,
+        "weights": info["weights"]["sha256"],
         "n_test": len(rows),
         "n_left_out": folder.left_out(folder.test_bucket(fold)),
         "fold": fold,

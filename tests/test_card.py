@@ -23,7 +23,7 @@ from safe.errors import DataError, ModelError
 from safe.exact_pass import Predictions, write_predictions
 from safe.labels import CLASSES
 from safe.metrics import softmax, summarize
-from safe.saved import info_digest, save_model
+from safe.saved import info_digest, read_info, save_model
 from safe.shards import open_shards
 
 ARCHITECTURE = {
@@ -91,6 +91,7 @@ def evaluate(out: Path, label: Any, logits: Any, **more: Any) -> None:
         out / "predictions.parquet", folder, Predictions(np.arange(N), logits, wide, wide)
     )
     metrics = summarize(logits, label, 15) | {
+        "weights": read_info(out.parent / "model" / "model.json")["weights"]["sha256"],
         "n_test": N, "n_left_out": 4, "fold": 1, "selection": "val",
         "perturb": "none", "severity": 0, "precision": "float32",
     }  # fmt: skip
@@ -246,7 +247,7 @@ def test_damaged_clips_a_model_without_calibration_and_another_dataset_are_told(
 
 def test_an_evaluation_of_another_model_and_a_model_that_lacks_a_fact_are_one_line(made):
     label, logits = read(made)
-    evaluate(made / "other", label, logits, fold=2)
+    evaluate(made / "other", label, logits, weights="0" * 64)
     evaluate(made / "torn", label, logits, war=12.0)
     for name in ("other", "torn"):
         with pytest.raises(DataError, match="of another model or another evaluation"):

@@ -1,5 +1,6 @@
 """Evaluation: each test clip exactly once, the same twice, and only on shards that fit."""
 
+import hashlib
 import json
 import shutil
 
@@ -53,6 +54,7 @@ def test_each_test_clip_once_and_figures_from_the_predictions(project, model, sh
         **trust_figures(logits, folder.label[test], Calibration(), bins=15),
         "calibration": "none",
         "calibrated_on": 0,
+        "weights": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
         "n_test": len(test),
         "n_left_out": 0,
         "fold": 1,

@@ -68,7 +68,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
         return np.array([[x0, y0, x1, y1, 0.9]], dtype=np.float32)
 
-    monkeypatch.setattr(faces, "_detector", lambda *_: find)
+    monkeypatch.setattr(faces, "load_detector", lambda *_: find)
     return seen
 
 

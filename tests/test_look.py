@@ -160,7 +160,7 @@ def test_a_frame_that_a_short_clip_repeats_is_known_wherever_it_stands() -> None
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let the real detector count the frames it looks at."""
     seen: list[int] = []
-    real = faces._detector
+    real = faces.load_detector
 
     def counting(*key: Any) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
         detect = real(*key)
@@ -171,7 +171,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return look
 
-    monkeypatch.setattr(faces, "_detector", counting)
+    monkeypatch.setattr(faces, "load_detector", counting)
     return seen
 
 

@@ -7,15 +7,17 @@ tens of thousands of clips takes about a second, a search for each of them would
 import os
 import re
 from pathlib import Path
+from typing import Final
 
 from pipeline.manifest import Clip
 from safe.errors import DataError
 
-_IMAGES = (".jpg", ".jpeg", ".png")
+IMAGES: Final = (".jpg", ".jpeg", ".png")
+"""Endings of the frames of a folder, in lower case."""
 
 
-def read_lines(root: Path, file: Path) -> list[str]:
-    """Return the lines of a split list that are not blank, without their line ends.
+def read_text(root: Path, file: Path) -> str:
+    """Return the text of a list of clips, which is UTF-8, with or without a byte order mark.
 
     Raises:
         DataError: if the root or the list is not there, or is no text.
@@ -23,14 +25,22 @@ def read_lines(root: Path, file: Path) -> list[str]:
     if not root.is_dir():
         raise DataError(f"data.root: no folder {root.absolute()} (looked for {file} in it)")
     try:
-        text = (root / file).read_text(encoding="utf-8-sig")
+        return (root / file).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(
             f"no {file} in data.root {root.absolute()}: is this the dataset's folder?"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{root.absolute() / file} cannot be read: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_lines(root: Path, file: Path) -> list[str]:
+    """Return the lines of a split list that are not blank, without their line ends.
+
+    Raises:
+        DataError: as read_text.
+    """
+    return [line.strip() for line in read_text(root, file).splitlines() if line.strip()]
 
 
 def find_files(root: Path, folder: str, ending: str) -> dict[str, int]:
@@ -73,7 +83,7 @@ def find_frame_folders(root: Path, folder: str, *, depth: int) -> dict[str, int]
     found = {}
     for here in level:
         with os.scandir(root / here) as entries:
-            sizes = [e.stat().st_size for e in entries if e.name.lower().endswith(_IMAGES)]
+            sizes = [e.stat().st_size for e in entries if e.name.lower().endswith(IMAGES)]
         if sizes:
             found[here] = sum(sizes)
     return found

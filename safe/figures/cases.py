@@ -5,16 +5,13 @@ from pathlib import Path
 from textwrap import fill
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from safe.errors import DataError
 from safe.figures.canvas import (
-    BLACK,
     GREY,
-    PALE,
     TWO_COLUMNS,
     check_models,
     save,
@@ -22,17 +19,15 @@ from safe.figures.canvas import (
     sheet,
     styled,
 )
-from safe.labels import CLASSES, K
-from safe.metrics import Floats
+from safe.figures.strip import LANE, add_panel, lanes, show_chances, show_faces, show_windows
+from safe.labels import CLASSES
 from safe.predictions import Split
+from safe.sample import FRAMES
 
-FRAMES = 16
 STRIPS, STRIP = 17.0, 112.0
 """mm from the left edge to the strip of faces, and its width."""
 BARS, BAR = 149.0, 28.0
 """mm from the left edge to the probabilities, and their width."""
-LANE = 3.2
-"""mm, height of one row of windows."""
 
 
 def choose_cases(a: Split, b: Split, count: int) -> list[int]:
@@ -115,27 +110,27 @@ def cases_figure(
                 f"cases: {split.attention.shape[1]} windows of {window} frames, {stride} apart, in "
                 f"{name!r} do not fit into {FRAMES} frames; give the model's own window and stride"
             )
-    lanes = -(-window // stride)
+    rows_of_windows = lanes(window, stride)
     strongest = max(float(split.attention[list(rows)].max()) for split in models.values())
     face = STRIP / FRAMES
-    pitch = max(5 + face + 2 * (lanes * LANE + 1), 25) + 3
+    pitch = max(5 + face + 2 * (rows_of_windows * LANE + 1), 25) + 3
     top, bottom = 8.0, 6.0
     figure = sheet(TWO_COLUMNS, top + len(rows) * pitch + bottom, layout="none")
     for place, row in enumerate(rows):
         y = top + place * pitch + 5
-        faces = _place(figure, STRIPS, y, STRIP, face)
-        _faces(faces, strips.get(a.clip[row]))
+        faces = add_panel(figure, STRIPS, y, STRIP, face)
+        show_faces(faces, strips.get(a.clip[row]))
         faces.set_title(_sentence(models, row), loc="left", fontsize=7, pad=3)
         y += face + 1
         for index, (name, split) in enumerate(models.items()):
-            panel = _place(figure, STRIPS, y, STRIP, lanes * LANE)
+            panel = add_panel(figure, STRIPS, y, STRIP, rows_of_windows * LANE)
             shades = split.attention[row] / strongest
-            _windows(panel, split.attention[row], shades, window, stride, series(index).colour)
-            panel.text(-0.2, lanes / 2, fill(name, 12), ha="right", va="center")
-            y += lanes * LANE + 1
-        bars = _place(figure, BARS, top + place * pitch + 2, BAR, 23)
+            show_windows(panel, split.attention[row], shades, window, stride, series(index).colour)
+            panel.text(-0.2, rows_of_windows / 2, fill(name, 12), ha="right", va="center")
+            y += rows_of_windows * LANE + 1
+        bars = add_panel(figure, BARS, top + place * pitch + 2, BAR, 23)
         chances = [split.probabilities[row] for split in models.values()]
-        _bars(bars, chances, int(a.label[row]), last=place == len(rows) - 1)
+        show_chances(bars, chances, int(a.label[row]), last=place == len(rows) - 1)
     handles = [
         Patch(facecolor=series(i).colour, hatch=series(i).hatch, edgecolor="white", label=name)
         for i, name in enumerate(names)
@@ -151,16 +146,6 @@ def cases_figure(
     return figure
 
 
-def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Add axes without ticks at a place in mm from the upper left corner of the figure."""
-    full = figure.get_figheight() * 25.4
-    box = (left / TWO_COLUMNS, 1 - (top + height) / full, width / TWO_COLUMNS, height / full)
-    axes = figure.add_axes(box)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    return axes
-
-
 def _sentence(models: Mapping[str, Split], row: int) -> str:
     """Say what the clip is and what each model says."""
     split = next(iter(models.values()))
@@ -170,61 +155,3 @@ def _sentence(models: Mapping[str, Split], row: int) -> str:
         for name, each in models.items()
     )
     return f"{split.clip[row]}, {CLASSES[true]}. Probability of {CLASSES[true]}: {said}"
-
-
-def _faces(panel: Axes, strip: NDArray[np.uint8] | None) -> None:
-    """Draw the 16 faces side by side; frame t spans t to t + 1."""
-    panel.set(xlim=(0, FRAMES), ylim=(0, 1))
-    if strip is None:
-        panel.set_facecolor(PALE)
-        panel.add_patch(Rectangle((0, 0), FRAMES, 1, color=PALE))
-        panel.text(FRAMES / 2, 0.5, "faces missing", ha="center", va="center", color=GREY)
-        return
-    panel.imshow(np.concatenate(list(strip), axis=1), extent=(0, FRAMES, 0, 1), aspect="auto")
-
-
-def _windows(
-    panel: Axes, attention: Floats, shades: Floats, window: int, stride: int, colour: str
-) -> None:
-    """Draw each window as a box under its frames, the darker (shades, 0..1) the more attention."""
-    lanes = -(-window // stride)
-    panel.set(xlim=(0, FRAMES), ylim=(lanes, 0))
-    for w, (weight, shade) in enumerate(zip(attention, shades, strict=True)):
-        left, lane = w * stride, w % lanes
-        panel.add_patch(
-            Rectangle(
-                (left, lane),
-                window,
-                0.9,
-                facecolor=(colour, 0.7 * shade),
-                edgecolor=GREY,
-                linewidth=0.5,
-                clip_on=False,
-            )
-        )
-        middle = (left + window / 2, lane + 0.48)
-        panel.text(*middle, f"{100 * weight:.0f}", ha="center", va="center_baseline")
-
-
-def _bars(panel: Axes, chances: Sequence[Floats], true: int, *, last: bool) -> None:
-    """Draw the two models' probabilities of the K classes; the true one is bold on grey."""
-    panel.axhspan(true - 0.5, true + 0.5, color=PALE, linewidth=0)
-    for index, chance in enumerate(chances):
-        look = series(index)
-        panel.barh(
-            np.arange(K) + (index - 0.5) * 0.38,
-            chance,
-            height=0.38,
-            color=look.colour,
-            hatch=look.hatch,
-            edgecolor="white",
-            linewidth=0,
-        )
-    panel.set(xlim=(0, 1), ylim=(K - 0.5, -0.5))
-    panel.set_yticks(range(K), CLASSES)
-    panel.tick_params(axis="y", length=0)
-    panel.get_yticklabels()[true].set(fontweight="bold", color=BLACK)
-    panel.set_xticks((0, 0.5, 1), ("0", "0.5", "1") if last else ("", "", ""))
-    panel.spines[["left", "bottom"]].set_visible(True)
-    if last:
-        panel.set_xlabel("probability")

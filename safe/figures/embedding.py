@@ -74,7 +74,7 @@ def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, (name, split) in zip(panels, models.items(), strict=False):
         points = split.embedding[rows]
-        flat = _tsne(points, seed)
+        flat = tsne(points, seed)
         for k, (colour, marker) in enumerate(CLASS_LOOKS.values()):
             panel.scatter(
                 *flat[label == k].T,
@@ -85,7 +85,7 @@ def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 
                 alpha=0.75,
                 label=f"{CLASSES[k]} ({(label == k).sum()})",
             )
-        panel.set(title=f"{name}: silhouette {_silhouette(points, label)}", xticks=[], yticks=[])
+        panel.set(title=f"{name}: silhouette {silhouette(points, label)}", xticks=[], yticks=[])
         panel.set_box_aspect(1)
         panel.spines[:].set_visible(True)
     for empty in panels[len(models) :]:
@@ -103,7 +103,7 @@ def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 
     return figure
 
 
-def _tsne(points: Floats, seed: int) -> Floats:
+def tsne(points: Floats, seed: int) -> Floats:
     """Lay points float [n, D], n >= 4, out in the plane, float [n, 2].
 
     On one thread, since the order in which threads add up would change the last bits, and t-SNE
@@ -115,7 +115,7 @@ def _tsne(points: Floats, seed: int) -> Floats:
     return flat
 
 
-def _silhouette(points: Floats, label: Ints) -> str:
+def silhouette(points: Floats, label: Ints) -> str:
     """Return the mean silhouette in words; it is not defined for one class or one clip a class."""
     if not 2 <= len(np.unique(label)) < len(label):
         return "not defined"

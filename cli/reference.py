@@ -1,0 +1,260 @@
+"""Which parameters and which commands are there? Written into docs/reference.md.
+
+    python -m cli.reference
+
+Nothing in that page is written by hand: values and meanings are those of params.yaml with its
+comments, ranges those of safe/config.py, stages those of dvc.yaml, commands and options those of
+cli/__main__.py.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from typer.main import get_command
+
+from cli.__main__ import app
+from cli.progress import say
+from safe.config import Config
+from safe.process import whole_file
+
+ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = Path("docs", "reference.md")
+
+_LINE: Final = re.compile(r"(?P<indent> *)(?P<key>\w+):(?P<value> [^#]*?)? *(?:# *(?P<words>.*))?")
+_MORE: Final = re.compile(r" +# *(?P<words>.*)")
+_TYPES: Final = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "`true`, `false`",
+    "null": "`null`",
+}
+_LARGE: Final = 2**31  # a bound beyond it says nothing
+
+_HEAD: Final = """# Reference
+
+Made from the code by `python -m cli.reference`; a test compares it with the code.
+
+- [Parameters](#parameters)
+- [Commands](#commands)
+
+## Parameters
+
+They stand in `params.yaml`. `safe-cli VERB -S key=value` gives one another value for one command;
+`dvc exp run -S key=value` writes it into `params.yaml` too. The values below are those of the demo:
+small faces, a small backbone, two CPU cores; what the paper used stands beside them where it says.
+An unknown key, a wrong type or a value out of its range ends a command with exit code 2.
+"""
+
+_COMMANDS: Final = """## Commands
+
+`safe-cli COMMAND`, or `python -m cli COMMAND` in the project's folder. An error is one line on
+stderr. Exit codes: 0 done, 2 a wrong parameter or option, 3 data, 4 a model, 5 another process, 6
+the disk, 130 stopped by the keyboard.
+
+Many commands take these options:
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One parameter as params.yaml has it."""
+
+    name: str
+    """With its section: `train.lr`."""
+    value: str
+    """As written."""
+    words: str
+    """Its comment, all lines of it."""
+
+
+def read_keys(text: str) -> tuple[list[Key], dict[str, str]]:
+    """Read the keys of params.yaml with their comments, and the sections' comments by name.
+
+    Raises ValueError for a line that is not a key, a comment or blank.
+    """
+    keys: list[Key] = []
+    sections: dict[str, str] = {}
+    section = ""
+    for line in text.splitlines():
+        if (more := _MORE.fullmatch(line)) and keys:
+            last = keys.pop()
+            keys.append(Key(last.name, last.value, f"{last.words} {more['words']}".strip()))
+        elif found := _LINE.fullmatch(line):
+            value, words = (found["value"] or "").strip(), found["words"] or ""
+            if not value:
+                section = found["key"]
+                sections[section] = words
+            else:
+                inside = f"{section}." if found["indent"] else ""
+                keys.append(Key(f"{inside}{found['key']}", value, words))
+        elif line.strip() and not line.startswith("#"):
+            raise ValueError(f"params.yaml: {line!r} is no key of a section")
+    return keys, sections
+
+
+def describe_range(field: dict[str, Any]) -> str:
+    """Say in words what pydantic's JSON schema of one key allows."""
+    if "anyOf" in field:
+        return " or ".join(describe_range(one) for one in field["anyOf"])
+    options = field.get("enum") or ([field["const"]] if "const" in field else [])
+    if options:
+        return ", ".join(f"`{option}`" for option in options)
+    if field["type"] == "array":
+        return f"list of {describe_range(field['items']).replace('number', 'numbers', 1)}"
+    bounds = {
+        "above": field.get("exclusiveMinimum"),
+        "from": field.get("minimum"),
+        "below": field.get("exclusiveMaximum"),
+        "to": field.get("maximum"),
+    }
+    words = [f"{word} {n:g}" for word, n in bounds.items() if n is not None and n < _LARGE]
+    if "multipleOf" in field:
+        words.append(f"multiple of {field['multipleOf']}")
+    kind = _TYPES[field["type"]]
+    return f"{kind} {', '.join(words)}".replace(", to", " to").strip()
+
+
+def describe(words: str, options: list[str]) -> str:
+    """Turn a comment of params.yaml into the text of a cell; options without a word are left out.
+
+    They stand in the cell beside it.
+    """
+    bare = " | ".join(options)
+    if options and re.match(rf"{re.escape(bare)}($|[.,] )", words):
+        words = words.removeprefix(bare).lstrip(".,; ")
+    return words.replace(" | ", "; ").replace("|", "\\|")
+
+
+def write_parameters(root: Path) -> Iterator[str]:
+    """Yield the page's part about params.yaml: a section and a table for each of its sections."""
+    keys, sections = read_keys((root / "params.yaml").read_text(encoding="utf-8"))
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    schema = Config.model_json_schema()
+    fields = dict(schema["properties"])
+    for name in schema["properties"]:
+        inner = _block(schema, name).get("properties", {})
+        fields |= {f"{name}.{key}": field for key, field in inner.items()}
+    for section in ["", *sections]:
+        about = sections.get(section) or _block(schema, section).get("description", "")
+        about = f"{about[:1].upper()}{about[1:].rstrip('.')}." if about else ""
+        about = f"{about} {_where(section or 'seed', stages)}".strip()
+        yield f"### {section or 'seed'}\n\n{about}\n"
+        yield "| key | default | allowed | unit and meaning |\n| --- | --- | --- | --- |"
+        for key in keys:
+            if key.name.rpartition(".")[0] == section:
+                field = fields[key.name]
+                cells = (
+                    f"`{key.name}`",
+                    f"`{key.value}`",
+                    describe_range(field).replace("|", "\\|"),
+                    describe(key.words, field.get("enum", [])),
+                )
+                yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def write_commands() -> Iterator[str]:
+    """Yield the page's part about `safe-cli`: usage, help and options of every command."""
+    commands = list(_walk(get_command(app), "safe-cli"))
+    records = {name: _options(command, name) for name, command in commands}
+    common = _common(list(records.values()))
+    yield from _table(common)
+    yield ""
+    for name, command in commands:
+        pieces = command.collect_usage_pieces(_context(command, name))
+        yield f"### {' '.join([name, *filter(None, map(_argument, pieces))])}\n"
+        for paragraph in (command.help or "").split("\n\n"):
+            yield f"{_escape(' '.join(paragraph.split()))}\n"
+        own = [record for record in records[name] if record not in common]
+        if own:
+            yield from _table(own)
+            yield ""
+        also = [left.split()[0].strip(",") for left, _ in records[name] if left in dict(common)]
+        if also:
+            yield f"Also {' and '.join(f'`{left}`' for left in also)}.\n"
+
+
+def write_page(root: Path) -> str:
+    """Return the text of docs/reference.md."""
+    parts = [_HEAD, *write_parameters(root), _COMMANDS, *write_commands()]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip("\n") + "\n"
+
+
+def _block(schema: dict[str, Any], section: str) -> dict[str, Any]:
+    """Return the schema of a section; nothing for a key that is in none."""
+    reference = schema["properties"].get(section, {}).get("$ref", "")
+    block: dict[str, Any] = schema["$defs"].get(reference.rpartition("/")[2], {})
+    return block
+
+
+def _where(section: str, stages: dict[str, Any]) -> str:
+    """Say which stages DVC runs again when a key of a section changes; nothing for none."""
+    names = [
+        f"`{name}`"
+        for name, stage in stages.items()
+        if any(re.match(rf"{section}(\.|$)", str(key)) for key in stage.get("params", []))
+        or f"${{{section}." in str(stage)
+    ]
+    if not names:
+        return ""
+    return f"A change runs again {', '.join(names)}, and what is made from that."
+
+
+def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield each command below a group with its full name, in the order of the help."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for child in command.list_commands(_context(command, name)):
+        yield from _walk(command.commands[child], f"{name} {child}")
+
+
+def _argument(piece: str) -> str:
+    """Return an argument of a usage line as people write it: without braces and doubled dots."""
+    if piece == "[OPTIONS]":
+        return ""
+    bare = piece.replace("...]...", "...]")
+    if named := re.fullmatch(r"\{(.+?)(\.\.\.)?\}(\.\.\.)?", bare):
+        return named[1].upper() + ("..." if named[2] or named[3] else "")
+    return bare
+
+
+def _context(command: Any, name: str) -> Any:
+    return command.context_class(command, info_name=name)
+
+
+def _options(command: Any, name: str) -> list[tuple[str, str]]:
+    """Return what the help says of each argument and option, without --help: name and words."""
+    context = _context(command, name)
+    records = [parameter.get_help_record(context) for parameter in command.params]
+    return [(left, " ".join(right.split())) for left, right in filter(None, records)]
+
+
+def _common(records: list[list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Return the options that more than a third of the commands have, with the same words."""
+    every = [record for own in records for record in own]
+    return [one for one in dict.fromkeys(every) if every.count(one) > len(records) / 3]
+
+
+def _table(records: list[tuple[str, str]]) -> Iterator[str]:
+    yield "| argument or option | what |\n| --- | --- |"
+    for left, right in records:
+        name, words = (text.replace("|", "\\|") for text in (left, right))
+        yield f"| `{name}` | {_escape(words)} |"
+
+
+def _escape(words: str) -> str:
+    """Keep Markdown from taking <name> for HTML; between backticks it does not."""
+    parts = re.split(r"(`[^`]*`)", words)
+    return "".join(part if part[:1] == "`" else part.replace("<", "\\<") for part in parts)
+
+
+if __name__ == "__main__":
+    with whole_file(ROOT / PAGE) as path:
+        path.write_text(write_page(ROOT), encoding="utf-8")
+    say(f"{PAGE} is written")

@@ -1,0 +1,146 @@
+"""Which face of one window is which face of the windows before?
+
+The tracks of one window after the other go in, a number for each comes out: the same person keeps
+the same number. Neighbouring windows share frames, so a face is known again by lying where it lay
+in them; after a gap, by where it may have got to. Geometry alone decides, as in track.py: two
+people who take the same place, one after the other, are one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.track import Track, step_within_reach
+from safe.sample import FRAMES
+
+_OVERLAP: Final = 0.3
+"""IoU from which two boxes of one moment are one face; the detector gives no two that overlap more
+(pipeline/detect.py)."""
+
+_FORGET: Final = 3 * FRAMES
+"""Sampled frames, three windows, after which a face that was lost gets a new number: by then
+anybody may be where it was."""
+
+_RUN: Final = 4
+"""Known frames that the speed of a face is taken from."""
+
+_FLIGHT: Final = FRAMES
+"""Sampled frames over which a lost face is thought to move on as it did."""
+
+
+@dataclass
+class _Person:
+    """Where somebody was in the last window that showed them."""
+
+    places: NDArray[np.int64]
+    """[M], ascending: positions in the video of the frames that had a detection."""
+    boxes: NDArray[np.float32]
+    """[M, 4]."""
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the boxes [N, 4] at some places between the first and the last known one."""
+        boxes = np.empty((len(places), 4), np.float32)
+        for side in range(4):
+            boxes[:, side] = np.interp(places, self.places, self.boxes[:, side])
+        return boxes
+
+    def ahead(self, frames: float) -> NDArray[np.float32]:
+        """Return the box [4] that the face would have so many frames later, at its last speed."""
+        places, boxes = self.places[-_RUN:], self.boxes[-_RUN:]
+        moved = np.zeros(2)
+        if len(places) == _RUN:
+            centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+            moved = (centres[-1] - centres[0]) / (places[-1] - places[0]) * frames
+        return np.asarray(boxes[-1] + np.tile(moved, 2), np.float32)
+
+
+class People:
+    """Everybody whom a video has shown so far."""
+
+    def __init__(self, *, step: int, max_gap: int) -> None:
+        """Begin with nobody.
+
+        Args:
+            step: frames of the video from one of a window's 16 frames to the next.
+            max_gap: of those, the longest gap after which a face may be as far as without one.
+        """
+        self._step, self._max_gap = step, max_gap
+        self._people: dict[int, _Person] = {}
+        self._count = 0
+
+    def number(self, indices: Sequence[int], tracks: Sequence[Track]) -> list[int]:
+        """Say who the faces of the next window are.
+
+        Args:
+            indices: 16 positions in the video, not descending; windows come in the order of time.
+            tracks: the faces of the window.
+
+        Returns:
+            For each track a number from 1, no two alike; new people are counted in the order in
+            which they appear, from left to right where they do so together.
+        """
+        recent = indices[0] - (_FORGET + 1) * self._step
+        self._people = {k: one for k, one in self._people.items() if one.places[-1] >= recent}
+        here = [_sighting(indices, track) for track in tracks]
+        known: dict[int, int] = {}  # track -> person
+        for compare in (self._overlap, self._step_to):
+            pairs = sorted(
+                (far, k, i)
+                for k, person in self._people.items()
+                for i, face in enumerate(here)
+                if k not in known.values() and i not in known
+                if (far := compare(person, face)) is not None
+            )
+            for _, k, i in pairs:
+                if k not in known.values() and i not in known:
+                    known[i] = k
+        for i in sorted(range(len(here)), key=lambda i: (here[i].places[0], here[i].boxes[0, 0])):
+            if i not in known:
+                self._count += 1
+                known[i] = self._count
+            self._people[known[i]] = here[i]
+        return [known[i] for i in range(len(here))]
+
+    def _overlap(self, person: _Person, face: _Person) -> float | None:
+        """Return minus the mean IoU while both are known; None if that is too little or never."""
+        common = _while_known(person, face)
+        if not common.any():
+            return None
+        iou = _iou(person.at(face.places[common]), face.boxes[common])
+        return -iou if iou >= _OVERLAP else None
+
+    def _step_to(self, person: _Person, face: _Person) -> float | None:
+        """Return how far a lost face would have moved, in face sizes; None if it is another's."""
+        frames = float(face.places[0] - person.places[-1])
+        lost = frames / self._step - 1
+        if _while_known(person, face).any():
+            return None  # at one moment in two places: two people
+        boxes = [person.boxes[-1]]
+        if 0 < frames <= _FLIGHT * self._step:
+            boxes.append(person.ahead(frames))
+        steps = [
+            step_within_reach(box, face.boxes[0], lost=lost, max_gap=self._max_gap) for box in boxes
+        ]
+        return min((step for step in steps if step is not None), default=None)
+
+
+def _sighting(indices: Sequence[int], track: Track) -> _Person:
+    """Take of a track what was detected, a frame that a short video repeats once."""
+    places, rows = np.unique(np.array(indices)[track.detected], return_index=True)
+    return _Person(places, track.boxes[track.detected][rows])
+
+
+def _while_known(person: _Person, face: _Person) -> NDArray[np.bool_]:
+    """Say which places of a face lie between the first and the last known one of a person."""
+    return np.asarray((face.places >= person.places[0]) & (face.places <= person.places[-1]))
+
+
+def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Return the mean over [N, 4] pairs of boxes of intersection over union."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    shared = sides.clip(0).prod(axis=1)
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
+    return float((shared / (areas - shared)).mean())

