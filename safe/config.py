@@ -252,6 +252,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.data.name == "ferv39k" and (self.train.select, self.train.val_from) == (
+            "val",
+            "fold",
+        ):
+            raise ValueError(
+                "train.val_from: fold needs folds, and ferv39k has one split; use clips"
+            )
         if self.augment.crop > self.shard.size:
             raise ValueError(
                 f"augment.crop: {self.augment.crop} pixels do not fit the shards' faces; "

@@ -5,17 +5,23 @@ page tells the reader to; then TINY is laid over it, so that a run takes seconds
 run as they stand, but for the folders in PLACES.
 """
 
+import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 from conftest import ROOT, SMALL
 from test_pipeline import ENV, run
 
+from cli.__main__ import main
 from safe.config import Config
 from safe.labels import CLASSES
 from safe.params import parse_config
@@ -92,9 +98,15 @@ class Reader:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
 
     def type(self, command: str) -> str:
-        """Run a command of a page; what it prints."""
+        """Run a command of a page; what it prints.
+
+        A `safe-cli` runs in this process, as its entry point does, since each start of Python with
+        torch takes seconds; all else runs in a shell.
+        """
         for name, place in PLACES.items():
             command = command.replace(place, str(self.data / name))
+        if command.startswith("safe-cli "):
+            return self._call(command)
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
@@ -104,13 +116,32 @@ class Reader:
             check=False,
             timeout=300,
         )
+        return self._check(command, done.returncode, done.stdout, done.stderr)
+
+    def _call(self, command: str) -> str:
+        out, err = io.StringIO(), io.StringIO()
+        code = 0
+        with (
+            chdir(self.folder),
+            mock.patch.object(sys, "argv", shlex.split(command)),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+        return self._check(command, code, out.getvalue(), err.getvalue())
+
+    @staticmethod
+    def _check(command: str, code: int, out: str, err: str) -> str:
         # The doctor's exit code is his finding: a few drawn clips are not all of DFEW.
         allowed = (0, 1, 2) if command.startswith("safe-cli doctor") else (0,)
-        said = f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        assert done.returncode in allowed, said
+        said = f"{command}\n{out[-3000:]}\n{err[-3000:]}"
+        assert code in allowed, said
         assert "Traceback" not in said
         assert "is not calibrated" not in said
-        return done.stdout
+        return out
 
     def read(self, page: str) -> dict[str, str]:
         """Do what a page says; what each command printed."""
@@ -121,21 +152,6 @@ class Reader:
     def clips(self) -> Path:
         """The drawn clips, in DFEW's layout."""
         return self.data / "dfew"
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, dict[str, str]]:
-    """A reader who has done the first tutorial, and what he saw."""
-    reader = Reader(tmp_path_factory.mktemp("reader"))
-    said = reader.read("tutorial-synthetic.md")
-    # DVC empties the folder of drawn clips when data.name is another dataset.
-    shutil.copytree(reader.folder / "data/raw/synthetic", reader.clips, copy_function=os.link)
-    return reader, said
-
-
-@pytest.fixture(scope="module")
-def reader(first) -> Reader:
-    return first[0]
 
 
 def place(source: Path, target: Path) -> None:
@@ -154,8 +170,20 @@ def videos(reader: Reader) -> list[tuple[Path, str, int]]:
     ]
 
 
-def test_the_first_tutorial(first):
-    reader, said = first
+def test_every_command_of_every_page(tmp_path):
+    """One reader, one page after the other: what an earlier page made, a later one uses."""
+    reader = Reader(tmp_path)
+    read_the_first_tutorial(reader)
+    compare(reader)
+    # DVC empties the folder of drawn clips when data.name is another dataset.
+    shutil.copytree(reader.folder / "data/raw/synthetic", reader.clips, copy_function=os.link)
+    use_own_clips(reader)
+    use_dfew(reader)
+    use_ferv39k(reader)
+
+
+def read_the_first_tutorial(reader):
+    said = reader.read("tutorial-synthetic.md")
     page = (ROOT / "docs" / "tutorial-synthetic.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:data|runs|results)/[\w./-]*)`", page))
     assert len(named) >= 8
@@ -168,14 +196,14 @@ def test_the_first_tutorial(first):
     assert list((reader.folder / "predictions").iterdir())
 
 
-def test_comparing(reader):
+def compare(reader):
     said = reader.read("compare.md")
     assert "no-tam" in said[next(command for command in said if "exp show" in command)]
     assert "table4" in said["safe-cli experiments list"]
     assert "dvc exp run" in said[next(command for command in said if "--dry-run" in command)]
 
 
-def test_own_clips(reader):
+def use_own_clips(reader):
     lines = ["path,label,split"]
     for video, label, number in videos(reader):
         name = "anna/01.mp4" if number == 0 else f"{label}/{number:02d}.mp4"
@@ -191,7 +219,7 @@ def test_own_clips(reader):
     assert any(path.suffix == ".mp4" for path in (reader.folder / "predictions").rglob("*"))
 
 
-def test_dfew(reader):
+def use_dfew(reader):
     said = reader.read("tutorial-dfew.md")
     assert "35 clips" in said["safe-cli index"]
     assert "Running stage 'shard'" in said["dvc repro shard"]
@@ -199,7 +227,7 @@ def test_dfew(reader):
     assert "Running stage 'shard'" not in said["dvc repro"]
 
 
-def test_ferv39k(reader):
+def use_ferv39k(reader):
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for video, label, number in videos(reader):
         name = f"Action/{label.capitalize()}/{number:04d}"

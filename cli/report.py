@@ -1,0 +1,173 @@
+"""How does a user get the page of an experiment, and beside which others?"""
+
+import platform
+import subprocess
+from collections import Counter
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cli.experiments import PARAMS
+from cli.held import Held, held, read_out
+from cli.layout import Layout, read
+from cli.progress import say
+from safe.errors import ConfigError, DataError, SafeError
+from safe.params import read_mapping
+from safe.process import whole_file
+from safe.report.gather import Experiment, Reader, gather
+from safe.report.page import render_page
+from safe.report.sources import Sources
+
+PACKAGES = ("safe-dfer", "torch", "numpy", "scikit-learn", "dvc")
+
+
+def run_report(
+    params: Path, overrides: list[str] | None, others: list[str], out: Path, *, faces: bool
+) -> None:
+    """Write the page of the experiment of params.yaml, beside others."""
+    config, layout = read(params, overrides)
+    experiment = _gather("workspace", Path.read_bytes, layout, config.data.folds)
+    beside = _others(others, layout, config.data.folds)
+    given = _sources(layout, params, faces=faces)
+    page = render_page(experiment, beside, given, now=datetime.now())
+    with whole_file(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    for sentence in experiment.missing:
+        say(f"report: {sentence}")
+    shown = ", with faces: keep it as the clips are kept" if "data:image/" in page else ""
+    say(f"report: {out}, {out.stat().st_size / 1e6:.1f} MB{shown}")
+
+
+def _gather(name: str, read_: Reader, layout: Layout, folds: list[int]) -> Experiment:
+    return gather(
+        name, read_, evals=layout.evals, models=(layout.calibrates, layout.trains), folds=folds
+    )
+
+
+def _others(names: list[str], layout: Layout, folds: list[int]) -> list[Experiment]:
+    """Read the experiments to compare with: folders, or names in DVC.
+
+    Raises:
+        ConfigError: if a name is neither.
+        DataError: if an experiment has no predictions, or DVC fails.
+    """
+    there = held(Path()) if any(not Path(name).is_dir() for name in names) else []
+    found = []
+    for name in names:
+        if Path(name).is_dir():
+            found.append(_in_folder(name, layout, folds))
+            continue
+        one = _named(name, there)
+
+        def read_held(path: Path, one: Held = one) -> bytes:
+            return read_out(Path(), one.rev, path.as_posix())
+
+        data = one.params.get("data", {})
+        where, which = Layout(str(data.get("name", layout.name))), data.get("folds", folds)
+        found.append(_gather(one.name, read_held, where, which))
+    return found
+
+
+def _in_folder(name: str, layout: Layout, folds: list[int]) -> Experiment:
+    """Read an experiment from a project's folder, by its own params.yaml if it has one."""
+    root = Path(name)
+    data: dict[str, Any] = {}
+    if (root / PARAMS).is_file():
+        data = read_mapping(root / PARAMS, missing="").get("data") or {}
+
+    def read_there(path: Path) -> bytes:
+        return (root / path).read_bytes()
+
+    where = Layout(str(data.get("name", layout.name)))
+    return _gather(root.resolve().name, read_there, where, data.get("folds", folds))
+
+
+def _named(name: str, there: list[Held]) -> Held:
+    """Find an experiment or commit by its name or the beginning of its revision."""
+    for one in there:
+        if one.name == name or (len(name) >= 7 and one.rev.startswith(name)):
+            return one
+    names = ", ".join(dict.fromkeys(one.name for one in there)) or "none"
+    raise ConfigError(
+        f"--with {name}: neither a folder nor an experiment with results in DVC; there are: {names}"
+    )
+
+
+def _sources(layout: Layout, params: Path, *, faces: bool) -> Sources:
+    """Collect what is known beside the predictions."""
+    defaults, where = _defaults(params)
+    statuses, reasons = _face_counts(layout)
+    return Sources(
+        shards=layout.shards,
+        faces=faces,
+        manifest=_clips(layout),
+        statuses=statuses,
+        reasons=reasons,
+        defaults=defaults,
+        defaults_from=where,
+        about=_about(),
+        outs=_outs(Path("dvc.lock")),
+    )
+
+
+def _clips(layout: Layout) -> int | None:
+    from pipeline.manifest import read_manifest
+
+    try:
+        return int(read_manifest(layout.manifest).num_rows)
+    except (SafeError, OSError):
+        return None
+
+
+def _face_counts(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
+    """Count the clips of faces.parquet by status, and those that are not ok by reason."""
+    from pipeline.face_table import read_faces
+
+    try:
+        table = read_faces(layout.faces)
+    except (DataError, OSError):
+        return {}, {}
+    pairs = list(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    reasons = Counter(reason for status, reason in pairs if status != "ok" and reason)
+    return dict(Counter(status for status, _ in pairs)), dict(reasons.most_common(20))
+
+
+def _defaults(params: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return params.yaml as last committed, since DVC writes what `-S` says into the file."""
+    import yaml
+
+    command = ["git", "show", f"HEAD:./{params.name}"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=True, cwd=params.absolute().parent
+        )
+        return yaml.safe_load(done.stdout), f"{params.name} as committed"
+    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        pass
+    try:
+        return read_mapping(params, missing=""), f"{params.name} as it is now"
+    except ConfigError:
+        return None, params.name
+
+
+def _about() -> list[tuple[str, str]]:
+    """Return what made the page: machine and versions."""
+    rows = [("machine", f"{platform.machine()}, {platform.system()} {platform.release()}")]
+    rows.append(("Python", platform.python_version()))
+    for name in PACKAGES:
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return rows
+
+
+def _outs(lock: Path) -> list[tuple[str, str, int]]:
+    """List the outputs in dvc.lock with their checksums; none without one."""
+    try:
+        stages = read_mapping(lock, missing="").get("stages") or {}
+        outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+        return [(str(out["path"]), str(out["md5"]), int(out.get("size", 0))) for out in outs]
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
+        return []

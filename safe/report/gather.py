@@ -1,0 +1,209 @@
+"""What did an experiment leave behind: predictions, figures, models?
+
+Files are read through a function from path to bytes, so that an experiment may lie in a folder or
+in DVC's cache. What is missing is told in words; only without any predictions there is nothing to
+report. Shapes: n clips, K classes.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe.calibration import Calibration
+from safe.errors import DataError, ModelError
+from safe.metrics import Floats, Ints, softmax
+from safe.predictions import Split, pool, read_predictions
+from safe.saved import read_info
+
+Reader = Callable[[Path], bytes]
+"""A file's bytes by its path from the project's folder; OSError or DataError where it is not."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is there of one fold."""
+
+    split: Split = field(repr=False)
+    """The predictions of its test clips."""
+    metrics: dict[str, Any] = field(repr=False)
+    """metrics.json of the evaluation, or empty."""
+    info: dict[str, Any] = field(repr=False)
+    """model.json, or empty."""
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """How the model's logits are read."""
+        return Calibration.from_info(self.info)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment: its folds, in order, and what could not be read, a sentence each."""
+
+    name: str
+    folds: Mapping[int, Fold]
+    missing: tuple[str, ...] = ()
+
+    @cached_property
+    def split(self) -> Split:
+        """The test clips of all folds."""
+        return pool([fold.split for fold in self.folds.values()])
+
+    @cached_property
+    def fold_of(self) -> Ints:
+        """int64 [n], the fold that each clip is a test clip of."""
+        counts = [len(fold.split.label) for fold in self.folds.values()]
+        return np.repeat(np.array(list(self.folds), dtype=np.int64), counts)
+
+    @cached_property
+    def scaled(self) -> Floats:
+        """float64 [n, K], the logits of each fold after its calibration."""
+        return np.concatenate(
+            [fold.calibration.scaled(fold.split.logits) for fold in self.folds.values()]
+        )
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """float64 [n, K], calibrated where there is a calibration."""
+        return softmax(self.scaled)
+
+    @cached_property
+    def sets(self) -> NDArray[np.bool_] | None:
+        """Which classes are in each clip's prediction set, bool [n, K]; None without a level."""
+        if self.calibration.level is None:
+            return None
+        return self._per_fold(Calibration.sets)
+
+    @cached_property
+    def abstains(self) -> NDArray[np.bool_]:
+        """Which clips get no decision, bool [n]."""
+        return self._per_fold(Calibration.abstains)
+
+    @property
+    def calibration(self) -> Calibration:
+        """That of the first fold: method, level and risk are those of all."""
+        return next(iter(self.folds.values())).calibration
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the logits are scaled."""
+        return any(fold.calibration.method != "none" for fold in self.folds.values())
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """Section to key to value, as trained, and of `eval` what the evaluation says it did."""
+        first = next(iter(self.folds.values()))
+        params = first.info.get("params")
+        params = dict(params) if isinstance(params, dict) else {}
+        done = {key: first.metrics[key] for key in _EVALUATED if key in first.metrics}
+        if isinstance(params.get("eval"), dict):
+            params["eval"] = {**params["eval"], **done}
+        return params
+
+    @property
+    def bins(self) -> int:
+        """Bins of the ECE."""
+        bins = _mapping(self.params.get("eval", {})).get("bins")
+        return bins if isinstance(bins, int) and bins > 0 else 15
+
+    @property
+    def selection(self) -> str | None:
+        """How the epoch was chosen; the rules of all folds, if they differ; None if unknown."""
+        rules = {
+            fold.metrics.get("selection") or fold.info.get("selection", {}).get("rule")
+            for fold in self.folds.values()
+        }
+        return ", ".join(sorted(str(rule) for rule in rules if rule)) or None
+
+    @property
+    def left_out(self) -> int | None:
+        """How many test clips are in no shard; None where an evaluation does not say."""
+        counts = [fold.metrics.get("n_left_out") for fold in self.folds.values()]
+        return None if None in counts else sum(int(count or 0) for count in counts)
+
+    def _per_fold(self, ask: Callable[[Calibration, Floats], Any]) -> NDArray[np.bool_]:
+        """Ask the calibration of each fold about the probabilities of its clips."""
+        parts = [
+            ask(fold.calibration, self.probabilities[self.fold_of == number])
+            for number, fold in self.folds.items()
+        ]
+        return np.concatenate(parts)
+
+
+_EVALUATED = ("perturb", "severity", "precision")
+
+
+def gather(
+    name: str, read: Reader, *, evals: Path, models: Sequence[Path], folds: Sequence[int]
+) -> Experiment:
+    """Read what there is of an experiment.
+
+    Args:
+        name: what the page calls it.
+        read: gives files.
+        evals: folder of fold-<k>/predictions.parquet and metrics.json.
+        models: folders of fold-<k>/model.json; the first that has one is the model.
+        folds: which.
+
+    Raises:
+        DataError: if no fold has predictions.
+    """
+    found: dict[int, Fold] = {}
+    missing: list[str] = []
+    for number in folds:
+        place = evals / f"fold-{number}"
+        path = place / "predictions.parquet"
+        try:
+            split = read_predictions(io.BytesIO(read(path)), name=str(path))
+        except (OSError, DataError) as error:
+            missing.append(f"Fold {number} has no predictions: {_said(error, path)}.")
+            continue
+        try:
+            metrics = _mapping(json.loads(read(place / "metrics.json")))
+        except (OSError, DataError, ValueError) as error:
+            missing.append(f"Fold {number}: {_said(error, place / 'metrics.json')}.")
+            metrics = {}
+        info = _read_model(read, [folder / f"fold-{number}" for folder in models])
+        if not info:
+            missing.append(f"Fold {number} has no model.json: its params and curves are not known.")
+        found[number] = Fold(split, metrics, info)
+    if not found:
+        raise DataError(
+            f"{name}: no predictions of fold {', '.join(map(str, folds))} in {evals}; "
+            "`safe-cli eval` makes them"
+        )
+    return Experiment(name, found, tuple(missing))
+
+
+def _read_model(read: Reader, folders: Sequence[Path]) -> dict[str, Any]:
+    """Read the first model.json there is; empty where there is none, or a damaged one."""
+    for folder in folders:
+        try:
+            data = read(folder / "model.json")
+            with tempfile.TemporaryDirectory() as place:  # read_info checks a file
+                path = Path(place, "model.json")
+                path.write_bytes(data)
+                return read_info(path)
+        except (OSError, DataError, ModelError):
+            continue
+    return {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a JSON object as it is, and nothing of any other value."""
+    return value if isinstance(value, dict) else {}
+
+
+def _said(error: Exception, path: Path) -> str:
+    """Say what is wrong with a file in a few words."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path} not found"
+    return f"{path} cannot be read" if isinstance(error, OSError | ValueError) else str(error)

@@ -1,0 +1,237 @@
+"""How do figures, charts and words become one page that needs nothing else?
+
+The page has no script, and its Content-Security-Policy forbids every request: styles are allowed by
+their hash, pictures as data. What comes from data is escaped by Jinja and by markupsafe.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from safe.figures import canvas
+from safe.figures.embedding import choose_clips, silhouette, tsne
+from safe.labels import CLASSES
+from safe.metrics import Floats
+from safe.report import charts, sources
+from safe.report.cells import attention_chart, bars_chart, class_key, interval_cell
+from safe.report.compared import Comparison, compare
+from safe.report.curves import charts_together, trust_charts
+from safe.report.gather import Experiment
+from safe.report.results import (
+    by_class,
+    by_fold,
+    by_set,
+    confusion_rows,
+    plain_figures,
+    trust_figures,
+)
+from safe.report.sources import Sources
+from safe.report.strips import Case, choose, read_strips
+from safe.sample import FRAMES
+
+CASES: Final = 6
+"""Clips shown of each kind."""
+
+EMBEDDED: Final = 800
+"""Clips of the embedding's picture at most: a t-SNE of these takes some seconds."""
+
+
+def render_page(
+    experiment: Experiment, others: Sequence[Experiment], given: Sources, *, now: datetime
+) -> str:
+    """Write the page of an experiment, with comparisons to others.
+
+    Args:
+        experiment: what the page is about.
+        others: to compare with; may be empty.
+        given: what is known beside the predictions.
+        now: the time to be shown.
+
+    Returns:
+        HTML, some 100 KB, and 20 KB for each clip that is shown.
+    """
+    environment = Environment(
+        loader=PackageLoader("safe.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    every, changed = sources.params(experiment, given)
+    cost, cost_note = sources.cost(experiment)
+    return environment.get_template("page.html.j2").render(
+        experiment=experiment,
+        classes=CLASSES,
+        dataset=_dataset(experiment),
+        title=_title(experiment),
+        style=Markup(style),
+        digest=digest,
+        now=now,
+        given=given,
+        history=_histories(experiment),
+        params=every,
+        changed=changed,
+        cost=cost,
+        cost_note=cost_note,
+        interval_cell=interval_cell,
+        class_key=class_key,
+        comparisons=[_comparison(experiment, other, i) for i, other in enumerate(others)],
+        together=charts_together(experiment, others),
+        **_results(experiment),
+        **trust_charts(experiment),
+        **_embedding(experiment),
+        **_cases(experiment, given),
+    )
+
+
+def _style() -> str:
+    """Return the style sheet, the colours of all figures before it as custom properties."""
+    named = {name: getattr(canvas, name.upper()) for name in ("blue", "red", "green", "orange")}
+    named |= {"sky": canvas.SKY, "purple": canvas.PURPLE}
+    named |= {name: colour for name, (colour, _) in canvas.CLASS_LOOKS.items()}
+    colours = "".join(f"--{name}:{colour};" for name, colour in named.items())
+    sheet = files("safe.report").joinpath("style.css").read_text(encoding="utf-8")
+    return f"\n:root{{{colours}}}\n{sheet}"
+
+
+def _dataset(experiment: Experiment) -> str:
+    """Name the dataset that the model was trained on."""
+    return next(
+        (str(name) for fold in experiment.folds.values() if (name := fold.info.get("dataset"))),
+        "a dataset that is not known",
+    )
+
+
+def _architecture(experiment: Experiment) -> dict[str, Any]:
+    """The network, as model.json of the first fold gives it; empty without one."""
+    found: dict[str, Any] = next(iter(experiment.folds.values())).info.get("architecture", {})
+    return found
+
+
+def _title(experiment: Experiment) -> str:
+    """Say which model on which dataset."""
+    network = _architecture(experiment).get("name", experiment.name)
+    if network == "safe":
+        network = f"SAFE ({_architecture(experiment).get('backbone')} backbone)"
+    return f"{network} on {_dataset(experiment)}"
+
+
+def _results(experiment: Experiment) -> dict[str, Any]:
+    """The figures, by class and by fold, and the confusion matrix."""
+    plain, trust = plain_figures(experiment), trust_figures(experiment)
+    calibrated = ("ece_calibrated",) if experiment.calibrated else ()
+    shown = [plain["war"], plain["uar"], plain["ece"], *(trust[key] for key in calibrated)]
+    shown += [trust["aurc"], trust["risk_at_80"]]
+    if experiment.sets is not None:
+        shown.append(trust["coverage"])
+    if experiment.abstains.any():
+        shown.append(trust["answered"])
+    return {
+        "plain": plain,
+        "trust": trust,
+        "headline": shown,
+        "by_class": by_class(experiment),
+        "by_fold": by_fold(experiment),
+        "confusion": confusion_rows(experiment),
+        "sets": by_set(experiment, trust["coverage"]),
+    }
+
+
+def _embedding(experiment: Experiment) -> dict[str, Any]:
+    """The t-SNE of the embedding, of at most EMBEDDED clips of the first fold.
+
+    Of one fold, since each fold has a network of its own and its embedding other axes.
+    """
+    number, fold = next(iter(experiment.folds.items()))
+    split = fold.split
+    rows = choose_clips(split.label, EMBEDDED, seed=0)
+    points, label = split.embedding[rows], split.label[rows]
+    if len(rows) < 4 or not np.isfinite(points).all():
+        return {"embedding": None}
+    title = f"Embedding of {len(rows)} test clips of fold {number}, by t-SNE"
+    return {
+        "embedding": {
+            "fold": number,
+            "clips": len(rows),
+            "counts": np.bincount(label, minlength=len(CLASSES)).tolist(),
+            "silhouette": silhouette(points, label),
+            "chart": charts.scatter_chart("embedding", title, tsne(points, 0), label),
+        }
+    }
+
+
+def _histories(experiment: Experiment) -> dict[int, list[Markup]]:
+    """The training curves of the first fold that has some."""
+    for number, fold in experiment.folds.items():
+        if fold.info.get("history"):
+            return {number: charts.history_charts(fold.info["history"])}
+    return {}
+
+
+def _cases(experiment: Experiment, given: Sources) -> dict[str, Any]:
+    """The clips that are shown, with faces where they may be and are at hand."""
+    data = sources.data(given)
+    groups = choose(experiment, CASES)
+    strips = {}
+    if given.faces and data.folder is not None:
+        strips = read_strips(data.folder, [case.clip for group in groups for case in group])
+    titles = ("Most confident and wrong", "Most doubtful")
+    return {
+        "data": data,
+        "cases": [
+            (title, [_case(experiment, case, strips) for case in group])
+            for title, group in zip(titles, groups, strict=True)
+        ],
+    }
+
+
+def _case(experiment: Experiment, case: Case, strips: dict[str, str]) -> dict[str, Any]:
+    """What the page shows of a clip."""
+    weights = experiment.split.attention[case.row]
+    sets = experiment.sets
+    inside = [True] * len(CLASSES) if sets is None else sets[case.row].tolist()
+    return {
+        "about": case,
+        "fold": int(experiment.fold_of[case.row]),
+        "strip": strips.get(case.clip),
+        "attention": _attention(f"attention-{case.row}", weights, _architecture(experiment)),
+        "bars": bars_chart(
+            f"chances-{case.row}",
+            experiment.probabilities[case.row].tolist(),
+            true=CLASSES.index(case.label),
+            inside=inside,
+        ),
+        "set": None if sets is None else [CLASSES[k] for k in np.flatnonzero(inside)],
+    }
+
+
+def _attention(name: str, weights: Floats, network: dict[str, Any]) -> Markup | None:
+    """Windows under their frames; None for a rival, whose attention is not over windows of ours."""
+    window, stride = network.get("window"), network.get("stride")
+    if network.get("name") != "safe" or not (isinstance(window, int) and isinstance(stride, int)):
+        return None
+    if stride < 1 or (len(weights) - 1) * stride + window > FRAMES:
+        return None
+    return attention_chart(name, weights.tolist(), window=window, stride=stride)
+
+
+def _comparison(experiment: Experiment, other: Experiment, place: int) -> dict[str, Any]:
+    """A comparison, with the scales of its small charts by unit."""
+    found: Comparison = compare(experiment, other)
+    scales: dict[str, tuple[float, float]] = {}
+    for pair in found.pairs:
+        ends = (pair.difference.low, pair.difference.high, pair.difference.value)
+        most = max(abs(end) for end in ends if end is not None)
+        unit = pair.difference.unit
+        wide = max(most * 1.1, scales.get(unit, (0.0, 1e-9))[1])
+        scales[unit] = (-wide, wide)
+    return {"found": found, "scales": scales, "place": place}

@@ -1,0 +1,542 @@
+"""The page of an experiment: its figures, what is missing, hostile data, its form, the verb."""
+
+import base64
+import hashlib
+import json
+import re
+from datetime import datetime
+from functools import cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import simplejpeg
+import torch
+from conftest import ROOT
+from markupsafe import Markup
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_score,
+    recall_score,
+)
+
+from cli.report import run_report
+from pipeline.contents import write_index
+from pipeline.tar import ShardWriter
+from safe.calibration import Calibration
+from safe.errors import ConfigError, DataError
+from safe.labels import CLASSES, K
+from safe.metrics import summarize
+from safe.report.cells import attention_chart
+from safe.report.compared import compare, differing
+from safe.report.gather import Experiment, gather
+from safe.report.page import render_page
+from safe.report.results import by_class, by_set, confusion_rows, plain_figures, trust_figures
+from safe.report.sources import Sources
+from safe.report.strips import SIDE, choose, read_strips
+from safe.report.svg import Panel, element, marker, spread, ticks
+from safe.sample import decode_strip, encode_strip
+from safe.saved import save_model
+from safe.shards import open_shards
+
+NOW = datetime(2026, 11, 23, 12, 0)
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>"
+CALIBRATION = Calibration(
+    method="temperature",
+    scale=(0.8,) * K,
+    level=0.9,
+    cutoffs=(0.1, 0.2, 0.1, 0.15, 0.1, 0.05, 0.0),
+    risk=0.2,
+    threshold=0.45,
+    clips=40,
+)
+NETWORK = {"name": "safe", "backbone": "small", "temporal": "s2am2", "window": 4, "stride": 2}
+
+
+def write_fold(
+    root: Path,
+    fold: int,
+    *,
+    n: int = 60,
+    skill: float = 2.0,
+    calibration: Calibration | None = CALIBRATION,
+    prefix: str = "clip",
+    **more: Any,
+) -> None:
+    """Write predictions, metrics.json and a model of made-up numbers, as the stages do."""
+    rng = np.random.default_rng(fold)
+    label = rng.permutation(np.arange(n) % K)
+    logits = rng.normal(size=(n, K)) + skill * np.eye(K)[label]
+    attention = rng.dirichlet(np.ones(7), n)
+    out = root / "runs/synthetic/eval" / f"fold-{fold}"
+    out.mkdir(parents=True)
+    table = {
+        "clip": [f"{prefix}-{fold}-{i:03d}" for i in range(n)],
+        "label": label.astype(np.int8),
+        "logits": list(logits.astype(np.float32)),
+        "embedding": list((np.eye(K)[label] + rng.normal(size=(n, K))).astype(np.float32)),
+        "attention": list(attention.astype(np.float32)),
+    }
+    pq.write_table(pa.table(table), out / "predictions.parquet")
+    figures = {"n_test": n, "n_left_out": fold, "selection": "val", "perturb": "none"}
+    (out / "metrics.json").write_text(json.dumps(summarize(logits, label, 15) | figures))
+    info = {
+        "architecture": {**NETWORK, "hidden": 16, "dropout": 0.2},
+        "crop": 32,
+        "preprocessing": {"id": "0123456789abcdef"},
+        "dataset": "synthetic",
+        "fold": fold,
+        "seed": 3,
+        "selection": {"rule": "val", "metric": "uar", "epoch": 2},
+        "train_clips": 4 * n,
+        "commit": "c0ffee0" * 5,
+        "torch": torch.__version__,
+        "params": {"seed": 3, "train": {"lr": 0.001, "epochs": 2}, "eval": {"bins": 10}},
+        "history": [
+            {"loss": 2.0 - e, "ce": 1.5 - e, "train_uar": 40.0 * (e + 1), "lr": 1e-3}
+            | {"clips_per_s": 50.0}
+            for e in range(2)
+        ],
+        **more,
+    }
+    if calibration:
+        info["calibration"] = calibration.record()
+    save_model(root / "runs/synthetic/calibrate" / f"fold-{fold}", {"w": torch.zeros(1)}, info)
+
+
+def write_shards(root: Path, experiment: Experiment) -> Path:
+    """Write shards of half of the clips; a clip's faces grow brighter, those of row i from i."""
+    out = root / "data/synthetic/shards"
+    out.mkdir(parents=True)
+    writer = ShardWriter(out, clips=100)
+    split = experiment.split
+    for i in range(0, len(split.clip), 2):
+        faces = (
+            np.full((16, 64, 64, 3), 40 + i, np.uint8)
+            + 4 * np.arange(16, dtype=np.uint8)[:, None, None, None]
+        )
+        strip = encode_strip(faces, 95, "420")
+        writer.add(
+            split.clip[i],
+            bucket=f"fold{experiment.fold_of[i]}",
+            label=int(split.label[i]),
+            strip=strip,
+            record={"flags": []},
+        )
+    writer.close()
+    left_out = [{"clip": split.clip[i], "bucket": "fold1", "reason": HOSTILE} for i in (1, 3, 5)]
+    made = {"id": "0123456789abcdef", "made_from": {"size": 64, "source": "video"}}
+    write_index(out, shards=writer.shards, left_out=left_out, made=made, rows=writer.rows)
+    return out
+
+
+def read_experiment(root: Path, name: str = "ours", folds: tuple[int, ...] = (1, 2)) -> Experiment:
+    runs = Path("runs/synthetic")
+    return gather(
+        name,
+        lambda path: (root / path).read_bytes(),
+        evals=runs / "eval",
+        models=(runs / "calibrate", runs / "train"),
+        folds=folds,
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project of two calibrated folds, with shards; not to be changed."""
+    folder = tmp_path_factory.mktemp("report")
+    write_fold(folder, 1)
+    write_fold(folder, 2, n=50)
+    write_shards(folder, read_experiment(folder))
+    (folder / "params.yaml").write_text(
+        re.sub(r"folds: \[1\]", "folds: [1, 2]", (ROOT / "params.yaml").read_text())
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experiment(root: Path) -> Experiment:
+    return read_experiment(root)
+
+
+class Page(HTMLParser):
+    """Every element with its attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words = ""
+        self.open: list[str] = []
+        self.problems: list[str] = []
+        self.feed(text)
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.words += " " if tag in ("td", "th", "dd", "dt") else ""
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def all(self, *names: str) -> list[dict[str, str]]:
+        return [attrs for tag, attrs in self.tags if tag in names]
+
+
+@pytest.fixture(scope="module")
+def html(root: Path, experiment: Experiment) -> str:
+    """Return the page beside a hostile experiment of fewer clips and no calibration."""
+    other = root / "other"
+    write_fold(other, 1, skill=0.5, calibration=None, params={"train": {"lr": HOSTILE}})
+    beside = read_experiment(other, HOSTILE, (1,))
+    given = Sources(
+        shards=root / "data/synthetic/shards",
+        manifest=110,
+        statuses={"ok": 107, "error": 3},
+        reasons={HOSTILE: 3},
+        defaults={"train": {"lr": 0.002, "epochs": 2}},
+        about=[("machine", HOSTILE)],
+        outs=[("runs", "0f" * 16, 12345)],
+    )
+    return render_page(experiment, [beside], given, now=NOW)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_figures_equal_those_of_scikit_learn(experiment):
+    label, said = experiment.split.label, experiment.split.predicted
+    figures = plain_figures(experiment)
+    assert figures["war"].value == pytest.approx(100 * accuracy_score(label, said))
+    assert figures["uar"].value == pytest.approx(100 * balanced_accuracy_score(label, said))
+    rows = by_class(experiment)
+    recalls = 100 * recall_score(label, said, average=None)
+    precisions = 100 * precision_score(label, said, average=None)
+    np.testing.assert_allclose([row.recall.value for row in rows], recalls)
+    np.testing.assert_allclose([row.precision.value for row in rows], precisions)
+    shares = 100 * confusion_matrix(label, said, normalize="true")
+    cells = [[cell["share"] for cell in row["cells"]] for row in confusion_rows(experiment)]
+    np.testing.assert_allclose(cells, shares)
+    for figure in (*figures.values(), *(row.recall for row in rows)):
+        assert figure.low <= figure.value <= figure.high or figure.name == "ECE"
+
+
+def test_wilsons_interval_is_the_textbook_one(experiment):
+    for row in by_class(experiment):
+        n, p, z = row.clips, row.recall.value / 100, 1.959964
+        middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        ends = [100 * (middle - half), 100 * (middle + half)]
+        np.testing.assert_allclose([row.recall.low, row.recall.high], ends, rtol=1e-5, atol=1e-9)
+
+
+def test_each_fold_is_read_by_its_own_calibration(tmp_path):
+    sharp = Calibration(method="temperature", scale=(3.0,) * K, level=0.8, cutoffs=(0.3,) * K)
+    write_fold(tmp_path, 1)
+    write_fold(tmp_path, 2, calibration=sharp)
+    both = read_experiment(tmp_path)
+    holds, sizes, answered = [], [], []
+    for number, calibration in ((1, CALIBRATION), (2, sharp)):
+        split = read_experiment(tmp_path, folds=(number,)).split
+        for logits, label in zip(split.logits, split.label, strict=True):
+            odds = np.exp(logits * calibration.scale[0])
+            p = odds / odds.sum()
+            inside = [k for k in range(K) if p[k] >= calibration.cutoffs[k]]
+            holds.append(label in inside)
+            sizes.append(len(inside))
+            answered.append(p.max() >= calibration.threshold)
+    figures = trust_figures(both)
+    assert figures["coverage"].value == pytest.approx(100 * np.mean(holds))
+    assert figures["set_size"].value == pytest.approx(np.mean(sizes))
+    assert figures["answered"].value == pytest.approx(100 * np.mean(answered))
+    last = by_set(both, figures["coverage"])[-1]
+    assert (last.name, last.clips, last.size) == ("all", 120, pytest.approx(np.mean(sizes)))
+
+
+def test_a_comparison_pairs_the_clips_by_key(root, tmp_path):
+    ours = read_experiment(root, folds=(1,))
+    write_fold(tmp_path, 1, skill=0.5)
+    place = tmp_path / "runs/synthetic/eval/fold-1/predictions.parquet"
+    table = pq.read_table(place)
+    pq.write_table(table.take(list(range(59, 9, -1))), place)  # 50 of the 60, in another order
+    theirs = read_experiment(tmp_path, "theirs", (1,))
+    found = compare(ours, theirs)
+    assert (found.clips, found.only_ours, found.only_theirs) == (50, 10, 0)
+    right = [
+        dict(zip(one.split.clip, one.split.predicted == one.split.label, strict=True))
+        for one in (ours, theirs)
+    ]
+    a, b = (np.array([each[clip] for clip in theirs.split.clip]) for each in right)
+    war = found.pairs[0]
+    assert war.difference.value == pytest.approx(100 * (a.mean() - b.mean()))
+    assert war.difference.low < war.difference.value < war.difference.high
+    assert war.verdict == "better"
+    exact = binomtest(int((a & ~b).sum()), int((a != b).sum()))
+    assert found.test.p == pytest.approx(exact.pvalue)
+    nothing = compare(ours, read_experiment(root, "fold 2", (2,)))
+    assert (nothing.clips, nothing.pairs, nothing.test) == (0, (), None)
+
+
+def test_lower_is_better_where_it_is(root, tmp_path):
+    write_fold(tmp_path, 1, skill=0.5)
+    found = compare(read_experiment(tmp_path, folds=(1,)), read_experiment(root, "good", (1,)))
+    verdicts = {pair.name: pair.verdict for pair in found.pairs}
+    assert (verdicts["WAR"], verdicts["NLL"], verdicts["Brier, calibrated"]) == ("worse",) * 3
+
+
+def test_params_that_differ_are_listed_by_their_dotted_keys():
+    ours = {"seed": 0, "train": {"lr": 0.1, "flag": True, "same": None}}
+    theirs = {"seed": 0, "train": {"lr": 0.2, "flag": 1, "same": None, "new": [1, 2]}}
+    assert differing(ours, theirs) == [
+        ("train.lr", "0.1", "0.2"),
+        ("train.flag", "true", "1"),
+        ("train.new", "not there", "[1, 2]"),
+    ]
+
+
+def test_the_clips_shown_are_the_surest_errors_and_the_least_sure(experiment):
+    worst, doubtful = choose(experiment, 5)
+    p, label = experiment.probabilities, experiment.split.label
+    wrong = [i for i in range(len(label)) if p[i].argmax() != label[i]]
+    assert [case.row for case in worst] == sorted(wrong, key=lambda i: -p[i].max())[:5]
+    assert not {case.row for case in worst} & {case.row for case in doubtful}
+    rest = sorted(set(range(len(label))) - {case.row for case in worst}, key=lambda i: p[i].max())
+    assert [case.row for case in doubtful] == rest[:5]
+    for case in (*worst, *doubtful):
+        assert (case.decision is None) == (p[case.row].max() < CALIBRATION.threshold)
+    assert any(case.decision is None for case in doubtful)
+
+
+def test_faces_are_those_of_the_shards_scaled(root, experiment):
+    folder = open_shards(root / "data/synthetic/shards")
+    clip, absent = experiment.split.clip[4], experiment.split.clip[1]
+    found = read_strips(folder, [clip, absent])
+    assert list(found) == [clip]
+    jpeg = base64.b64decode(found[clip].removeprefix("data:image/jpeg;base64,"))
+    pixels = simplejpeg.decode_jpeg(jpeg, "RGB").astype(int)
+    assert pixels.shape == (SIDE, 16 * SIDE, 3)
+    row = int(np.flatnonzero(folder.clip == clip)[0])
+    tar = (folder.root / folder.files[folder.shard[row]]).read_bytes()
+    stored = tar[folder.offset[row] :][: folder.size[row]]
+    for t, face in enumerate(decode_strip(stored, 64)):
+        small = cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        shown = pixels[:, t * SIDE + 8 : (t + 1) * SIDE - 8]
+        assert abs(shown.mean() - small.mean()) < 2
+
+
+def test_nothing_in_the_data_becomes_html(html, page):
+    assert html.count(str(Markup.escape(HOSTILE))) > 10
+    assert not page.problems
+    assert not page.open
+    assert not page.all("script", "iframe", "object", "embed", "form", "base")
+    assert all(attrs["src"].startswith("data:image/jpeg;base64,") for attrs in page.all("img"))
+    for _, attrs in page.tags:
+        assert not [key for key in attrs if key.startswith("on") or key == "style"]
+    links = [attrs["href"] for attrs in page.all("a", "link")]
+    assert all(link.startswith("#") or link == "data:," for link in links)
+    assert len(html) < 5e6
+
+
+def test_the_policy_allows_the_one_style_sheet_and_pictures_only(html, page):
+    policy = next(a for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    style = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert len(style) == 1
+    digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+    assert policy["content"].startswith(
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}';"
+    )
+    assert not re.search(r"url\(|@import|https?:", style[0])
+
+
+def test_the_form_of_the_page_is_sound(html, page):
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(set(ids)) == len(ids)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+    assert [len(page.all(tag)) for tag in ("main", "nav", "header")] == [1, 1, 1]
+    for attrs in page.all("a"):
+        assert attrs["href"].removeprefix("#") in ids
+    for attrs in page.all("section"):
+        assert attrs["aria-labelledby"] in ids
+    assert html.count("<table") == html.count("<caption") > 8
+    assert all("scope" in attrs for attrs in page.all("th"))
+    assert all(attrs.get("alt") for attrs in page.all("img"))
+    shown = [attrs for attrs in page.all("svg") if attrs.get("aria-hidden") != "true"]
+    assert len(shown) > 25
+    for attrs in shown:
+        assert attrs["role"] == "img"
+        assert set(attrs["aria-labelledby"].split()) <= set(ids)
+
+
+def test_the_page_says_what_came_of_the_data_and_the_params(page):
+    words = " ".join(page.words.split())
+    for told in (
+        "SAFE (small backbone) on synthetic",
+        "clips in the manifest 110",
+        "clips in shards 55",
+        "clips left out of the shards 3",
+        "faces: error 3",
+        "train.lr 0.001 0.002",
+        "Left out 3",
+        "Training, clips a second, median of the epochs: fold 1 50.0, fold 2 50.0.",
+        "never on test clips",
+        "not what a person feels",
+    ):
+        assert told in words, told
+
+
+def test_what_is_missing_is_a_sentence(tmp_path):
+    write_fold(tmp_path, 1, calibration=None)
+    (tmp_path / "runs/synthetic/calibrate/fold-1/model.json").unlink()
+    (tmp_path / "runs/synthetic/eval/fold-1/metrics.json").write_text("{")
+    bare = read_experiment(tmp_path)
+    words = " ".join(
+        Page(render_page(bare, [], Sources(shards=tmp_path / "none"), now=NOW)).words.split()
+    )
+    for told in (
+        "Fold 2 has no predictions",
+        "Fold 1: runs/synthetic/eval/fold-1/metrics.json cannot be read",
+        "Fold 1 has no model.json",
+        "This model is not calibrated",
+        "No threshold was fitted: every clip gets a decision",
+        "There are no prediction sets",
+        "There are no training curves",
+        "There are no faces here. The shards cannot be read",
+        "The cost is not known",
+        "The parameters of this run are not known",
+        "There is no dvc.lock at hand",
+    ):
+        assert told in words, told
+    with pytest.raises(DataError, match="no predictions of fold 3"):
+        read_experiment(tmp_path, folds=(3,))
+
+
+def test_a_choice_on_test_clips_is_marked(tmp_path):
+    write_fold(tmp_path, 1, selection={"rule": "test", "epoch": 1})
+    place = tmp_path / "runs/synthetic/eval/fold-1/metrics.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"selection": "test"}))
+    text = render_page(read_experiment(tmp_path, folds=(1,)), [], Sources(), now=NOW)
+    assert "Selected on the test clips." in text
+
+
+def test_the_verb_writes_the_page_and_says_where(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    out = tmp_path / "page.html"
+    run_report(Path("params.yaml"), None, [], out, faces=True)
+    with_faces = out.read_text()
+    assert "data:image/jpeg" in with_faces
+    assert "keep it as the clips are kept" in capsys.readouterr().out
+    run_report(Path("params.yaml"), None, ["other"], out, faces=False)
+    assert "data:image/jpeg" not in out.read_text()
+    assert "Faces were left out of this page" in out.read_text()
+    assert "ours and other" not in out.read_text()
+    assert "workspace and other" in out.read_text()
+
+
+def test_a_name_that_is_not_held_is_one_line(monkeypatch, root):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("cli.report.held", lambda folder: [])  # DVC knows none
+    with pytest.raises(
+        ConfigError, match=r"--with nobody: neither a folder nor .* there are: none"
+    ):
+        run_report(Path("params.yaml"), None, ["nobody"], Path("x.html"), faces=False)
+
+
+def test_the_small_parts_of_a_chart():
+    assert str(element("text", "a<b", x=1.5, class_='"')) == (
+        '<text x="1.5" class="&#34;">a&lt;b</text>'
+    )
+    assert ticks(0, 100) == [0, 20, 40, 60, 80, 100]
+    assert ticks(0.0, 0.0011) == [0, 0.0005, 0.001]
+    panel = Panel((0, 10), (0, 1), left=40, right=0, top=0, height=100, width=140)
+    assert (panel.x(5), panel.y(0.25)) == (90, 75)
+    moved = spread([50.0, 51, 10, 99], 14, 0, 100)
+    assert np.diff(np.sort(moved)).min() >= 14
+    assert list(np.argsort(moved)) == [2, 0, 1, 3]
+    assert max(moved) <= 100
+    assert all(marker(1, 2, shape).startswith("M1.0 2.0") for shape in "ov+s^Dx")
+
+
+def test_windows_lie_under_the_frames_that_they_cover():
+    chart = attention_chart("a", [0.1, 0.5, 0.4], window=4, stride=6)
+    boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', chart)
+    assert [float(x) - 1 for x, _ in boxes] == [0, 6 * 48, 12 * 48]
+    assert {float(width) + 2 for _, width in boxes} == {4 * 48}
+    assert "frames 7 to 10: 50 %" in chart
+
+
+@cache
+def colours(scheme: str) -> dict[str, str]:
+    """Custom properties of the style sheet in a colour scheme."""
+    sheet = (ROOT / "safe/report/style.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", sheet, re.DOTALL)
+    found = dict(re.findall(r"--([a-z]+): ([^;]+);", blocks[0]))
+    return (
+        found | dict(re.findall(r"--([a-z]+): ([^;]+);", blocks[1])) if scheme == "dark" else found
+    )
+
+
+def rgb(colour: str) -> np.ndarray:
+    if colour.startswith("#"):
+        return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
+    return np.array([float(part) for part in colour.split(",")])
+
+
+def contrast(a: np.ndarray, b: np.ndarray) -> float:
+    """WCAG 2.2, relative luminance."""
+
+    def luminance(colour: np.ndarray) -> float:
+        c = colour / 255
+        return float(np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ WEIGHTS)
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+WEIGHTS = np.array([0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_their_ground(scheme):
+    named = {key: rgb(value) for key, value in colours(scheme).items() if value[0] in "#0123456789"}
+    for word in ("ink", "soft", "link", "good", "bad"):
+        assert contrast(named[word], named["ground"]) >= 4.5, word
+    assert contrast(named["ink"], named["warn"]) >= 4.5
+    sheet = (ROOT / "safe/report/style.css").read_text()
+    cells = {20: 1.0}
+    for names, depth in re.findall(r"((?:\.q\d+(?:, )?)+) \{ background: [^,}]+, ([.\d]+)", sheet):
+        cells |= {int(number): float(depth) for number in re.findall(r"\d+", names)}
+    windows = re.findall(r"\.a(\d+) \{ fill-opacity: ([.\d]+)", sheet)
+    assert sorted(cells) == list(range(21))
+    assert [int(number) for number, _ in windows] == list(range(11))
+    places = [(depth, shade >= 12) for shade, depth in cells.items()]
+    places += [(float(depth), int(shade) > 5) for shade, depth in windows]
+    for depth, deep in places:
+        ground = depth * named["heat"] + (1 - depth) * named["ground"]
+        assert contrast(named["onheat" if deep else "ink"], ground) >= 4.5, depth
+
+
+def test_every_class_has_a_colour_and_a_name_in_the_legend(html):
+    legend = html.split('class="legend"')[1].split("</ul>")[0]
+    for name in CLASSES:
+        assert f'class="mark {name}"' in legend or f'class="mark open {name}"' in legend
+        assert f" {name} <" in legend
