@@ -148,7 +148,9 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         architecture = _architecture(info, path)
         weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
     except FileNotFoundError as error:
-        raise ModelError(f"{folder}: no model there; `safe-cli train` makes it") from error
+        raise ModelError(
+            f"{folder}: no model there; run `safe-cli train`, then `safe-cli calibrate`"
+        ) from error
     model = build_model(**architecture)
     model.load_state_dict(weights)
     return model.eval(), info

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_help_lists_every_verb_without_loading_torch(folder):
     text = cli("--help", folder=folder).stdout
-    for verb in ("synthesize", "index", "faces", "shard", "train", "eval", "summary"):
+    for verb in ("synthesize", "index", "faces", "shard", "train", "calibrate", "eval", "summary"):
         assert verb in text
     probe = "import sys, cli.__main__; print({'torch', 'cv2', 'pyarrow'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
@@ -51,7 +51,8 @@ def test_help_lists_every_verb_without_loading_torch(folder):
         (["index"], 3, "data/raw/synthetic"),
         (["faces"], 3, "run the stage index first"),
         (["train"], 3, "`safe-cli shard` makes it"),
-        (["eval"], 4, "`safe-cli train` makes it"),
+        (["calibrate"], 4, "run `safe-cli train`"),
+        (["eval"], 4, "then `safe-cli calibrate`"),
         (["summary"], 3, "`safe-cli eval` makes it"),
         (["index", "-S", "data={name:dfew,root:/nowhere}"], 3, "/nowhere"),
     ],
@@ -91,7 +92,7 @@ def test_ferv39k_from_clips_or_frames_to_a_table(project, folder, source):
     index = json.loads((folder / "data" / "ferv39k" / "shards" / "index.json").read_text())
     assert {shard["bucket"] for shard in index["shards"]} == {"train", "test"}
     assert sum(shard["clips"] for shard in index["shards"]) + len(index["left_out"]) == 70
-    for verb in ("train", "eval", "summary"):
+    for verb in ("train", "calibrate", "eval", "summary"):
         cli(verb, *small(data, "train.epochs=1"), folder=folder)
     result = json.loads((folder / "results" / "metrics.json").read_text())
     assert (result["dataset"], result["n_folds"], result["n_test"]) == ("ferv39k", 1, 14)

@@ -279,8 +279,8 @@ def test_a_pickle_in_the_place_of_the_weights_is_not_unpickled(folder, tmp_path)
 
 def test_a_missing_file_says_which_command_makes_it(folder):
     (folder / "model.safetensors").unlink()
-    refused(folder, "no model there; `safe-cli train` makes it")
+    refused(folder, "no model there; run `safe-cli train`, then `safe-cli calibrate`")
     with pytest.raises(FileNotFoundError):
         read_info(folder / "none.json")
     shutil.rmtree(folder)
-    refused(folder, "no model there; `safe-cli train` makes it")
+    refused(folder, "no model there; run `safe-cli train`, then `safe-cli calibrate`")
