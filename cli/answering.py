@@ -99,7 +99,7 @@ class Reader:
 
     def reading(self) -> str:
         """Say in a few words how the probabilities are to be read."""
-        if self.calibration.method == "none":
+        if not self.calibration.clips:
             return "probabilities not calibrated, nothing abstained from"
         least = self.calibration.threshold
         abstains = f"abstains below {least:.2f}" if least > 0 else "never abstains"
@@ -108,7 +108,7 @@ class Reader:
     def notes(self) -> list[str]:
         """Say what a user must know before believing the answers."""
         notes = []
-        if self.calibration.method == "none":
+        if not self.calibration.clips:
             notes.append(
                 f"{self.folder} is not calibrated: its probabilities are no measure of how sure "
                 "it is, it abstains from nothing and gives no prediction sets; "

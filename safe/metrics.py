@@ -23,15 +23,13 @@ def confusion(labels: ArrayLike, predictions: ArrayLike) -> Ints:
         predictions: int [n], 0..K-1.
 
     Raises:
-        ValueError: if a label or prediction is not in 0..K-1 (scikit-learn would leave it out).
+        ValueError: if the two are not of one length, or a label or prediction is not in 0..K-1.
     """
-    from sklearn.metrics import confusion_matrix  # slow to import, and most commands need none
-
-    matrix: Ints = confusion_matrix(labels, predictions, labels=range(K)).astype(np.int64)
-    left_out = np.size(labels) - matrix.sum()
-    if left_out:
-        raise ValueError(f"the label or prediction of {left_out} clips is not in 0..{K - 1}")
-    return matrix
+    pairs = np.array([labels, predictions], dtype=np.int64).reshape(2, -1)
+    outside = int(((pairs < 0) | (pairs >= K)).any(axis=0).sum())
+    if outside:
+        raise ValueError(f"the label or prediction of {outside} clips is not in 0..{K - 1}")
+    return np.bincount(pairs[0] * K + pairs[1], minlength=K * K).reshape(K, K)
 
 
 def recalls(matrix: Ints) -> Floats:

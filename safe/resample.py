@@ -5,6 +5,8 @@ safe.statistics, also for the figures that no confusion matrix gives. Shapes: n 
 resamples, S seeds, Q sums.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -61,16 +63,30 @@ def resample_figure(
         raise ValueError(f"resamples: {resamples} must be at least 1")
     n = len(y)
     terms = np.stack([_terms(figure, y, each, bins) for each in z], axis=1)  # [n, S, Q]
-    rng = np.random.default_rng(seed)
-    at_once = max(1, 2**20 // n)  # resamples; holds the memory near 20 MB
     parts = []
+    for times in draws(n, resamples=resamples, seed=seed):
+        sums = times @ terms.reshape(n, -1)
+        parts.append(_from_sums(figure, sums.reshape(-1, *terms.shape[1:]), n).mean(axis=1))
+    return np.concatenate(parts)
+
+
+def draws(clips: int, *, resamples: int, seed: int) -> Iterator[Floats]:
+    """Draw as many clips as there are, with replacement, again and again.
+
+    Args:
+        clips: n.
+        resamples: R.
+        seed: decides them.
+
+    Yields:
+        How often each clip was drawn, float64 [some, n], R rows in all; some 20 MB at a time.
+    """
+    rng = np.random.default_rng(seed)
+    at_once = max(1, 2**20 // clips)
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
-        drawn = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        sums = times.astype(np.float64) @ terms.reshape(n, -1)
-        parts.append(_from_sums(figure, sums.reshape(rows, *terms.shape[1:]), n).mean(axis=1))
-    return np.concatenate(parts)
+        drawn = rng.integers(clips, size=(rows, clips)) + clips * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * clips).reshape(rows, clips).astype(float)
 
 
 def _terms(figure: str, labels: Ints, logits: Floats, bins: int) -> Floats:

@@ -5,14 +5,14 @@ clips go in, with the Calibration by which they are read; figures with 95 % inte
 (percentile bootstrap) come out.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from safe.calibration import Calibration
-from safe.metrics import Floats, Ints, brier, ece, nll, softmax
+from safe.metrics import Floats, Ints, bin_of, brier, ece, nll, softmax
+from safe.resample import draws
 from safe.selective import augrc, aurc, risk_at
 from safe.statistics import percentile_interval
 
@@ -90,34 +90,64 @@ def pooled_figures(
     p = softmax(scaled)
     confidence, wrong = p.max(axis=1), p.argmax(axis=1) != labels
     holds = None if sets is None else sets[np.arange(len(labels)), labels]
-
-    def share(values: Any, rows: Any) -> float | None:
-        chosen = values[rows]
-        return float(chosen.mean()) if len(chosen) else None
-
-    figures: dict[str, Callable[[Any], float | None]] = {
-        "ece_calibrated": lambda rows: ece(p[rows], labels[rows], bins),
-        "nll_calibrated": lambda rows: nll(scaled[rows], labels[rows]),
-        "brier_calibrated": lambda rows: brier(p[rows], labels[rows]),
-        "coverage": lambda rows: None if holds is None else share(holds, rows),
-        "set_size": lambda rows: None if sets is None else share(sets.sum(axis=1), rows),
-        "answered": lambda rows: share(~abstains, rows),
-        "selective_risk": lambda rows: share(wrong, rows[~abstains[rows]]),
-        "risk_at_80": lambda rows: risk_at(confidence[rows], wrong[rows], COVERAGE_SHOWN),
-        "error": lambda rows: share(wrong, rows),
-        "aurc": lambda rows: aurc(confidence[rows], wrong[rows]),
-        "augrc": lambda rows: augrc(confidence[rows], wrong[rows]),
+    found: dict[str, float | None] = {
+        "ece_calibrated": ece(p, labels, bins),
+        "nll_calibrated": nll(scaled, labels),
+        "brier_calibrated": brier(p, labels),
+        "coverage": None if holds is None else float(holds.mean()),
+        "set_size": None if sets is None else float(sets.sum(axis=1).mean()),
+        "answered": float((~abstains).mean()),
+        "selective_risk": None if abstains.all() else float(wrong[~abstains].mean()),
+        "risk_at_80": risk_at(confidence, wrong, COVERAGE_SHOWN),
+        "error": float(wrong.mean()),
+        "aurc": aurc(confidence, wrong),
+        "augrc": augrc(confidence, wrong),
     }
-    n = len(labels)
-    found = {name: figure(np.arange(n)) for name, figure in figures.items()}
-    shown = [name for name in _WITH_INTERVAL if found[name] is not None]
-    rng = np.random.default_rng(seed)
-    drawn = (rng.integers(n, size=n) for _ in range(resamples))
-    values = [[figures[name](rows) for name in shown] for rows in drawn]
-    table = np.array(values, dtype=np.float64).reshape(resamples, len(shown))
-    for name in _WITH_INTERVAL:
-        column = table[:, shown.index(name)] if name in shown else np.array([])
-        low, high = percentile_interval(column)
-        found[f"{name}_low"] = None if np.isnan(low) else low
-        found[f"{name}_high"] = None if np.isnan(high) else high
+    gaps = (~wrong - confidence)[:, None] * np.eye(bins)[bin_of(confidence, bins)]
+    counted = np.zeros(len(labels), dtype=bool) if holds is None else holds
+    terms = np.column_stack([gaps, counted, ~abstains, wrong & ~abstains])
+    parts = [
+        _resampled(times, terms, confidence, wrong)
+        for times in draws(len(labels), resamples=resamples, seed=seed)
+    ]
+    values = np.concatenate(parts) if parts else np.empty((0, len(_WITH_INTERVAL)))
+    for column, name in enumerate(_WITH_INTERVAL):
+        low, high = percentile_interval(values[:, column])
+        known = found[name] is not None and not np.isnan(low)
+        found[f"{name}_low"], found[f"{name}_high"] = (low, high) if known else (None, None)
     return found
+
+
+def _resampled(times: Floats, terms: Floats, confidence: Floats, wrong: Any) -> Floats:
+    """Return the figures of _WITH_INTERVAL on resamples.
+
+    A clip that was drawn twice is answered, or not, both times at once.
+
+    Args:
+        times: how often each clip was drawn, [R, n].
+        terms: what a clip adds to the sums, [n, M + 3]: accuracy minus confidence in its bin;
+            whether its set holds the label; whether it is answered; whether answered and wrong.
+        confidence: [n].
+        wrong: bool [n].
+
+    Returns:
+        float64 [R, 5]; nan where there is none.
+    """
+    n = len(confidence)
+    sums = times @ terms
+    answered, errors = sums[:, -2], sums[:, -1]
+    risk = np.divide(errors, answered, out=np.full(len(times), np.nan), where=answered > 0)
+    order = np.argsort(-confidence, kind="stable")
+    drawn = times[:, order]
+    so_far = np.cumsum(drawn, axis=1)
+    risks = np.cumsum(drawn * wrong[order], axis=1) / np.maximum(so_far, 1)
+    enough = (so_far >= COVERAGE_SHOWN * n - 1e-9).argmax(axis=1)
+    return np.column_stack(
+        [
+            np.abs(sums[:, :-3]).sum(axis=1) / n,
+            sums[:, -3] / n,
+            risk,
+            risks[np.arange(len(times)), enough],
+            (drawn * risks).sum(axis=1) / n,
+        ]
+    )

@@ -35,7 +35,7 @@ TINY = (
     *SMALL,
     *("synthesize.clips=35", "synthesize.identities=5", "synthesize.size=64", "shard.size=32"),
     *("augment.crop=32", "model.backbone=small", "train.epochs=1", "train.select=val"),
-    "runtime.workers=1",
+    "runtime.workers=0",
 )
 PLACES = {"dfew": "/data/DFEW", "ferv39k": "/data/FERV39k", "own": "/data/mine"}
 """The folder of each dataset in the pages; in the tests it is one of drawn clips."""

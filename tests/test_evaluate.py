@@ -133,7 +133,9 @@ def test_another_folds_model_is_refused(project, model, shards, tmp_path):
 
 
 def test_a_model_folder_that_is_missing_or_damaged_is_one_line(project, model, shards, tmp_path):
-    with pytest.raises(ModelError, match="no model there; run `safe-cli train`, then `safe-cli calibrate`"):
+    with pytest.raises(
+        ModelError, match="no model there; run `safe-cli train`, then `safe-cli calibrate`"
+    ):
         run(project, tmp_path / "none", shards, tmp_path)
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)

@@ -205,7 +205,7 @@ def test_outputs_are_cached_but_for_one_metrics_file_and_its_plots():
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md"])
 def test_paths_named_in_the_documents_exist(document):
     text = (ROOT / document).read_text()
-    made = ("data/", "runs/", "results/", ".venv", ".safe/")
+    made = ("data/", "runs/", "results/", "predictions/", "inspected/", ".venv", ".safe/")
     for path in re.findall(r"`([\w./-]+(?:\.\w+|/))`", text):
         if "/" in path or path.endswith((".md", ".yaml", ".toml", ".txt")):
             assert path.startswith(made) or (ROOT / path).exists(), f"{document} names {path}"

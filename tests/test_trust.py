@@ -7,6 +7,7 @@ from sklearn.metrics import log_loss
 from safe.calibration import Calibration
 from safe.labels import K
 from safe.metrics import brier, ece, softmax
+from safe.selective import aurc, risk_at
 from safe.trust import FIGURES, trust_figures
 
 
@@ -73,3 +74,24 @@ def test_the_interval_covers_as_often_as_it_says():
         found = trust_figures(logits, labels, read, bins=15, resamples=60, seed=seed)
         held += found["coverage_low"] <= 0.8 <= found["coverage_high"]
     assert 88 <= held <= 99
+
+
+def test_the_intervals_are_those_of_drawing_clips_one_by_one():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(K, size=300)
+    logits = rng.normal(0, 1, (300, K)) + 1.5 * np.eye(K)[labels]
+    read = Calibration(level=0.9, cutoffs=(0.1,) * K, threshold=0.4, clips=1)
+    found = trust_figures(logits, labels, read, bins=15, resamples=1000)
+    p = softmax(logits)
+    sure, wrong = p.max(1), p.argmax(1) != labels
+    one_by_one = {"aurc": [], "risk_at_80": [], "selective_risk": [], "ece_calibrated": []}
+    for _ in range(400):
+        rows = rng.integers(300, size=300)
+        one_by_one["aurc"].append(aurc(sure[rows], wrong[rows]))
+        one_by_one["risk_at_80"].append(risk_at(sure[rows], wrong[rows], 0.8))
+        one_by_one["selective_risk"].append(wrong[rows][sure[rows] >= 0.4].mean())
+        one_by_one["ece_calibrated"].append(ece(p[rows], labels[rows], 15))
+    for name, values in one_by_one.items():
+        width = found[f"{name}_high"] - found[f"{name}_low"]
+        ends = np.quantile(values, [0.025, 0.975])
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(ends, abs=width / 8)
