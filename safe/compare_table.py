@@ -16,7 +16,7 @@ PAIRED = ("war", "uar")
 
 SELECTION = {
     "last": "each run at its last epoch",
-    "val": "epoch chosen on a part of the training clips",
+    "val": "epoch chosen on a selection split",
     "test": "EPOCH CHOSEN ON THE TEST CLIPS, as papers often do, so our figures are too high",
 }
 """What train.select means, in words."""
