@@ -1,11 +1,15 @@
 """How are the stages of data preparation called? One function of pipeline each."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.layout import FORGOTTEN, SYNTHETIC, Layout, lock, read
 from cli.progress import counts, progress, say
 from safe.config import Config
 from safe.process import only_one
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
 
 
 def run_synthesize(params: Path, overrides: list[str] | None) -> None:
@@ -65,6 +69,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
+            cluster=_cluster(config),
             leftover=layout.strips,
             on_done=done,
         )
@@ -99,10 +104,24 @@ def _faces(config: Config, layout: Layout) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
+            cluster=_cluster(config),
             leave=Leave(layout.strips, config.shard),
             on_done=done,
         )
     say(counts(f"faces: {total} clips", found))
+
+
+def _cluster(config: Config) -> "Cluster | None":
+    """Return the Dask cluster that runtime.engine names; None for this machine."""
+    runtime, data = config.runtime, config.data
+    if runtime.engine == "local":
+        return None
+    from pipeline.cluster import Cluster
+
+    witness = (Path(data.root) / data.splits).absolute()
+    return Cluster(
+        runtime.engine, witness=witness, retries=runtime.retries, patience=runtime.patience
+    )
 
 
 def _processes(config: Config) -> int:

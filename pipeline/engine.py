@@ -22,6 +22,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final, TypeVar
 
 from pipeline.answer import GarbledError, Inbox, send
+from pipeline.cluster import Cluster, run_batches
 from pipeline.limits import is_memory, limit_cpu, limit_memory
 from safe.errors import ProcessError
 from safe.process import die_with_parent
@@ -62,6 +63,7 @@ def run_tasks(
     memory: float | None = None,
     setup: Callable[[], None] | None = None,
     fallback: Callable[[T], R] | None = None,
+    cluster: Cluster | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> Iterator[R | Failure]:
     """Run `function` on each task in child processes; yield the results in the order of the tasks.
@@ -80,11 +82,18 @@ def run_tasks(
             one that asks for more is a Failure. None: no limit.
         setup: called once in each child, before its first task.
         fallback: tried once, under the same limits, on a task that was killed or crashed.
+        cluster: whose workers run this, one child a thread of theirs, in place of `workers` here.
         on_done: called with the number of results so far, before each is yielded.
 
     Raises:
-        ProcessError: if a child process dies or hangs in its own start or set-up.
+        ProcessError: if a child process dies or hangs in its own start or set-up, or the cluster
+            fails for good (pipeline/cluster.py).
     """
+    if cluster is not None:
+        limits = {"deadline": deadline, "memory": memory, "setup": setup, "fallback": fallback}
+        work: Any = partial(run_tasks, function, workers=1, **limits)  # type: ignore[arg-type]
+        yield from run_batches(work, tasks, cluster=cluster, on_done=on_done)
+        return
     crew = _Crew(max(workers, 1), deadline, partial(_serve, setup, deadline, memory))
     todo: deque[_Job] = deque()
     finished: dict[int, R | Failure] = {}

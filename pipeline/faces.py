@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cluster import Cluster
 from pipeline.crop import centre_square
 from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
 from pipeline.detect import DETECTORS, load_detector
@@ -55,6 +56,7 @@ def find_faces(
     workers: int,
     deadline: float,
     memory: float | None = None,
+    cluster: Cluster | None = None,
     leave: Leave | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
@@ -69,6 +71,7 @@ def find_faces(
         workers: processes.
         deadline: seconds after which the work on one clip is ended.
         memory: GiB that the work on one clip may take; None: no limit.
+        cluster: Dask workers that do it, in place of processes here. Changes no byte.
         leave: which strips to make in passing, for the stage shard (pipeline/leftover.py).
         on_done: called with the number of clips finished so far.
 
@@ -87,7 +90,7 @@ def find_faces(
     if detects:
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
     strip = None if leave is None else leave.settings
-    find = partial(find_clip, root=root, settings=settings, strip=strip)
+    find = partial(find_clip, root=root.absolute(), settings=settings, strip=strip)
     results = run_tasks(
         find,
         tasks,
@@ -96,6 +99,7 @@ def find_faces(
         memory=memory,
         setup=partial(prepare, settings) if detects else None,
         fallback=partial(find, decoder="pyav"),
+        cluster=cluster,
         on_done=on_done,
     )
     counts: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster import Cluster
 from pipeline.contents import write_index
 from pipeline.decode import Decoder, Source, load_decoder, read_clip
 from pipeline.engine import Failure, run_tasks
@@ -49,6 +50,7 @@ def write_shards(
     workers: int,
     deadline: float,
     memory: float | None = None,
+    cluster: Cluster | None = None,
     leftover: Path | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
@@ -64,6 +66,7 @@ def write_shards(
         workers: processes. Changes no byte.
         deadline: seconds after which the work on one clip is ended.
         memory: GiB that the work on one clip may take; None: no limit.
+        cluster: Dask workers that do it, in place of processes here. Changes no byte.
         leftover: the strips that the stage faces made in passing; taken if they are what this stage
             would make, then deleted. Changes no byte.
         on_done: called with the number of clips finished so far, those left out among them.
@@ -85,7 +88,7 @@ def write_shards(
     )
     made = preprocessing(clips[0].source, faces=faces_settings, shard=settings)
     ready = Leftover(leftover, made_by(faces, made))
-    encode = partial(encode_clip, root=root, settings=settings)
+    encode = partial(encode_clip, root=root.absolute(), settings=settings)
     encoded = run_tasks(
         encode,
         [clip for clip in usable if clip.key not in ready.keys],
@@ -94,6 +97,7 @@ def write_shards(
         memory=memory,
         setup=load_decoder if any(clip.source == "video" for clip in usable) else None,
         fallback=partial(encode, decoder="pyav"),
+        cluster=cluster,
     )
     with whole_folder(out) as folder:
         writer = ShardWriter(folder, clips=settings.clips)

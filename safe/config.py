@@ -226,7 +226,9 @@ class Runtime(Section):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     workers: Annotated[int, Field(ge=0, le=1024)]
-    engine: Literal["local"]
+    engine: Annotated[str, Field(pattern=r"^(local|(tcp|tls)://[^\s/@]+:\d{1,5})$")]
+    retries: Annotated[int, Field(ge=0, le=100)]
+    patience: Annotated[float, Field(gt=0)]
     deadline: Annotated[float, Field(gt=0)]
     memory: Annotated[float, Field(ge=0.25)]
     checkpoint: Annotated[float, Field(ge=0)]

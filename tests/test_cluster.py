@@ -1,0 +1,247 @@
+"""Do the workers of a Dask scheduler give what this machine gives, whoever of them dies?"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, small_config
+from test_engine import misbehave, refuse, rescue, square, was_set_up
+
+from pipeline.cluster import Cluster
+from pipeline.engine import Failure, run_tasks
+from pipeline.faces import find_faces
+from pipeline.shard import write_shards
+from safe.errors import ConfigError, ProcessError
+
+distributed = pytest.importorskip("distributed", reason="needs the extra `scale` (Dask)")
+psutil = pytest.importorskip("psutil")
+
+
+class Dask:
+    """A scheduler and workers of our own, on loopback and free ports."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "scheduler.json"
+        self._log = (folder / "log").open("w")
+        self._all: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
+        # One worker's death is enough for Dask to give a batch up: the rest is runtime.retries.
+        once = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+        where = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        self.scheduler = self._start("scheduler", *where, **once)
+        late = time.monotonic() + 60
+        while not self._file.exists() or not self._file.read_text().endswith("}"):
+            assert time.monotonic() < late
+            time.sleep(0.05)
+        self.cluster = Cluster(json.loads(self._file.read_text())["address"], patience=30)
+
+    def _start(self, *what: str, **more: str) -> "subprocess.Popen[bytes]":
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dask", *what, "--scheduler-file", str(self._file)],
+            env={**os.environ, "PYTHONPATH": paths, **more},
+            cwd=self._file.parent,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        self._all.append(process)
+        return process
+
+    def start(self, count: int, *how: str) -> None:
+        """Let there be so many workers that live."""
+        self.workers = [worker for worker in self.workers if worker.poll() is None]
+        where = ("--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard")
+        for _ in range(count - len(self.workers)):
+            self.workers.append(self._start("worker", *where, *(how or ("--no-nanny",))))
+        with distributed.Client(self.cluster.address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=60)
+
+    def kill_a_busy_one(self) -> None:
+        """Kill -9 a worker that has a guarded child, which it has only while it does a batch."""
+        late = time.monotonic() + 20
+        while time.monotonic() < late:
+            for worker in self.workers:
+                if worker.poll() is None and psutil.Process(worker.pid).children():
+                    worker.kill()
+                    worker.wait()
+                    return
+        pytest.fail("no worker was at work")
+
+    def stop(self) -> None:
+        for process in self._all:
+            process.kill()
+            process.wait()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
+    made = Dask(tmp_path_factory.mktemp("dask"))
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def kill_parent(_: Any) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def touch_slowly(path: Path) -> None:
+    path.touch()
+    time.sleep(0.05)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def prepare(project: Path, out: Path, cluster: Cluster, at: dict[int, Callable[[], None]]) -> None:
+    """Run faces and shard on the clips of `project`; `at` says what happens at which clip."""
+    config = small_config(project)
+    root = Path(config.data.root)
+    manifest = project / "data" / "synthetic" / "manifest.parquet"
+    limits: dict[str, Any] = {"workers": 1, "deadline": 60, "memory": 4.0, "cluster": cluster}
+
+    def done(count: int) -> None:
+        at.get(count, lambda: None)()
+
+    faces = out / "faces.parquet"
+    find_faces(manifest, root, faces, settings=config.faces, on_done=done, **limits)
+    write_shards(
+        *(manifest, faces, root, out / "shards"),
+        settings=config.shard,
+        faces_settings=config.faces,
+        **limits,
+    )
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_bytes_are_those_of_one_machine_whoever_dies(
+    dask: Dask, project: Path, tmp_path: Path, killed: bool
+) -> None:
+    dask.start(3)
+    witness = Path(small_config(project).data.root) / "EmoLabel_DataSplit"
+    prepare(
+        project,
+        tmp_path,
+        replace(dask.cluster, witness=witness),
+        {20: dask.kill_a_busy_one} if killed else {},
+    )
+    assert sum(worker.poll() is None for worker in dask.workers) == (2 if killed else 3)
+    here = project / "data" / "synthetic"
+    assert sums(tmp_path / "shards") == sums(here / "shards")
+    assert len(sums(tmp_path / "shards")) > 10
+    assert (tmp_path / "faces.parquet").read_bytes() == (here / "faces.parquet").read_bytes()
+
+
+def test_order_counts_and_guards_are_those_of_the_engine(dask: Dask) -> None:
+    dask.start(1)
+    done: list[int] = []
+    results = run_tasks(
+        square, range(250), workers=9, deadline=20, cluster=dask.cluster, on_done=done.append
+    )
+    assert list(results) == [x * x for x in range(250)]
+    assert done == list(range(1, 251))
+    words = ["a", "hang", "b", "segfault", "abort"]
+    results = run_tasks(
+        misbehave, words, workers=1, deadline=1, fallback=rescue, cluster=dask.cluster
+    )
+    assert list(results) == [
+        "A",
+        "rescued hang",
+        "B",
+        "rescued segfault",
+        Failure("crashed (signal 6)"),
+    ]
+    with pytest.raises(ValueError, match="two is wrong") as caught:
+        list(run_tasks(refuse, [0, 1, 2], workers=1, deadline=20, cluster=dask.cluster))
+    assert "in refuse" in "".join(caught.value.__notes__)
+
+
+def test_look_ahead_is_bounded_and_leaving_early_cancels(dask: Dask, tmp_path: Path) -> None:
+    dask.start(1)
+    tasks = [tmp_path / str(number) for number in range(4000)]
+    results = run_tasks(touch_slowly, tasks, workers=1, deadline=60, cluster=dask.cluster)
+    next(results)
+    results.close()
+    with distributed.Client(dask.cluster.address, set_as_default=False) as client:
+        late = time.monotonic() + 40
+        while any(client.processing().values()) and time.monotonic() < late:
+            time.sleep(0.1)
+        assert not any(client.processing().values())
+    assert 100 <= len(list(tmp_path.iterdir())) <= 300
+
+
+def test_a_batch_that_kills_its_workers_is_named(dask: Dask) -> None:
+    dask.start(2)
+    cluster = replace(dask.cluster, retries=1)
+    with pytest.raises(ProcessError, match=r"^tasks 1 to 1 of 1: all workers .* died, 2 times"):
+        list(run_tasks(kill_parent, [0], workers=1, deadline=60, cluster=cluster))
+    assert not [worker for worker in dask.workers if worker.wait(10) != -signal.SIGKILL]
+
+
+def test_a_run_without_workers_ends(dask: Dask) -> None:
+    dask.start(1)
+    cluster = replace(dask.cluster, patience=2)
+    results = run_tasks(square, range(4000), workers=1, deadline=20, cluster=cluster)
+    assert next(results) == 0
+    dask.kill_a_busy_one()
+    start = time.monotonic()
+    with pytest.raises(ProcessError, match=rf"^{cluster.address}: no worker for 2 s"):
+        list(results)
+    assert 1 < time.monotonic() - start < 15
+    with pytest.raises(ProcessError, match="no worker for 2 s"):
+        list(run_tasks(square, range(5), workers=1, deadline=20, cluster=cluster))
+
+
+def test_workers_that_do_not_fit_are_told(dask: Dask, tmp_path: Path, monkeypatch: Any) -> None:
+    dask.start(1)
+    blind = replace(dask.cluster, witness=tmp_path / "nowhere", retries=0)
+    with pytest.raises(ProcessError, match=r"worker tcp://127.* does not see .*nowhere"):
+        list(run_tasks(square, [1], workers=1, deadline=20, cluster=blind))
+    ours = {"the code": "0" * 12, "numpy": "0.1"}
+    monkeypatch.setattr("pipeline.cluster._rules", lambda: ours)
+    with pytest.raises(
+        ProcessError, match=r"other bytes: it has the code \w{12}, not 0.*, not 0\.1"
+    ):
+        list(run_tasks(square, [1], workers=1, deadline=20, cluster=blind))
+    monkeypatch.undo()
+    dask.workers[0].kill()
+    dask.start(1, "--nanny")
+    daemonic = replace(dask.cluster, retries=0)
+    with pytest.raises(ProcessError, match="--no-nanny"):
+        list(run_tasks(was_set_up, [1], workers=1, deadline=20, cluster=daemonic))
+
+
+def test_a_scheduler_that_ends_or_never_was_is_told(dask: Dask) -> None:
+    dask.start(1)
+    cluster = replace(dask.cluster, patience=3)
+    results = run_tasks(square, range(4000), workers=1, deadline=20, cluster=cluster)
+    assert next(results) == 0
+    dask.scheduler.kill()
+    start = time.monotonic()
+    with pytest.raises(ProcessError, match=rf"^{cluster.address}: the Dask scheduler"):
+        list(results)
+    with pytest.raises(ProcessError, match=rf"^{cluster.address}: no Dask scheduler answers"):
+        list(run_tasks(square, [1], workers=1, deadline=20, cluster=cluster))
+    assert time.monotonic() - start < 20
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    nobody = Cluster("tcp://127.0.0.1:1")
+    with pytest.raises(ConfigError, match="extra `scale`"):
+        list(run_tasks(square, [1], workers=1, deadline=20, cluster=nobody))
+    assert list(run_tasks(square, [3], workers=1, deadline=20)) == [9]
