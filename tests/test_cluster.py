@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, small_config
-from test_engine import misbehave, refuse, rescue, square, was_set_up
+from test_engine import kill_parent, misbehave, refuse, rescue, square, touch_slowly
 
 from pipeline.cluster import Cluster
 from pipeline.engine import Failure, run_tasks
@@ -92,23 +92,13 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
         made.stop()
 
 
-def kill_parent(_: Any) -> None:
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)
-
-
-def touch_slowly(path: Path) -> None:
-    path.touch()
-    time.sleep(0.05)
-
-
 def sums(folder: Path) -> dict[str, str]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def prepare(project: Path, out: Path, cluster: Cluster, at: dict[int, Callable[[], None]]) -> None:
-    """Run faces and shard on the clips of `project`; `at` says what happens at which clip."""
+    """Run faces and shard on the clips of `project`; `at` says what happens at which face."""
     config = small_config(project)
     root = Path(config.data.root)
     manifest = project / "data" / "synthetic" / "manifest.parquet"
@@ -127,9 +117,8 @@ def prepare(project: Path, out: Path, cluster: Cluster, at: dict[int, Callable[[
     )
 
 
-@pytest.mark.parametrize("killed", [False, True])
 def test_bytes_are_those_of_one_machine_whoever_dies(
-    dask: Dask, project: Path, tmp_path: Path, killed: bool
+    dask: Dask, project: Path, tmp_path: Path
 ) -> None:
     dask.start(3)
     witness = Path(small_config(project).data.root) / "EmoLabel_DataSplit"
@@ -137,9 +126,9 @@ def test_bytes_are_those_of_one_machine_whoever_dies(
         project,
         tmp_path,
         replace(dask.cluster, witness=witness),
-        {20: dask.kill_a_busy_one} if killed else {},
+        {10: dask.kill_a_busy_one},
     )
-    assert sum(worker.poll() is None for worker in dask.workers) == (2 if killed else 3)
+    assert sum(worker.poll() is None for worker in dask.workers) == 2
     here = project / "data" / "synthetic"
     assert sums(tmp_path / "shards") == sums(here / "shards")
     assert len(sums(tmp_path / "shards")) > 10
@@ -166,7 +155,9 @@ def test_order_counts_and_guards_are_those_of_the_engine(dask: Dask) -> None:
         Failure("crashed (signal 6)"),
     ]
     with pytest.raises(ValueError, match="two is wrong") as caught:
-        list(run_tasks(refuse, [0, 1, 2], workers=1, deadline=20, cluster=dask.cluster))
+        list(
+            run_tasks(refuse, [2], workers=1, deadline=20, cluster=replace(dask.cluster, retries=0))
+        )
     assert "in refuse" in "".join(caught.value.__notes__)
 
 
@@ -181,7 +172,7 @@ def test_look_ahead_is_bounded_and_leaving_early_cancels(dask: Dask, tmp_path: P
         while any(client.processing().values()) and time.monotonic() < late:
             time.sleep(0.1)
         assert not any(client.processing().values())
-    assert 100 <= len(list(tmp_path.iterdir())) <= 300
+    assert 200 <= len(list(tmp_path.iterdir())) <= 600
 
 
 def test_a_batch_that_kills_its_workers_is_named(dask: Dask) -> None:
@@ -213,16 +204,19 @@ def test_workers_that_do_not_fit_are_told(dask: Dask, tmp_path: Path, monkeypatc
         list(run_tasks(square, [1], workers=1, deadline=20, cluster=blind))
     ours = {"the code": "0" * 12, "numpy": "0.1"}
     monkeypatch.setattr("pipeline.cluster._rules", lambda: ours)
+    alone = replace(dask.cluster, retries=0)
     with pytest.raises(
         ProcessError, match=r"other bytes: it has the code \w{12}, not 0.*, not 0\.1"
     ):
-        list(run_tasks(square, [1], workers=1, deadline=20, cluster=blind))
+        list(run_tasks(square, [1], workers=1, deadline=20, cluster=alone))
     monkeypatch.undo()
     dask.workers[0].kill()
+    dask.workers[0].wait()
     dask.start(1, "--nanny")
-    daemonic = replace(dask.cluster, retries=0)
     with pytest.raises(ProcessError, match="--no-nanny"):
-        list(run_tasks(was_set_up, [1], workers=1, deadline=20, cluster=daemonic))
+        list(run_tasks(square, [1], workers=1, deadline=20, cluster=alone))
+    dask.workers[0].terminate()
+    dask.workers[0].wait()
 
 
 def test_a_scheduler_that_ends_or_never_was_is_told(dask: Dask) -> None:

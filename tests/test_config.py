@@ -47,6 +47,9 @@ def test_the_projects_own_params_are_valid_and_frozen():
         ("data.folds=[]", "data.folds", "at least 1 item"),
         ("data.name=ferv39k", "data.splits", "4_setups"),
         ("runtime.device=tpu", "runtime.device", "match pattern"),
+        ("runtime.engine=dask", "runtime.engine", "match pattern"),
+        ("runtime.engine=http://head:8786", "runtime.engine", "match pattern"),
+        ("runtime.engine=tcp://head", "runtime.engine", "match pattern"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_key(override, key, what):

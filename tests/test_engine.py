@@ -87,6 +87,16 @@ def burn(task: tuple[str, Path]) -> int:
     return int(note.read_text())
 
 
+def kill_parent(_: int) -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def touch_slowly(path: Path) -> None:
+    path.touch()
+    time.sleep(0.005)
+
+
 def pipes() -> list[int]:
     """Return the open sockets of this child: the pipe to its parent."""
     return [fd for fd in range(3, 64) if Path(f"/proc/self/fd/{fd}").is_socket()]
