@@ -160,8 +160,13 @@ class _Line:
         return self._threads
 
     def submit(self, batch: Callable[..., Any]) -> "Future[Any]":
-        submitted: Future[Any] = self._pool.submit(batch, _rules(), self._cluster.witness)
-        return submitted
+        from distributed.client import ClosedClientError
+
+        try:
+            future: Future[Any] = self._pool.submit(batch, _rules(), self._cluster.witness)
+        except ClosedClientError as error:
+            raise self._gone() from error
+        return future
 
     def results(self, batch: _Batch) -> list[Any]:
         """Wait for a batch. Raises what `run_batches` says."""
