@@ -163,6 +163,8 @@ def _reason(error: Exception) -> str:
         return "not found; `safe-cli push-shards` brings shards there"
     if isinstance(error, ImportError):
         return "a package for such URLs is missing; `pip install 'safe-dfer[scale]'` has s3fs"
+    if isinstance(error, ValueError):
+        return "fsspec does not know such a URL"
     if isinstance(error, PermissionError):
         return f"access is denied; {_RIGHTS}"
     if type(error).__name__ in _FOR_GOOD_BY_NAME:

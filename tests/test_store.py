@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import shutil
 import socket
@@ -37,7 +38,7 @@ class Proxy:
     """A TCP proxy that can refuse: what lies between a machine and its store."""
 
     def __init__(self, target: int) -> None:
-        self.target, self.open, self.passed = target, True, 0
+        self.target, self.open, self.passed, self.fuse = target, True, 0, float("inf")
         self.live: set[socket.socket] = set()
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
@@ -59,6 +60,10 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := a.recv(2**16):
                 self.passed += len(data)
+                if self.passed > self.fuse:
+                    self.fuse = float("inf")
+                    self.stop()
+                    threading.Timer(3, setattr, (self, "open", True)).start()
                 b.sendall(data)
         for end in (a, b):
             with contextlib.suppress(OSError):
@@ -162,17 +167,17 @@ def test_two_epochs_through_an_outage_give_the_bytes_of_local_shards(
     outage: list[float] = []
 
     def cut(epoch: int, row: dict[str, float]) -> None:
-        """After the first epoch all is taken from the disk, and the store is away for seconds."""
+        """All is taken from the disk; while it comes again, the store is away for 3 seconds."""
         if epoch == 1:
-            proxy.stop()
             for path in store.cache.glob("*.tar"):
                 path.unlink()
-            outage.append(proxy.passed)
-            threading.Timer(3, setattr, (proxy, "open", True)).start()
+            proxy.fuse = proxy.passed + store.room / 4
+            outage.append(proxy.fuse)
 
     with watched(store.cache) as sizes:
         there = run_train(project, tmp_path / "there", store, on_epoch=cut)
-    assert proxy.passed > outage[0] + store.room / 4  # it did come back, and was needed
+    assert proxy.passed > outage[0] + store.room / 4  # it was away, came back, and was needed
+    assert proxy.fuse == float("inf")
     weights = [model / "model.safetensors" for model in (here, there)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert run_eval(project, here, shards) == run_eval(project, there, store)
@@ -231,26 +236,22 @@ def batches(store: Store, *, workers: int, epochs: int = 1) -> list[torch.Tensor
 
 
 def test_two_runs_may_share_a_cache(store, shards, tmp_path):
-    """Two processes with two workers each, in one folder that holds less than an epoch."""
+    """Two processes with two workers each, in one folder that does not hold all tars."""
     folder = open_shards(shards)
     plan = TrainPlan(folder.split(1)[0], folder.shard, batch=8, epochs=2, seed=3)
     right = [b["faces"].clone() for b in load_batches(folder, plan, workers=0)]
-    found: list[list[torch.Tensor]] = []
-    script = (
-        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path\n"
-        "from safe.store import Store; from test_store import batches; import numpy as np\n"
-        f"s = Store({store.url!r}, 30.0, Path({str(store.cache)!r}), {store.room})\n"
-        f"np.save({str(tmp_path / 'other.npy')!r}, np.stack(batches(s, workers=1, epochs=2)))\n"
-    )
+
+    def write(name: str) -> None:
+        np.save(tmp_path / name, np.stack(batches(store, workers=2, epochs=2)))
+
+    runs = [multiprocessing.get_context("fork").Process(target=write, args=(n,)) for n in "ab"]
     with watched(store.cache) as sizes:
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        other = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=env)
-        while not list(store.cache.glob("*.tar")) and other.poll() is None:
-            time.sleep(0.01)
-        found.append(batches(store, workers=2, epochs=2))
-        assert other.wait() == 0
-    assert all(torch.equal(a, b) for a, b in zip(right, found[0], strict=True))
-    assert np.array_equal(torch.stack(right).numpy(), np.load(tmp_path / "other.npy"))
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join()
+    for name in "ab":
+        assert np.array_equal(torch.stack(right).numpy(), np.load(tmp_path / f"{name}.npy"))
     assert max(sizes) <= store.room + 4096 * 16
 
 
@@ -277,13 +278,16 @@ def test_an_altered_object_is_refused_and_a_push_mends_it(store, shards, tmp_pat
 
 
 def test_an_altered_index_or_table_is_refused_and_a_missing_object_named(store, shards, tmp_path):
-    for name, what in (("clips.parquet", "altered, its checksum"), ("index.json", "damaged or")):
-        (tmp_path / name).write_bytes(altered(shards / name))
+    wrong = {
+        "clips.parquet": (altered(shards / "clips.parquet"), "altered, its checksum"),
+        "index.json": ((shards / "index.json").read_bytes()[:-9], "damaged or altered"),
+    }
+    for name, (data, what) in wrong.items():
+        (tmp_path / name).write_bytes(data)
         (store / name).write(tmp_path / name)
         with pytest.raises(DataError) as caught:
             open_shards(store)
-        assert f"{store.url}/{name}: {what}" in one_line(caught) or name == "index.json"
-        assert f"{store.url}/" in one_line(caught)
+        assert one_line(caught).startswith(f"{store.url}/{name}: {what}")
         (store / name).write(shards / name)
     store.ask("", lambda fs: fs.rm(f"{store.url}/fold1-000000.tar"))
     with pytest.raises(DataError, match=r"fold1-000000\.tar: missing or not of \d+ bytes"):
@@ -364,6 +368,6 @@ def test_denied_and_missing_are_told_at_once(store):
     with pytest.raises(DataError, match="not found; `safe-cli push-shards`"):
         open_shards(away)
     strange = Store("nosuch://bucket/at-all", 60.0, store.cache, store.room)
-    with pytest.raises(DataError, match=r"nosuch://bucket/at-all/index\.json: "):
+    with pytest.raises(DataError, match=r"nosuch://.*/index\.json: fsspec does not know"):
         open_shards(strange)
     assert time.monotonic() - began < 10
