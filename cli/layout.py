@@ -116,7 +116,12 @@ def source(config: Config, layout: Layout) -> Path | Store:
 def open_store(config: Config, url: str) -> Store:
     """Return a store as the section runtime says how to read it."""
     runtime = config.runtime
-    return Store(url, runtime.patience, _kept() / "cache", int(runtime.cache * 2**30))
+    return Store(url, runtime.patience, tar_cache(), int(runtime.cache * 2**30))
+
+
+def tar_cache() -> Path:
+    """Folder of tars that came from a store."""
+    return _kept() / "cache"
 
 
 def plots_page() -> Path:
