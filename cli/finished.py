@@ -220,5 +220,25 @@ def forget(
     run_forget(params, set_, clips or [], file, raw=raw, dry_run=dry_run)
 
 
-FINISHED: Final = (predict, inspect, report, card, export, doctor, votes, cost, forget)
+def push_shards(
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="Such as s3://bucket/prefix.")
+    ] = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+) -> None:
+    """Send the finished shards to object storage.
+
+    To runtime.shards without a URL. Each object is compared after it was sent, index.json is the
+    last; what is there and equal is left, so a push that was stopped goes on.
+    """
+    from cli.push import run_push
+
+    run_push(params, set_, url)
+
+
+FINISHED: Final = (
+    *(predict, inspect, report, card, export, doctor, votes, cost, forget),
+    push_shards,
+)
 """In the order in which `--help` shows them."""

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cli.experiments import SHEETS, sheet_names
-from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock, read
+from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock, read, tar_cache
 from cli.progress import say
 from pipeline.datasets.dfew import FOLDS
 from pipeline.forget import Places, Receipt, forget
@@ -73,6 +73,7 @@ def _places(layout: Layout) -> Places:
             *(RESULTS / "experiments" / f"{name}.png" for name in sheets),
             RESULTS / "report.html",
             *INSPECTED.glob("*"),
+            *tar_cache().glob("*.tar"),
         ),
         forgotten=FORGOTTEN,
         receipts=layout.receipts,

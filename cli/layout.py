@@ -7,6 +7,7 @@ from pathlib import Path
 from safe.config import Config
 from safe.errors import ModelError
 from safe.params import load_config
+from safe.store import Store
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,23 @@ def find_model(run: Path) -> Path:
     raise ModelError(
         f"{run}: no model there, nor in calibrate/ or train/; `safe-cli train` makes it"
     )
+
+
+def source(config: Config, layout: Layout) -> Path | Store:
+    """Return where train, calibrate and eval read the shards: runtime.shards, or a folder here."""
+    url = config.runtime.shards
+    return layout.shards if url is None else open_store(config, url)
+
+
+def open_store(config: Config, url: str) -> Store:
+    """Return a store as the section runtime says how to read it."""
+    runtime = config.runtime
+    return Store(url, runtime.patience, tar_cache(), int(runtime.cache * 2**30))
+
+
+def tar_cache() -> Path:
+    """Folder of tars that came from a store."""
+    return _kept() / "cache"
 
 
 def plots_page() -> Path:

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cli.layout import RESULTS, checkpoints, lock, read
+from cli.layout import RESULTS, checkpoints, lock, read, source
 from cli.progress import say
 from safe.config import Calibrate
 from safe.process import only_one
@@ -29,7 +29,7 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> No
         with only_one(lock(out), str(out)):
             train(
                 config,
-                shards=layout.shards,
+                shards=source(config, layout),
                 fold=number,
                 out=out,
                 checkpoints=checkpoints(),
@@ -51,7 +51,7 @@ def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -
         with only_one(lock(out), str(out)):
             found = calibrate(
                 layout.trains / f"fold-{number}",
-                shards=layout.shards,
+                shards=source(config, layout),
                 fold=number,
                 out=out,
                 settings=config.calibrate,
@@ -96,7 +96,7 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
         with only_one(lock(out), str(out)):
             figures = evaluate(
                 layout.calibrates / f"fold-{number}",
-                shards=layout.shards,
+                shards=source(config, layout),
                 fold=number,
                 out=out,
                 settings=config.eval,

@@ -26,6 +26,7 @@ def remains(receipt: dict[str, Any]) -> list[str]:
         "would keep what older commits name). Before `dvc repro` it would keep old predictions:",
         "    dvc gc -w      # with a remote: dvc gc -w -c",
         "Out of reach: other clones and their caches, backups, the dataset as it was downloaded,",
+        "a store that shards were pushed to (empty it, then `safe-cli push-shards`),",
         "and pictures and tables that were copied or are in git.",
     ]
 

@@ -9,19 +9,23 @@ import stat
 from pathlib import Path
 
 from safe.errors import SafeError
+from safe.store import StoreFile
 
 
-def read_bounded(path: Path, *, most: int, error: type[SafeError]) -> bytes:
+def read_bounded(path: Path | StoreFile, *, most: int, error: type[SafeError]) -> bytes:
     """Read a regular file of at most `most` bytes.
 
     Args:
-        path: the file; a link to one is followed, since DVC's cache may be linked.
+        path: the file; a link to one is followed, since DVC's cache may be linked. One of a store
+            gives DataError where it is missing or the store fails.
         most: largest size in bytes.
         error: what to raise, in one line, if it is larger, no regular file or cannot be read.
 
     Raises:
         FileNotFoundError: if there is none; the caller knows what makes it.
     """
+    if isinstance(path, StoreFile):
+        return path.read_whole(most=most, error=error)
     try:
         # Without O_NONBLOCK the opening of a pipe would wait for its writer for ever.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:

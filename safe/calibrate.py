@@ -24,6 +24,7 @@ from safe.scaling import FITS, class_cutoffs
 from safe.selective import threshold_for
 from safe.shards import ShardFolder, open_shards
 from safe.split import Rows, choose_rows
+from safe.store import Store
 from safe.trust import trust_figures
 from safe.verify import verify
 
@@ -34,7 +35,7 @@ BATCH: Final = 32
 def calibrate(
     model_folder: Path,
     *,
-    shards: Path,
+    shards: Path | Store,
     fold: int,
     out: Path,
     settings: Calibrate,

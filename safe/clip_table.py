@@ -19,6 +19,7 @@ from safe.errors import DataError
 from safe.labels import CLASSES, K
 from safe.sample import CLIP_COLUMNS, FRAMES, KEY
 from safe.shard_index import TABLE_BYTES, TAR_BYTES, Index
+from safe.store import Store
 
 _SCHEMA: Final = pa.schema(list(CLIP_COLUMNS.items()))
 _GROUPS = 10_000  # row groups; the writer makes one of a million clips
@@ -29,7 +30,7 @@ _TEXTS = ("clip", "bucket", "shard")
 _ANEW = "make the shards anew"
 
 
-def read_table(root: Path, index: Index) -> pa.Table:
+def read_table(root: Path | Store, index: Index) -> pa.Table:
     """Read and check clips.parquet: columns of CLIP_COLUMNS but flags, rows in order of the tars.
 
     Raises:

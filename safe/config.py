@@ -23,6 +23,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_URL = r"[a-z][a-z0-9+.-]*://(?!.*::)[^@?#\s]+"
+# Before an @ or behind a ? stands perhaps a password or a signature; :: chains filesystems.
+
 _SPLITS = {
     "synthetic": "EmoLabel_DataSplit",
     "dfew": "EmoLabel_DataSplit",
@@ -228,11 +231,22 @@ class Runtime(Section):
     workers: Annotated[int, Field(ge=0, le=1024)]
     engine: Annotated[str, Field(pattern=r"^(local|(tcp|tls)://[^\s/@]+:\d{1,5})$")]
     retries: Annotated[int, Field(ge=0, le=100)]
-    patience: Annotated[float, Field(gt=0)]
     deadline: Annotated[float, Field(gt=0)]
     memory: Annotated[float, Field(ge=0.25)]
     checkpoint: Annotated[float, Field(ge=0)]
     checkpoint_steps: Positive | None
+    shards: str | None
+    cache: Annotated[float, Field(gt=0)]
+    patience: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _has_no_secret(self) -> Self:
+        if self.shards is not None and not re.fullmatch(_URL, self.shards):
+            raise ValueError(
+                "shards: must be a URL such as s3://bucket/prefix or null, without @ ? # ::, "
+                "since credentials come from the environment or the store's usual files"
+            )
+        return self
 
 
 class Config(Section):

@@ -7,6 +7,7 @@ code. Errors of the system, such as a full disk, stay OSError; `explain` makes a
 
 import errno
 import os
+import re
 from typing import Final
 
 DISK_EXIT_CODE: Final = 6
@@ -29,7 +30,12 @@ _REMEDIES: Final = {
 
 
 def printable(text: str) -> str:
-    """Return a line with what a terminal would act on, such as a line end, written out."""
+    """Return a line with what a terminal would act on, such as a line end, written out.
+
+    What may be a password or a signature in a URL is left out.
+    """
+    text = re.sub(r"(://)[^/\s@]*@", r"\1***@", text)
+    text = re.sub(r"(://[^\s?]*\?)\S+", r"\1***", text)
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
@@ -39,7 +45,7 @@ class SafeError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return the text with what a terminal would act on, such as a line end, written out."""
+        """Return the text as `printable` has it."""
         return printable(super().__str__())
 
 

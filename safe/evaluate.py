@@ -19,6 +19,7 @@ from safe.process import whole_file
 from safe.recipe import pick_device, pick_precision
 from safe.saved import load_model
 from safe.shards import ShardFolder, open_shards
+from safe.store import Store
 from safe.trust import trust_figures
 from safe.verify import verify
 
@@ -26,7 +27,7 @@ from safe.verify import verify
 def evaluate(
     model_folder: Path,
     *,
-    shards: Path,
+    shards: Path | Store,
     fold: int,
     out: Path,
     settings: Eval,
@@ -96,7 +97,7 @@ def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder
     theirs = info["preprocessing"]["id"]
     if theirs != folder.preprocessing_id:
         raise ModelError(
-            f"{model_folder}: trained on preprocessing {theirs}, but {folder.root} has "
+            f"{model_folder}: trained on preprocessing {theirs}, but {folder.place} has "
             f"{folder.preprocessing_id}; evaluate on shards made the same way, or train anew"
         )
     if info["fold"] != fold:

@@ -65,7 +65,7 @@ def predict(
     order = np.concatenate(seen)
     if not np.array_equal(order, rows):
         raise DataError(
-            f"{folder.root}: {len(order)} clips came from the loader, expected {len(rows)}"
+            f"{folder.place}: {len(order)} clips came from the loader, expected {len(rows)}"
         )
     logits, embedding, attention = (np.concatenate(part) for part in zip(*found, strict=True))
     return Predictions(order, logits, embedding, attention)

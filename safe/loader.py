@@ -25,8 +25,10 @@ from torch import Tensor
 
 from safe.errors import DataError
 from safe.process import die_with_parent
+from safe.read_ahead import reading_ahead
 from safe.sample import FRAMES, decode_strip
 from safe.shards import ShardFolder
+from safe.tar_cache import TarCache
 
 _OPEN_FILES: Final = 16
 _AHEAD: Final = 2
@@ -50,25 +52,33 @@ class ClipReader:
     def __init__(self, folder: ShardFolder) -> None:
         self.folder = folder
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor
+        self._cache = TarCache(folder, folder.store) if folder.store else None
 
     def read(self, rows: Rows, out: Faces) -> None:
         """Decode the clips of `rows` into out, uint8 [B, T, S, S, 3]. Raises DataError."""
         folder = self.folder
         for row, faces in zip(rows.tolist(), out, strict=True):
-            shard, wanted = int(folder.shard[row]), int(folder.size[row])
-            file = self._file(shard)
-            try:
-                jpeg = os.pread(file, wanted, int(folder.offset[row]))
-                if len(jpeg) != wanted:
-                    raise DataError("the shard ends too early")
-                if zlib.crc32(jpeg) != folder.crc32[row]:  # 10 us of a clip's 870
-                    raise DataError("altered, its checksum is not that of clips.parquet")
-                decode_strip(jpeg, folder.face_size, out=faces)
-            except (DataError, OSError) as error:
-                raise DataError(
-                    f"{folder.root / folder.files[shard]}: clip {folder.clip[row]}: {error}; "
-                    "make the shards anew"
-                ) from error
+            shard = int(folder.shard[row])
+            if self._cache is None:
+                self._decode(self._file(shard), row, faces)
+            else:  # held for one clip only, so that what nobody reads can make room
+                with self._cache.open(shard) as file:
+                    self._decode(file, row, faces)
+
+    def _decode(self, file: int, row: int, out: Faces) -> None:
+        folder, wanted = self.folder, int(self.folder.size[row])
+        try:
+            jpeg = os.pread(file, wanted, int(folder.offset[row]))
+            if len(jpeg) != wanted:
+                raise DataError("the shard ends too early")
+            if zlib.crc32(jpeg) != folder.crc32[row]:  # 10 us of a clip's 870
+                raise DataError("altered, its checksum is not that of clips.parquet")
+            decode_strip(jpeg, folder.face_size, out=out)
+        except (DataError, OSError) as error:
+            raise DataError(
+                f"{folder.place / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
+                f"{error}; make the shards anew"
+            ) from error
 
     def _file(self, shard: int) -> int:
         if shard in self._open:
@@ -124,7 +134,10 @@ def load_batches(
         else _read_there(folder, rest, buffers, workers)
     )
     found = (_batch(folder, rows, faces) for rows, faces in read)
-    yield from found if device.type == "cpu" else _copy_ahead(found, buffers, device)
+    there = found if device.type == "cpu" else _copy_ahead(found, buffers, device)
+    if folder.store:
+        there = reading_ahead(TarCache(folder, folder.store), rest, there)
+    yield from there
 
 
 def started(batches: Iterator[Batch]) -> Iterator[Batch]:

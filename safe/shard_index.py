@@ -19,6 +19,7 @@ from safe.bounded import read_bounded
 from safe.errors import DataError
 from safe.labels import CLASSES, K
 from safe.sample import KEY, SHARD_FORMAT
+from safe.store import Store
 
 INDEX_BYTES: Final = 2**26
 """Largest index.json. A tar takes 500 bytes in it and a clip that is left out 150, so 10 million
@@ -127,7 +128,7 @@ class _Format(BaseModel):
     format: int
 
 
-def read_index(root: Path) -> Index:
+def read_index(root: Path | Store) -> Index:
     """Read and check index.json.
 
     Raises:

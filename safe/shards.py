@@ -20,6 +20,7 @@ from safe.clip_table import read_table
 from safe.errors import DataError
 from safe.labels import K
 from safe.shard_index import Index, read_index
+from safe.store import Store
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ShardFolder:
     """The table of a shard folder: one row a clip; columns are arrays of the same length n.
 
     Attributes:
-        root: the folder.
+        root: the folder; that of the cache where the shards are in a store.
         index: index.json; its `shards` are an array here, of their `file`, `sha256` and `bytes`,
             since 10,000 of them as dicts take 8 MB.
         clip: keys, [n] strings.
@@ -38,6 +39,7 @@ class ShardFolder:
         size: int64 [n], of the JPEG, in bytes.
         crc32: uint32 [n], of the JPEG.
         files: [number of tars] strings, their names.
+        store: where the tars are, if they are not in `root`.
     """
 
     root: Path
@@ -50,6 +52,12 @@ class ShardFolder:
     size: NDArray[np.int64]
     crc32: NDArray[np.uint32]
     files: NDArray[np.str_]
+    store: Store | None = None
+
+    @property
+    def place(self) -> Path | Store:
+        """Where the shards are, as errors name it."""
+        return self.store or self.root
 
     @property
     def preprocessing_id(self) -> str:
@@ -80,7 +88,7 @@ class ShardFolder:
         test = self.bucket == name
         if not test.any() or test.all():
             raise DataError(
-                f"{self.root}: fold {fold} has no clips to {'train' if test.any() else 'test'} on"
+                f"{self.place}: fold {fold} has no clips to {'train' if test.any() else 'test'} on"
             )
         return np.flatnonzero(~test), np.flatnonzero(test)
 
@@ -89,7 +97,7 @@ class ShardFolder:
         name = "test" if fold == 1 and self.buckets <= {"train", "val", "test"} else f"fold{fold}"
         if name not in self.buckets:
             raise DataError(
-                f"{self.root}: no bucket for fold {fold}; it has {', '.join(sorted(self.buckets))}"
+                f"{self.place}: no bucket for fold {fold}; it has {', '.join(sorted(self.buckets))}"
             )
         return name
 
@@ -118,10 +126,10 @@ def _system_memory() -> Iterator[None]:
 
 
 @_system_memory()
-def open_shards(root: Path) -> ShardFolder:
+def open_shards(root: Path | Store) -> ShardFolder:
     """Read index.json and clips.parquet and check that they and the tars fit together.
 
-    The tars' contents are read by safe.verify.
+    The tars' contents are read by safe.verify; those of a store when they come (safe.tar_cache).
 
     Raises:
         DataError: one line, if a file is missing, of another format version or size, or holds what
@@ -129,19 +137,25 @@ def open_shards(root: Path) -> ShardFolder:
     """
     index = read_index(root)
     table = read_table(root, index)
+    sizes = root.sizes() if isinstance(root, Store) else None
     for name, _, size in index.tars.tolist():
-        path = root / name
-        if not path.is_file() or path.stat().st_size != size:
-            raise DataError(f"{path}: missing or not of {size} bytes; make the shards anew")
+        if (_size(root / name) if sizes is None else sizes.get(name)) != size:
+            raise DataError(f"{root / name}: missing or not of {size} bytes; make the shards anew")
     return _folder(root, index, table)
 
 
-def _folder(root: Path, index: Index, table: pa.Table) -> ShardFolder:
+def _size(path: Path) -> int | None:
+    """Return a file's bytes; None if it is none."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def _folder(root: Path | Store, index: Index, table: pa.Table) -> ShardFolder:
     """Turn rows and entries into arrays: as Python strings and dicts they take five times that."""
     bucket = table["bucket"].combine_chunks().dictionary_encode()
     shard = pc.index_in(table["shard"], pa.array(index.tars["file"].tolist()))
     return ShardFolder(
-        root=root,
+        root=root.cache if isinstance(root, Store) else root,
+        store=root if isinstance(root, Store) else None,
         index=index.about | {"shards": index.tars},
         clip=np.array(table["clip"].to_pylist(), dtype=np.str_),
         label=table["label"].to_numpy().astype(np.int64),

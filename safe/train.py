@@ -27,6 +27,7 @@ from safe.recipe import pick_device, pick_precision
 from safe.saved import save_model
 from safe.shards import ShardFolder, open_shards
 from safe.split import choose_rows
+from safe.store import Store
 from safe.trainer import SELECTION_METRIC, Trainer, make_plan
 from safe.verify import verify
 
@@ -34,7 +35,7 @@ from safe.verify import verify
 def train(
     config: Config,
     *,
-    shards: Path,
+    shards: Path | Store,
     fold: int,
     out: Path,
     checkpoints: Path,
@@ -48,7 +49,7 @@ def train(
 
     Args:
         config: all of params.yaml.
-        shards: the shard folder.
+        shards: the shard folder, here or in a store.
         fold: the fold whose training split is learnt.
         out: the model folder: model.safetensors, model.json, dvclive's files in `live/`.
         checkpoints: folder outside DVC's outputs; this run's state lies in a subfolder by

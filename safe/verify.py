@@ -23,6 +23,7 @@ from safe.bounded import read_bounded
 from safe.errors import DataError
 from safe.process import whole_file
 from safe.shards import ShardFolder
+from safe.store import StoreFile
 
 THREADS: Final = 4
 """Tars read at the same time; hashlib and zlib let other threads run."""
@@ -51,7 +52,7 @@ def verify(folder: ShardFolder, *, seen: Path | None) -> None:
     """Read every tar that was not found good before and compare it with index and table.
 
     Args:
-        folder: the shards, as open_shards gives them.
+        folder: the shards, as open_shards gives them. Those of a store are read when they come.
         seen: JSON file that remembers what was found good, by path, size, times, inode, checksum
             and rows of the table; a change of any of these means reading again. None: read all.
 
@@ -59,6 +60,8 @@ def verify(folder: ShardFolder, *, seen: Path | None) -> None:
         DataError: one line with the first tar, in the order of index.json, that is not what it
             should be, and what is wrong.
     """
+    if folder.store:
+        return
     good = _recall(seen)
     todo = []
     for number in range(len(folder.files)):
@@ -108,22 +111,38 @@ def _mark(folder: ShardFolder, number: int) -> Mark:
 
 def _check(folder: ShardFolder, number: int, before: Mark) -> None:
     """Read one tar. Raises DataError."""
-    path, entry = folder.root / folder.files[number], folder.index["shards"][number]
+    path = folder.root / folder.files[number]
     try:
         with path.open("rb") as file:
-            tar = _Tar(file, path)
-            for row in _rows(folder, number):
-                _check_sample(tar, folder, row)
-            if tar.take(_BLOCK, "its end") != bytes(_BLOCK):
-                raise _wrong(path, f"holds {_describe(tar.last)} where its end belongs")
-            if tar.take(_BLOCK, "its end") != bytes(_BLOCK) or file.read(1):
-                raise _wrong(path, "holds something behind its end")
+            check_tar(folder, number, file, path)
     except OSError as error:
         raise _wrong(path, f"cannot be read ({error.strerror})") from error
-    if tar.sha256 != entry["sha256"]:
-        raise _wrong(path, "its checksum is not that of index.json")
     if _mark(folder, number) != before:
         raise _wrong(path, "it was changed while it was read")
+
+
+def check_tar(folder: ShardFolder, number: int, file: BinaryIO, name: Path | StoreFile) -> None:
+    """Read a tar from its start and compare it with index and table.
+
+    Args:
+        folder: the shards.
+        number: the tar's position in index.json.
+        file: its bytes.
+        name: what errors call it.
+
+    Raises:
+        DataError: one line, if it is not what it should be.
+        OSError: if it cannot be read.
+    """
+    tar = _Tar(file, name)
+    for row in _rows(folder, number):
+        _check_sample(tar, folder, row)
+    if tar.take(_BLOCK, "its end") != bytes(_BLOCK):
+        raise _wrong(name, f"holds {_describe(tar.last)} where its end belongs")
+    if tar.take(_BLOCK, "its end") != bytes(_BLOCK) or file.read(1):
+        raise _wrong(name, "holds something behind its end")
+    if tar.sha256 != folder.index["shards"]["sha256"][number]:
+        raise _wrong(name, "its checksum is not that of index.json")
 
 
 def _check_sample(tar: "_Tar", folder: ShardFolder, row: int) -> None:
@@ -146,7 +165,7 @@ def _check_sample(tar: "_Tar", folder: ShardFolder, row: int) -> None:
 class _Tar:
     """A tar that is read from its start to its end, and hashed in passing."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path | StoreFile) -> None:
         self.path = path
         self.position = 0
         self.last = b""
@@ -201,7 +220,7 @@ def _describe(header: bytes) -> str:
     return f"a {_KINDS.get(header[156:157], 'file')} {shown}"
 
 
-def _wrong(path: Path, what: str) -> DataError:
+def _wrong(path: Path | StoreFile, what: str) -> DataError:
     return DataError(f"{path}: damaged or altered: {what}; make the shards anew")
 
 

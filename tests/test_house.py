@@ -22,6 +22,7 @@ MODULE = {
     "summary": "safe.summary",
 }
 NO_STAGE = {
+    "push_shards": "a copy elsewhere of what shard made; not a step from clips to figures",
     "votes": "needs annotation.xlsx, which DVC cannot depend on only where it is present",
     "report": "a view of what the stages made, for a person; DVC need not keep it",
     "predict": "answers about a person's own videos, which are no part of an experiment",
