@@ -7,8 +7,9 @@ stages, in their order; those about what is finished are in cli/finished.py.
 
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -63,11 +64,18 @@ def shard(params: Params = PARAMS, set_: Set = None) -> None:
 
 
 @app.command()
-def train(fold: Fold = None, params: Params = PARAMS, set_: Set = None) -> None:
+def train(
+    fold: Fold = None,
+    params: Params = PARAMS,
+    set_: Set = None,
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Ranks on this machine: one a GPU. torchrun starts more.")
+    ] = 1,
+) -> None:
     """Train on the shards, or go on from the last checkpoint."""
     from cli.runs import run_train
 
-    run_train(params, set_, fold)
+    run_train(params, set_, fold, nproc)
 
 
 @app.command()
@@ -154,21 +162,30 @@ def table(
 
 def main() -> None:
     """Run a verb; an error of the user's or of the system becomes one line and an exit code."""
-    if "DVC_ROOT" in os.environ:  # a stage: DVC that is killed would leave it running
+    # A stage, or a rank: DVC or a launcher that is killed would leave it running.
+    if "DVC_ROOT" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
         from safe.process import die_with_parent
 
         die_with_parent()
     try:
         app()
     except SafeError as error:
-        sys.stderr.write(f"safe-cli: {error}\n")
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except OSError as error:
-        sys.stderr.write(f"safe-cli: {explain(error)}\n")
-        sys.exit(DISK_EXIT_CODE)
+        _end(explain(error), DISK_EXIT_CODE)
     except KeyboardInterrupt:
         sys.stderr.write("safe-cli: stopped\n")
         sys.exit(130)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    """Say what is wrong and end; of several ranks that all met it, the first alone says it."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(2)  # its launcher ends this process when the first has ended
+    sys.stderr.write(f"safe-cli: {line}\n")
+    if "RANK" in os.environ:
+        os._exit(code)  # to take down the connections to other ranks may hang or abort
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,41 @@
 """How are training, evaluation and summary called? One function of safe each."""
 
-import subprocess
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from cli.layout import RESULTS, checkpoints, lock, read, source
+import subprocess
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.layout import RESULTS, Layout, checkpoints, lock, read, source
 from cli.progress import say
-from safe.config import Calibrate
+from safe.config import Calibrate, Config
 from safe.process import only_one
 
+if TYPE_CHECKING:  # it imports torch
+    from safe.ranks import Ranks
 
-def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> None:
-    """Train one fold, or all of data.folds."""
+
+def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc: int = 1) -> None:
+    """Train one fold, or all of data.folds; with nproc, by that many processes of this machine."""
     config, layout = read(params, overrides)
-    from safe.train import train  # after the parameters: a wrong one is told at once
+    if nproc > 1:
+        from cli.launch import launch_train
 
-    for number in [fold] if fold else config.data.folds:
+        launch_train(params, overrides, fold, nproc)
+        return
+    from safe.ranks import joined  # after the parameters: a wrong one is told at once
+
+    with joined(config.runtime.device) as ranks:
+        _train(config, layout, [fold] if fold else config.data.folds, ranks)
+
+
+def _train(config: Config, layout: Layout, folds: Sequence[int], ranks: Ranks) -> None:
+    """Train folds as one of the ranks. The first alone speaks and holds the lock of the output."""
+    from safe.train import train
+
+    for number in folds:
 
         def report(epoch: int, row: dict[str, float], number: int = number) -> None:
             select = f", select UAR {row['select_uar']:.1f}" if "select_uar" in row else ""
@@ -26,7 +46,7 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> No
             )
 
         out = layout.trains / f"fold-{number}"
-        with only_one(lock(out), str(out)):
+        with only_one(lock(out), str(out)) if ranks.first else nullcontext():
             train(
                 config,
                 shards=source(config, layout),
@@ -37,8 +57,10 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None) -> No
                 seen=layout.seen,
                 on_epoch=report,
                 on_note=lambda note: say(f"train: {note}"),
+                ranks=ranks,
             )
-        say(f"train: fold {number} is in {out}")
+        if ranks.first:
+            say(f"train: fold {number} is in {out}")
 
 
 def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -> None:

@@ -174,6 +174,7 @@ class Train(Section):
     precision: Literal["auto", "float32", "bf16"]
     recompute: bool
     compile: bool
+    sync_bn: bool
     select: Literal["last", "val", "test"]
     val_from: Literal["clips", "fold"]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]

@@ -6,6 +6,7 @@ Two ways to need less memory, which go together:
     in parts    the batch is computed in equal parts; one more forward pass
     recompute   a block keeps its input alone, and is computed again for its gradient; one more too
 
+Several ranks that have a share of the batch each go the first way too (safe/ranks.py).
 Shapes: B clips, T frames, C channels, H W pixels, K classes, D features.
 """
 
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from safe.acl import ACL
 from safe.backbones import sections
 from safe.errors import ConfigError
+from safe.ranks import ALONE, Ranks
 
 
 def backward(
@@ -30,6 +32,7 @@ def backward(
     *,
     precision: torch.dtype,
     seeds: Sequence[int],
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add the gradients of the batch's loss (10) to those of network and acl.
 
@@ -40,13 +43,19 @@ def backward(
     part's outputs into the weights. What differs from one pass: BatchNorm normalises with each
     part's statistics and updates its running ones n times, and dropout draws differ.
 
+    Several ranks do the same: each gathers the outputs of all, which are small, computes the loss
+    of the whole batch, and carries the gradient at its own outputs into its weights; the sum over
+    the ranks is the gradient of the whole batch. So there is no mean to correct, as there is with
+    DistributedDataParallel, and the losses and logits are those of the whole batch on every rank.
+
     Args:
         network: clips -> Output, or what has its fields logits and embedding; in training mode.
         acl: the loss.
-        clips: normalised, [B, C, T, H, W].
-        labels: int64 [B].
+        clips: normalised, [B, C, T, H, W]; of several ranks, this one's [B / count, ...].
+        labels: int64 [B], of all ranks' clips.
         precision: of the network; bfloat16 runs under autocast.
-        seeds: one a part, of its dropout; their number divides B.
+        seeds: one a part, of its dropout; their number divides B / count.
+        ranks: which share the batch; gradients that were there before are added up over them too.
 
     Returns:
         The losses of acl and the logits [B, K], all without a graph.
@@ -58,27 +67,47 @@ def backward(
             output = network(part)
         return output.logits, output.embedding
 
-    if len(seeds) == 1:
+    if len(seeds) == ranks.count == 1:
         logits, embedding = run(clips, seeds[0])
         losses = acl(logits, embedding, labels)
         losses["loss"].backward()
     else:
         parts = clips.chunk(len(seeds))
-        with torch.no_grad(), unchanged_buffers(network):
+        once = len(seeds) == 1  # its graph can be kept
+        with nullcontext() if once else _without_trace(network):
             outputs = [run(part, seed) for part, seed in zip(parts, seeds, strict=True)]
-        whole = [torch.cat(each).requires_grad_() for each in zip(*outputs, strict=True)]
+        shares = [torch.cat(each).detach() for each in zip(*outputs, strict=True)]
+        whole = [ranks.gather(share).requires_grad_() for share in shares]
         logits, embedding = whole
         losses = acl(logits, embedding, labels)
         losses["loss"].backward()
-        pulls = zip(*(_gradient(each).chunk(len(seeds)) for each in whole), strict=True)
-        for part, seed, pull in zip(parts, seeds, pulls, strict=True):
-            torch.autograd.backward(run(part, seed), pull)
+        own = [ranks.own(_gradient(each)).chunk(len(seeds)) for each in whole]
+        for number, pull in enumerate(zip(*own, strict=True)):
+            again = outputs[0] if once else run(parts[number], seeds[number])
+            torch.autograd.backward(again, pull)
+        _add_up(network, acl, ranks)
     return {name: loss.detach() for name, loss in losses.items()}, logits.detach()
 
 
 def _gradient(outputs: Tensor) -> Tensor:
     """Return what the loss left there; zero where it does not look (FCL off: the embedding)."""
     return torch.zeros_like(outputs) if outputs.grad is None else outputs.grad
+
+
+def _add_up(network: nn.Module, acl: ACL, ranks: Ranks) -> None:
+    """Sum the gradients over the ranks. Each has all of acl's, so that of the first counts."""
+    alphas = [p.grad for p in acl.parameters() if p.grad is not None]
+    if not ranks.first:
+        for gradient in alphas:
+            gradient.zero_()
+    ranks.sum_each([*alphas, *(p.grad for p in network.parameters() if p.grad is not None)])
+
+
+@contextmanager
+def _without_trace(network: nn.Module) -> Iterator[None]:
+    """Leave neither a graph nor a change in a buffer."""
+    with torch.no_grad(), unchanged_buffers(network):
+        yield
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """How does one run train a fold, and go on after a stop?
 
 A run that goes on from a checkpoint equals one that never stopped, bit for bit on the CPU: see
-trainer.py for why.
+trainer.py for why. Several ranks may train it together (safe/ranks.py), and other than those that
+began it: the first one alone writes.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from safe.config import Config
 from safe.errors import ConfigError
 from safe.loader import Batch, load_batches, started
 from safe.process import naming, only_one
+from safe.ranks import ALONE, Ranks
 from safe.recipe import pick_device, pick_precision
 from safe.saved import save_model
 from safe.shards import ShardFolder, open_shards
@@ -44,6 +46,7 @@ def train(
     stop_after: int | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Train one fold and write its model folder; goes on from a checkpoint of the same run.
 
@@ -58,8 +61,9 @@ def train(
         seen: the memory of shards that safe.verify found good; None: all are read.
         stop_after: leave a checkpoint and return after this step of the run, unless it ended
         before.
-        on_epoch: called with the epoch's number (from 1) and its figures.
-        on_note: called with a line if a damaged checkpoint was passed over.
+        on_epoch: called by the first rank with the epoch's number (from 1) and its figures.
+        on_note: called by it with a line if a damaged checkpoint was passed over.
+        ranks: which train together. All see the folder of checkpoints.
 
     Returns:
         True if the run is complete and the model written; False if it stopped at `stop_after`.
@@ -75,29 +79,29 @@ def train(
             f"params: augment.crop = {config.augment.crop}: the faces in {shards} have "
             f"{folder.face_size} pixels"
         )
-    home = checkpoints / _fingerprint(config, folder, fold)
-    with only_one(home / LOCK, f"training state {home}"):
-        verify(folder, seen=seen)
-        found = load_checkpoint(home, on_note)
+    name = _fingerprint(config, folder, fold)
+    home = checkpoints / name
+    device = ranks.device(config.runtime.device)
+    alone = only_one(home / LOCK, f"training state {home}") if ranks.first else nullcontext()
+    with alone:
+        if ranks.local == 0:  # once a machine, which may have shards of its own
+            verify(folder, seen=seen)
+        found = load_checkpoint(home, on_note if ranks.first else None)
+        start = 0 if found is None else found[1]["step"]
+        ranks.check_same(name, start, device)
         rows, _ = choose_rows(folder, fold, settings=config.train, seed=config.seed)
-        plan = make_plan(config, folder, rows, start=0 if found is None else found[1]["step"])
+        plan = make_plan(config, folder, rows, start=start, ranks=ranks)
         # Asked for a batch before the model is built, the loader's processes read on while this
         # one imports what an optimizer needs, which takes longer than a second.
-        batches = started(
-            load_batches(
-                folder,
-                plan,
-                workers=config.runtime.workers,
-                device=pick_device(config.runtime.device),
-            )
-        )
-        trainer = Trainer(config, folder, fold)
+        batches = started(load_batches(folder, plan, workers=config.runtime.workers, device=device))
+        trainer = Trainer(config, folder, fold, ranks)
         if found is not None:
             trainer.restore(*found)
         if not _run(trainer, batches, home, out, stop_after, on_epoch):
             return False
-        _save(trainer, out, fold, commit)
-        remove_checkpoints(home)
+        if ranks.first:
+            _save(trainer, out, fold, commit)
+            remove_checkpoints(home)
     return True
 
 
@@ -110,15 +114,10 @@ def _run(
     on_epoch: Callable[[int, dict[str, float]], None] | None,
 ) -> bool:
     """Step through the rest of the run; False if it stopped at `stop_after`."""
-    from dvclive import Live  # here: it takes most of a second
-
-    runtime = trainer.config.runtime
-    live = Live(
-        str(out / "live"), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False
-    )
-    with naming(out / "live"), live:
+    runtime, first_rank = trainer.config.runtime, trainer.ranks.first
+    with _figures(out / "live") if first_rank else nullcontext(_nowhere) as log:
         for row in trainer.history:  # DVC emptied the folder: write the past epochs again
-            _log(live, row)
+            log(row)
         began = saved = time.monotonic()
         first = trainer.step
         for batch in batches:
@@ -126,13 +125,13 @@ def _run(
             ended, stopped = trainer.step % trainer.steps == 0, trainer.step == stop_after
             if ended:
                 row = trainer.end_epoch(time.monotonic() - began, trainer.step - first)
-                _log(live, row)
-                if on_epoch:
+                log(row)
+                if on_epoch and first_rank:
                     on_epoch(len(trainer.history), row)
                 began, first = time.monotonic(), trainer.step
             counted = runtime.checkpoint_steps and trainer.step % runtime.checkpoint_steps == 0
             due = time.monotonic() - saved > runtime.checkpoint
-            if ended or stopped or counted or due:
+            if first_rank and (ended or stopped or counted or due):
                 state = {"step": trainer.step, "history": trainer.history}
                 save_checkpoint(home, trainer.tensors(), state)
                 saved = time.monotonic()
@@ -141,10 +140,24 @@ def _run(
     return True
 
 
-def _log(live: Any, row: dict[str, float]) -> None:
-    for name, value in row.items():
-        live.log_metric(name, value)
-    live.next_step()
+@contextmanager
+def _figures(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Give a function that writes an epoch's figures into dvclive's files."""
+    from dvclive import Live  # here: it takes most of a second
+
+    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+
+    def log(row: dict[str, float]) -> None:
+        for name, value in row.items():
+            live.log_metric(name, value)
+        live.next_step()
+
+    with naming(folder), live:
+        yield log
+
+
+def _nowhere(row: dict[str, float]) -> None:
+    """Write nothing: what ranks other than the first do with an epoch's figures."""
 
 
 def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:

@@ -1,7 +1,8 @@
 """What does one training step do, what does an epoch report, and what is the state of a run?
 
 Everything random in step s is drawn from (seed, s), and the order of clips from (seed, epoch), so
-the state of a run is its tensors, its step and its history.
+the state of a run is its tensors, its step and its history. It is the same on all ranks that train
+together, whose number is no part of it.
 """
 
 from typing import Any, cast
@@ -15,15 +16,17 @@ from safe.augment import normalize, random_crop_flip
 from safe.build import build_model
 from safe.checkpoint import optimizer_tensors, restore_optimizer
 from safe.config import Config
-from safe.errors import ModelError
+from safe.errors import ConfigError, ModelError
 from safe.exact_pass import predict
 from safe.gradients import backward, recompute
 from safe.labels import K
 from safe.loader import Batch
 from safe.metrics import summarize, uar, war
-from safe.plan import TrainPlan
-from safe.recipe import build_optimizer, learning_rate, pick_device, pick_precision
+from safe.plan import TrainPlan, in_order
+from safe.ranks import ALONE, Ranks
+from safe.recipe import build_optimizer, learning_rate, pick_precision
 from safe.shards import ShardFolder
+from safe.shared_layers import average_statistics, share_layers
 from safe.split import Rows, choose_rows
 from safe.tam import TAM
 
@@ -33,9 +36,16 @@ SELECTION_METRIC = "uar"
 """The one metric by which `val` and `test` choose the epoch."""
 
 
-def make_plan(config: Config, folder: ShardFolder, rows: Rows, *, start: int) -> TrainPlan:
-    """Give the batches of a run over `rows` from step `start` on. Raises ConfigError."""
+def make_plan(
+    config: Config, folder: ShardFolder, rows: Rows, *, start: int, ranks: Ranks = ALONE
+) -> TrainPlan:
+    """Give a rank's batches of a run over `rows` from step `start` on. Raises ConfigError."""
     settings = config.train
+    if settings.batch % (settings.accumulate * ranks.count):
+        raise ConfigError(
+            f"params: train.batch = {settings.batch}: must be a multiple of train.accumulate times "
+            f"the ranks, {settings.accumulate} x {ranks.count}"
+        )
     return TrainPlan(
         rows,
         folder.shard,
@@ -43,26 +53,33 @@ def make_plan(config: Config, folder: ShardFolder, rows: Rows, *, start: int) ->
         epochs=settings.epochs,
         seed=config.seed,
         start=start,
+        rank=ranks.rank,
+        ranks=ranks.count,
     )
 
 
 class Trainer:
     """One run: model, loss, optimizer and the tallies of the epoch under way."""
 
-    def __init__(self, config: Config, folder: ShardFolder, fold: int) -> None:
-        self.config, self.folder = config, folder
+    def __init__(
+        self, config: Config, folder: ShardFolder, fold: int, ranks: Ranks = ALONE
+    ) -> None:
+        self.config, self.folder, self.ranks = config, folder, ranks
         self.train_rows, self.select_rows = choose_rows(
             folder, fold, settings=config.train, seed=config.seed
         )
-        self.device = pick_device(config.runtime.device)
+        self.device = ranks.device(config.runtime.device)
         self.precision = pick_precision(config.train.precision, self.device)
         torch.manual_seed(config.seed)
         self.model = build_model(**config.model.model_dump()).to(self.device)
         if config.train.recompute:
             recompute(self.model)
+        share_layers(self.model, ranks, sync_bn=config.train.sync_bn)
         # What a step runs. The state is that of the model itself, and selection runs it uncompiled.
         self.network = self.model
         if config.train.compile:
+            if ranks.count > 1:
+                raise ConfigError("params: train.compile = true: not with several ranks; use false")
             self.network = cast(nn.Module, torch.compile(self.model))
         acl = config.acl.model_dump()
         self.acl = ACL(torch.from_numpy(folder.class_counts(self.train_rows)), **acl).to(
@@ -80,21 +97,24 @@ class Trainer:
 
     def plan(self, start: int) -> TrainPlan:
         """The batches from step `start` on."""
-        return make_plan(self.config, self.folder, self.train_rows, start=start)
+        return make_plan(self.config, self.folder, self.train_rows, start=start, ranks=self.ranks)
 
     def train_step(self, batch: Batch) -> None:
-        """One update; the host never waits for the device.
+        """One update from this rank's clips; the host never waits for the device.
 
-        Losses and counts are added up on the device and read at the epoch's end.
+        Losses and counts are added up on the device and read at the epoch's end. All ranks crop and
+        mix the whole batch, since a partner may be another's clip; they gather its bytes, and every
+        rank has the same bank. Then each goes on with its own clips.
         """
         settings = self.config
         state = np.random.SeedSequence([settings.seed, self.step])
         seeds = state.generate_state(settings.train.accumulate, np.uint64).tolist()
         generator = torch.Generator().manual_seed(seeds[0])
-        labels = batch["label"].to(self.device, non_blocking=True)
-        clips = batch["faces"].to(self.device, non_blocking=True)
+        labels = self.ranks.gather(batch["label"].to(self.device, non_blocking=True))
+        clips = self.ranks.gather(batch["faces"].to(self.device, non_blocking=True))
         clips = random_crop_flip(clips, settings.augment.crop, settings.augment.flip, generator)
         clips, counts = self.tam(clips, labels, generator)
+        clips = self.ranks.own(clips)
         if self.pixels.shape != clips.shape:
             self.pixels = torch.empty(clips.shape, device=self.device)
         rate = learning_rate(settings.train, self.step, self.steps)
@@ -109,7 +129,10 @@ class Trainer:
             labels,
             precision=self.precision,
             seeds=seeds,
+            ranks=self.ranks,
         )
+        if not settings.train.sync_bn:
+            average_statistics(self.model, self.ranks)
         if settings.train.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.train.clip_grad)
         self.optimizer.step()
@@ -154,17 +177,25 @@ class Trainer:
 
     def _selection(self) -> dict[str, float]:
         assert self.select_rows is not None
-        found = predict(
-            self.model,
-            self.folder,
-            self.select_rows,
-            crop=self.config.augment.crop,
-            batch=self.config.eval.batch,
-            device=self.device,
-            precision=self.precision,
-            workers=self.config.runtime.workers,
-        )
-        figures = summarize(found.logits, self.folder.label[found.rows], self.config.eval.bins)
+        rows, size = self.select_rows, self.config.eval.batch
+        logits = torch.zeros(len(rows), K)
+        places = np.arange(len(rows))
+        mine = in_order(places, size, rank=self.ranks.rank, ranks=self.ranks.count)
+        if mine:
+            places = np.concatenate(mine)
+            found = predict(
+                self.model,
+                self.folder,
+                rows[places],
+                crop=self.config.augment.crop,
+                batch=size,
+                device=self.device,
+                precision=self.precision,
+                workers=self.config.runtime.workers,
+            )
+            logits[places] = torch.from_numpy(found.logits)
+        whole = self.ranks.sum(logits.to(self.device)).cpu().numpy()
+        figures = summarize(whole, self.folder.label[rows], self.config.eval.bins)
         row = {f"select_{name}": float(figures[name] or 0) for name in SELECTION_FIGURES}
         key = f"select_{SELECTION_METRIC}"
         if row[key] > max((past[key] for past in self.history), default=-1.0):
