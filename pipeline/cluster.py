@@ -133,7 +133,8 @@ class _Line:
         self._client = client
         self._pool = client.get_executor(pure=False, retries=cluster.retries)
         self._threads = 0
-        self._asked = self._seen = time.monotonic()
+        self._asked = 0.0
+        self._none_since: float | None = None
         while not self.threads():
             time.sleep(min(_POLL, cluster.patience) / 10)
 
@@ -151,8 +152,10 @@ class _Line:
             raise self._gone() from error
         self._threads, self._asked = sum(found.values()), time.monotonic()
         if self._threads:
-            self._seen = self._asked
-        elif now - self._seen > patience:
+            self._none_since = None
+        elif self._none_since is None:
+            self._none_since = self._asked
+        elif now - self._none_since > patience:
             raise ProcessError(
                 f"{self._cluster.address}: no worker for {patience:g} s; start some (see "
                 "docs/scale.md), or give them more time with runtime.patience"

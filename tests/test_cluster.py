@@ -188,11 +188,13 @@ def test_a_run_without_workers_ends(dask: Dask) -> None:
     cluster = replace(dask.cluster, patience=2)
     results = run_tasks(square, range(4000), workers=1, deadline=20, cluster=cluster)
     assert next(results) == 0
-    dask.kill_a_busy_one()
+    for worker in dask.workers:
+        worker.kill()
+        worker.wait()
     start = time.monotonic()
     with pytest.raises(ProcessError, match=rf"^{cluster.address}: no worker for 2 s"):
         list(results)
-    assert 1 < time.monotonic() - start < 15
+    assert 1 < time.monotonic() - start < 60
     with pytest.raises(ProcessError, match="no worker for 2 s"):
         list(run_tasks(square, range(5), workers=1, deadline=20, cluster=cluster))
 
@@ -230,7 +232,7 @@ def test_a_scheduler_that_ends_or_never_was_is_told(dask: Dask) -> None:
         list(results)
     with pytest.raises(ProcessError, match=rf"^{cluster.address}: no Dask scheduler answers"):
         list(run_tasks(square, [1], workers=1, deadline=20, cluster=cluster))
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
