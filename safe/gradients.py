@@ -43,10 +43,8 @@ def backward(
     part's outputs into the weights. What differs from one pass: BatchNorm normalises with each
     part's statistics and updates its running ones n times, and dropout draws differ.
 
-    Several ranks do the same: each gathers the outputs of all, which are small, computes the loss
-    of the whole batch, and carries the gradient at its own outputs into its weights; the sum over
-    the ranks is the gradient of the whole batch. So there is no mean to correct, as there is with
-    DistributedDataParallel, and the losses and logits are those of the whole batch on every rank.
+    Several ranks do the same: each gathers the outputs of all, computes the whole loss, and carries
+    the gradient at its own outputs into its weights; the sum over the ranks is exact.
 
     Args:
         network: clips -> Output, or what has its fields logits and embedding; in training mode.
@@ -78,8 +76,7 @@ def backward(
             outputs = [run(part, seed) for part, seed in zip(parts, seeds, strict=True)]
         shares = [torch.cat(each).detach() for each in zip(*outputs, strict=True)]
         whole = [ranks.gather(share).requires_grad_() for share in shares]
-        logits, embedding = whole
-        losses = acl(logits, embedding, labels)
+        losses = acl(logits := whole[0], whole[1], labels)
         losses["loss"].backward()
         own = [ranks.own(_gradient(each)).chunk(len(seeds)) for each in whole]
         for number, pull in enumerate(zip(*own, strict=True)):
