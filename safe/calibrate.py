@@ -7,13 +7,13 @@ figures are a little better than those of other clips: the test split tells how 
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safe.calibration import Calibration
-from safe.config import Calibrate, Runtime, Train
+from safe.config import Calibrate, Runtime
 from safe.errors import ModelError
 from safe.evaluate import check_fit
 from safe.exact_pass import predict, write_predictions
@@ -30,6 +30,16 @@ from safe.verify import verify
 
 BATCH: Final = 32
 """Clips at once; not a parameter, because it changes no result that anyone could see."""
+
+
+class _Choice(BaseModel):
+    """safe.split.Choice, read from model.json: a model of older code may lack other parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    select: Literal["last", "val", "test"]
+    val_from: Literal["clips", "fold"] = "clips"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
 def calibrate(
@@ -130,7 +140,7 @@ def selection_rows(
     if info["selection"]["rule"] != "val":
         return None
     try:
-        settings = Train.model_validate({"val_from": "clips", **info["params"]["train"]})
+        settings = _Choice.model_validate(info["params"]["train"])
         seed = int(info["params"]["seed"])
     except (KeyError, TypeError, ValidationError) as error:
         raise ModelError(

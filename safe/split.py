@@ -1,9 +1,10 @@
 """On which clips is a fold trained, and on which is its epoch chosen and its answers calibrated?"""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
-from safe.config import Train
 from safe.errors import DataError
 from safe.plan import hold_out
 from safe.shards import ShardFolder
@@ -14,8 +15,24 @@ VAL: str = "val"
 """The bucket that a dataset's own lists set apart for choices."""
 
 
+class Choice(Protocol):
+    """What of the section train decides the split."""
+
+    @property
+    def select(self) -> str:
+        """last, val or test."""
+
+    @property
+    def val_from(self) -> str:
+        """Fold or clips."""
+
+    @property
+    def val_fraction(self) -> float:
+        """0..1 exclusive."""
+
+
 def choose_rows(
-    folder: ShardFolder, fold: int, *, settings: Train, seed: int
+    folder: ShardFolder, fold: int, *, settings: Choice, seed: int
 ) -> tuple[Rows, Rows | None]:
     """Say which rows of the table a fold is trained on, and which are its selection split, if any.
 

@@ -87,6 +87,17 @@ def test_the_test_split_has_no_say(project, model, shards, tmp_path):
     assert set(folder.bucket[kept]) == {"fold3", "fold4", "fold5"}
 
 
+def test_a_model_from_before_a_parameter_was_added_still_has_its_selection_split(model, shards):
+    info = load_model(model)[1]
+    old = {k: info["params"]["train"][k] for k in ("select", "val_from", "val_fraction")}
+    older = {**info, "params": {"seed": 0, "train": old}}
+    folder = open_shards(shards)
+    rows = selection_rows(older, folder, 1, model)
+    assert rows.tolist() == selection_rows(info, folder, 1, model).tolist()
+    with pytest.raises(ModelError, match="no params of training"):
+        selection_rows({**info, "params": {"seed": 0, "train": {}}}, folder, 1, model)
+
+
 def test_evaluation_reads_the_answers_by_it(project, model, shards, tmp_path):
     run(project, model, shards, tmp_path / "out")
     config = small_config(project)
