@@ -232,7 +232,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def _short(number: int) -> str:
-    """Three digits and a unit: 64625873408 is 64.6 G."""
+    """Three digits and a unit: 59748188160 is 59.7 G."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{_digits(number / size)} {unit}"

@@ -44,8 +44,8 @@ def test_r3d_18_costs_what_torchvision_publishes():
     assert cost.multiply_adds == pytest.approx(40.7e9, rel=0.01)
 
 
-def test_one_pass_of_the_backbone_is_40_7_g():
-    assert count(build_backbone("r3d_18")).multiply_adds == pytest.approx(40.7e9, rel=0.01)
+def test_one_pass_of_the_backbone_is_40_0_g_without_the_sums_over_padding():
+    assert count(build_backbone("r3d_18")).multiply_adds == pytest.approx(40.0e9, rel=0.001)
 
 
 def lstm_step(inputs: int) -> int:
@@ -73,10 +73,10 @@ def test_with_the_sums_over_padding_seven_windows_are_75_5_g():
 
 
 @pytest.mark.parametrize("temporal", ["s2am2", "bilstm"])
-def test_seven_windows_are_64_6_g_and_every_part_is_as_by_hand(temporal):
+def test_seven_windows_are_59_7_g_and_every_part_is_as_by_hand(temporal):
     model = build(temporal)
     cost = count(model)
-    assert cost.multiply_adds == pytest.approx(64.6e9, rel=0.001)
+    assert cost.multiply_adds == pytest.approx(59.75e9, rel=0.001)
     window = count(build_backbone("r3d_18"), clip=(3, 4, 112, 112)).multiply_adds
     expected = {
         "backbone": WINDOWS * window,
@@ -247,10 +247,10 @@ def test_the_table_says_what_was_counted_and_measured():
         "peak memory, batch 32",
     ]
     assert found["SAFE"][0] == "3 x 16 x 112 x 112"
-    assert found["SAFE"][2:] == ["64.6 G", "12.3", "1234", "250 MB", ""]
-    assert found["- backbone"] == ["", "33.2 M", "64.6 G", "", "", "", ""]
+    assert found["SAFE"][2:] == ["59.8 G", "12.3", "1234", "250 MB", ""]
+    assert found["- backbone"] == ["", "33.2 M", "59.7 G", "", "", "", ""]
     assert found["- attention"][1:3] == ["2.10 M", "14.7 M"]
-    assert found["one pass"][1:] == ["33.2 M", "40.7 G", "", "", "", ""]
+    assert found["one pass"][1:] == ["33.2 M", "40.0 G", "", "", "", ""]
     assert "- net" not in found
     assert "FlopCounterMode" in lines[-1]
     assert lines[-1].endswith("on a GPU.")
