@@ -26,13 +26,12 @@ class Line:
     key: str
 
 
-_WORD: Final = pa.dictionary(pa.int32(), pa.string())
 _SCHEMA: Final = pa.schema(
     [
         ("line", pa.int64()),
         ("path", pa.string()),
-        ("word", _WORD),
-        ("split", _WORD),
+        ("word", pa.string()),
+        ("split", pa.string()),
         ("key", pa.string()),
     ]
 )
