@@ -3,13 +3,17 @@
 data/<name>/manifest.parquet has a row for every clip that the official lists name, sorted by clip.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.blocks import BLOCK
 from safe.errors import DataError
 from safe.labels import K
 from safe.sample import KEY
@@ -26,6 +30,11 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of the manifest. `path` is relative to data.root, with /; `bytes` is null where the file
 is missing, and the sum over the frames where `source` is frames."""
+
+ROW_GROUP: Final = 2**20
+"""Rows in a group of the manifest: what Arrow takes for a whole table."""
+
+_OUTSIDE: Final = r"(?:\A|/)(?:\.\.)?(?:/|\z)|\\"  # an empty part, .. or a backslash
 
 
 @dataclass(frozen=True)
@@ -62,16 +71,57 @@ def read_manifest(path: Path) -> pa.Table:
             f"{path} must have the columns {', '.join(SCHEMA.names)} as the stage index writes "
             f"them; it has {', '.join(table.schema.names)}"
         )
-    rows = table.select(["clip", "path", "label", "bucket", "bytes"]).to_pydict()
     try:
-        check_clips([Clip(*row) for row in zip(*rows.values(), strict=True)])
+        check_rows(table)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return table
 
 
-def check_clips(clips: list[Clip]) -> None:
+def tabulate(clips: Iterable[Clip], source: str) -> pa.Table:
+    """Turn clips into a table of SCHEMA, in their order, a block at a time."""
+    left, batches = iter(clips), []
+    while block := list(islice(left, BLOCK)):
+        columns: dict[str, list[object]] = {
+            "clip": [clip.key for clip in block],
+            "path": [clip.path for clip in block],
+            "label": [clip.label for clip in block],
+            "bucket": [clip.bucket for clip in block],
+            "source": [source] * len(block),
+            "bytes": [clip.bytes for clip in block],
+        }
+        batches.append(pa.record_batch(columns, SCHEMA))
+    return pa.Table.from_batches(batches, SCHEMA)
+
+
+def write_manifest(table: pa.Table, path: Path) -> None:
+    """Write a table of SCHEMA; its bytes do not depend on how the table lies in memory."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as file:
+        for start in range(0, max(len(table), 1), ROW_GROUP):
+            file.write_table(table.slice(start, ROW_GROUP).combine_chunks())
+
+
+def check_rows(table: pa.Table) -> None:
     """Raise DataError unless keys ascend and are well formed, labels exist, paths stay inside."""
+    clip, label, path = table["clip"], table["label"], table["path"]
+    good = (
+        pc.match_substring_regex(clip, rf"\A(?:{KEY.pattern})\z"),
+        pc.and_(pc.greater_equal(label, 0), pc.less(label, K)),
+        pc.invert(pc.match_substring_regex(path, _OUTSIDE)),
+    )
+    wrong = [pc.index(mask, False).as_py() for mask in good]
+    after = pc.index(pc.less(clip.slice(0, max(len(clip) - 1, 0)), clip.slice(1)), False).as_py()
+    wrong += [after + 1 if after >= 0 else -1]
+    found = [row for row in wrong if row >= 0]
+    if found:  # columns say which row is the first wrong one; how it is wrong, the row says
+        first = min(found)
+        rows = table.select(["clip", "path", "label", "bucket", "bytes"]).slice(max(first - 1, 0))
+        columns = rows.slice(0, min(first, 1) + 1).to_pydict().values()
+        _check_clips([Clip(*row) for row in zip(*columns, strict=True)])
+
+
+def _check_clips(clips: list[Clip]) -> None:
+    """Raise DataError with what is wrong with the first clip that is wrong."""
     previous = ""
     for clip in clips:
         if not KEY.fullmatch(clip.key):

@@ -16,15 +16,21 @@ from the paths.
 
 import csv
 import hashlib
-import io
+import os
 import re
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from errno import ELOOP, ENOENT, ENOTDIR
+from operator import itemgetter
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.blocks import BLOCK, Blocks
 from pipeline.datasets.clips import IMAGES, read_text, require_some
+from pipeline.datasets.own_lines import Line, Lines, lazily
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
@@ -51,19 +57,8 @@ _PLAIN: Final = re.compile(r"\w+(/\w+)*(\.mp4)?", re.ASCII)
 _LONGEST: Final = 80  # characters of a key before its hash
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One line of the list, checked but for the file it names."""
-
-    line: int
-    path: str
-    word: str  # the label as written, in lower case
-    split: str
-    key: str
-
-
-def read_clips(data: Data, on_note: Callable[[str], None] | None = None) -> list[Clip]:
-    """List every clip of the list, in its order.
+def read_clips(data: Data, on_note: Callable[[str], None] | None = None) -> Sequence[Clip]:
+    """List every clip of the list, in its order; ten million lines take 2 GB.
 
     Args:
         data: where the list is.
@@ -75,20 +70,40 @@ def read_clips(data: Data, on_note: Callable[[str], None] | None = None) -> list
             or test is empty; or if not one of the files is there.
     """
     root, file = Path(data.root), Path(data.splits)
-    rows = _read_rows(root, file)
-    _check_splits(root / file, rows, data.folds)
+    table = _read_lines(root, file)
+    _check_splits(root / file, table, data.folds)
     if on_note is not None:
-        for word, count in sorted(Counter(row.word for row in rows).items()):
-            if word in SYNONYMS:
-                on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {count:,})")
-    clips = []
-    for row in rows:
-        label = index_of(SYNONYMS.get(row.word, row.word))
-        bucket = row.split if row.split in PARTS else f"fold{row.split}"
-        size = _measure(root, row, data.source, file)
-        clips.append(Clip(row.key, row.path, label, bucket, size))
-    require_some(clips, root, f"the paths of {file}, such as {clips[0].path}")
-    return clips
+        for entry in sorted(pc.value_counts(table["word"]).to_pylist(), key=itemgetter("values")):
+            if (word := entry["values"]) in SYNONYMS:
+                on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {entry['counts']:,})")
+    lines = lazily(table)
+    sizes = pa.chunked_array(
+        [
+            pa.array(
+                [_measure(root, line, data.source, file) for line in lines[start : start + BLOCK]],
+                pa.int64(),
+            )
+            for start in range(0, len(lines), BLOCK)
+        ]
+    )
+
+    def load(start: int, stop: int) -> list[Clip]:
+        pairs = zip(lines[start:stop], sizes.slice(start, stop - start).to_pylist(), strict=True)
+        return [_clip(line, size) for line, size in pairs]
+
+    require_some(
+        len(table) - sizes.null_count,
+        len(table),
+        root,
+        f"the paths of {file}, such as {lines[0].path}",
+    )
+    return Blocks(len(table), load)
+
+
+def _clip(line: Line, size: int | None) -> Clip:
+    label = index_of(SYNONYMS.get(line.word, line.word))
+    bucket = line.split if line.split in PARTS else f"fold{line.split}"
+    return Clip(line.key, line.path, label, bucket, size)
 
 
 def make_key(path: str) -> str:
@@ -104,16 +119,15 @@ def make_key(path: str) -> str:
     return f"{stem[:_LONGEST]}--{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
-def _read_rows(root: Path, file: Path) -> list[_Row]:
+def _read_lines(root: Path, file: Path) -> pa.Table:
     """Read and check the list line by line. Raises DataError."""
     text, where = read_text(root, file), root / file
     if not text.strip():
         raise DataError(f"{where}: empty; its first line must be {','.join(_COLUMNS)}")
     separator, names = _read_header(text.partition("\n")[0].strip("\r"), where)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: list[_Row] = []
-    paths: dict[str, int] = {}
-    keys: dict[str, int] = {}
+    each = (found[0] for found in re.finditer(r"[^\n]*\n|[^\n]+", text))  # StringIO: four times it
+    reader = csv.reader(each, delimiter=separator, strict=True)
+    lines = Lines()
     try:
         next(reader)
         for fields in reader:
@@ -126,20 +140,27 @@ def _read_rows(root: Path, file: Path) -> list[_Row]:
                     "value that holds the separator between quotes"
                 )
             values = dict(zip(names, map(str.strip, fields), strict=True))
-            row = _parse(values, reader.line_num, here)
-            for what, value, seen in (("path", row.path, paths), ("clip", row.key, keys)):
-                if value in seen:
-                    raise DataError(
-                        f"{here}: {what} {value!r} is also in line {seen[value]}; "
-                        + ("keep one" if what == "path" else "every clip needs a key of its own")
-                    )
-                seen[value] = row.line
-            rows.append(row)
-    except csv.Error as error:
+            lines.add(_parse(values, reader.line_num, here))
+    except (csv.Error, DataError) as error:
+        _check_once(lines, where)  # what is wrong in an earlier line comes first
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{where}, line {reader.line_num}: {error}") from error
-    if not rows:
+    _check_once(lines, where)
+    table = lines.table()
+    if not len(table):
         raise DataError(f"{where}: no line below the header; each clip needs one")
-    return rows
+    return table
+
+
+def _check_once(lines: Lines, where: Path) -> None:
+    """Raise DataError if a path or a key is there twice."""
+    if found := lines.first_twice():
+        line, before, what, value = found
+        raise DataError(
+            f"{where}, line {line}: {what} {value!r} is also in line {before}; "
+            + ("keep one" if what == "path" else "every clip needs a key of its own")
+        )
 
 
 def _read_header(line: str, where: Path) -> tuple[str, list[str]]:
@@ -165,7 +186,7 @@ def _read_header(line: str, where: Path) -> tuple[str, list[str]]:
     return separator, names
 
 
-def _parse(values: dict[str, str], line: int, here: str) -> _Row:
+def _parse(values: dict[str, str], line: int, here: str) -> Line:
     """Check the values of one line. Raises DataError."""
     word, split = values["label"].lower(), values["split"].lower()
     if word not in CLASSES and word not in SYNONYMS:
@@ -185,7 +206,7 @@ def _parse(values: dict[str, str], line: int, here: str) -> _Row:
             f"{here}: clip {key[:120]!r} must be 1 to 95 letters, digits, - and _; an empty one is "
             "made from the path"
         )
-    return _Row(line, path, word, split, key)
+    return Line(line, path, word, split, key)
 
 
 def _normalise(path: str, here: str) -> str:
@@ -202,9 +223,10 @@ def _normalise(path: str, here: str) -> str:
     return "/".join(parts)
 
 
-def _check_splits(where: Path, rows: list[_Row], folds: list[int]) -> None:
+def _check_splits(where: Path, table: pa.Table, folds: list[int]) -> None:
     """Raise DataError unless the column split says what data.folds trains and tests on."""
-    first = {row.split: row.line for row in reversed(rows)}
+    lowest = table.select(["split", "line"]).group_by("split").aggregate([("line", "min")])
+    first = dict(zip(*(lowest[name].to_pylist() for name in ("split", "line_min")), strict=True))
     names, numbers = first.keys() & set(PARTS), first.keys() & set(FOLDS)
     if names and numbers:
         name, number = min(names, key=first.__getitem__), min(numbers, key=first.__getitem__)
@@ -227,17 +249,21 @@ def _check_splits(where: Path, rows: list[_Row], folds: list[int]) -> None:
             )
 
 
-def _measure(root: Path, row: _Row, source: str, file: Path) -> int | None:
+def _measure(root: Path, line: Line, source: str, file: Path) -> int | None:
     """Return the bytes of a video or of a folder's images; None where there is none of them."""
-    path = root / row.path
-    if source == "frames" and path.is_dir():
-        images = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGES]
+    path = f"{root}/{line.path}"
+    try:
+        about = os.stat(path)  # noqa: PTH116  a Path for each of millions takes longer than this
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR, ELOOP):
+            return None
+        raise
+    if source == "frames" and S_ISDIR(about.st_mode):
+        images = [entry for entry in Path(path).iterdir() if entry.suffix.lower() in IMAGES]
         return sum(entry.stat().st_size for entry in images) if images else None
-    if source == "video" and path.is_file():
-        return path.stat().st_size
-    if path.exists():
-        kind, right = ("a folder", "frames") if source == "video" else ("a file", "video")
-        raise DataError(
-            f"{root / file}, line {row.line}: {row.path} is {kind}; data.source: {right} reads that"
-        )
-    return None
+    if source == "video" and S_ISREG(about.st_mode):
+        return about.st_size
+    kind, right = ("a folder", "frames") if source == "video" else ("a file", "video")
+    raise DataError(
+        f"{root / file}, line {line.line}: {line.path} is {kind}; data.source: {right} reads that"
+    )
