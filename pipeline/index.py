@@ -57,12 +57,11 @@ def build_index(
         DataError: one line that says what was looked for and where.
     """
     gone = read_forgotten(forgotten, data.name) if forgotten else set()
-    noting = on_note is not None and data.name == "own"  # only its labels are free words
-    listed = own.read_clips(data, on_note) if noting else ADAPTERS[data.name](data)
-    count = len(listed)
-    table = tabulate((clip for clip in listed if clip.key not in gone), data.source)
-    del listed
-    table = _sort(table)
+    if data.name == "own":
+        listed = own.read_table(data, on_note)
+    else:
+        listed = tabulate(ADAPTERS[data.name](data), data.source)
+    table = _sort(listed.filter(_not_among(listed["clip"], gone)) if gone else listed)
     check_rows(table)
     buckets, classes = _count(table["bucket"]), _count(table["label"])
     if on_note is not None:
@@ -73,10 +72,14 @@ def build_index(
     return {
         "clips": len(table),
         "missing": table["bytes"].null_count,
-        "forgotten": count - len(table),
+        "forgotten": len(listed) - len(table),
         **{name: classes.get(label, 0) for label, name in enumerate(CLASSES)},
         **{name: buckets[name] for name in sorted(buckets)},
     }
+
+
+def _not_among(clip: pa.ChunkedArray, gone: set[str]) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(clip, pa.array(sorted(gone), pa.string())))
 
 
 def _sort(table: pa.Table) -> pa.Table:

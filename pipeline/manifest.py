@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.blocks import BLOCK
+from pipeline.blocks import BLOCK, Blocks
 from safe.errors import DataError
 from safe.labels import K
 from safe.sample import KEY
@@ -94,6 +94,17 @@ def tabulate(clips: Iterable[Clip], source: str) -> pa.Table:
     return pa.Table.from_batches(batches, SCHEMA)
 
 
+def untabulate(table: pa.Table) -> Blocks[Clip]:
+    """Turn a table of SCHEMA into clips, a block at a time, when they are asked for."""
+    columns = table.select(["clip", "path", "label", "bucket", "bytes"])
+
+    def load(start: int, stop: int) -> list[Clip]:
+        rows = columns.slice(start, stop - start).to_pydict().values()
+        return [Clip(*row) for row in zip(*rows, strict=True)]
+
+    return Blocks(len(table), load)
+
+
 def write_manifest(table: pa.Table, path: Path) -> None:
     """Write a table of SCHEMA; its bytes do not depend on how the table lies in memory."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as file:
@@ -115,9 +126,7 @@ def check_rows(table: pa.Table) -> None:
     found = [row for row in wrong if row >= 0]
     if found:  # columns say which row is the first wrong one; how it is wrong, the row says
         first = min(found)
-        rows = table.select(["clip", "path", "label", "bucket", "bytes"]).slice(max(first - 1, 0))
-        columns = rows.slice(0, min(first, 1) + 1).to_pydict().values()
-        _check_clips([Clip(*row) for row in zip(*columns, strict=True)])
+        _check_clips(list(untabulate(table.slice(max(first - 1, 0), min(first, 1) + 1))))
 
 
 def _check_clips(clips: list[Clip]) -> None:

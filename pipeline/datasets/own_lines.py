@@ -1,18 +1,42 @@
-"""How are the lines of a list kept, millions of them, and is one of them there twice?
+"""What may one line of a list of one's own say, and which key does its path give?
 
-A line as an object takes 700 bytes, as a row of columns 60. Paths and keys are compared by a 64-bit
-hash of each, which is sorted once; two that fall together are then looked at themselves.
+Words and numbers become positions in WORDS and SPLITS, a path loses ./ and doubled /, and every
+line has a key. What a line may not say is one error that begins with where it stands.
 """
 
-from array import array
+import hashlib
+import re
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+from safe.errors import DataError
+from safe.labels import CLASSES
+from safe.sample import KEY
 
-from pipeline.blocks import BLOCK, Blocks
+SYNONYMS: Final = {
+    "happiness": "happy",
+    "joy": "happy",
+    "sadness": "sad",
+    "anger": "angry",
+    "surprised": "surprise",
+    "disgusted": "disgust",
+    "fearful": "fear",
+}
+"""Other words for the seven classes. There are no more: a word that is in neither is refused."""
+
+PARTS: Final = ("train", "val", "test")
+FOLDS: Final = ("1", "2", "3", "4", "5")
+
+WORDS: Final = (*CLASSES, *SYNONYMS)
+"""What may stand for a label, in lower case."""
+
+SPLITS: Final = (*PARTS, *FOLDS)
+"""What may stand for a split."""
+
+PLAIN: Final = r"\w+(/\w+)*(\.mp4)?"
+"""A path that is its own key but for - in place of / and without .mp4, if that is short enough."""
+
+_LONGEST: Final = 80  # characters of a key before its hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,87 +44,66 @@ class Line:
     """One line of the list, checked but for the file it names."""
 
     line: int
+    """Its number in the file, from 1."""
     path: str
-    word: str  # the label as written, in lower case
-    split: str
     key: str
+    word: int
+    """Position of the label in WORDS."""
+    split: int
+    """Position in SPLITS."""
 
 
-_SCHEMA: Final = pa.schema(
-    [
-        ("line", pa.int64()),
-        ("path", pa.string()),
-        ("word", pa.string()),
-        ("split", pa.string()),
-        ("key", pa.string()),
-    ]
-)
+def parse_line(values: dict[str, str], line: int, here: str) -> Line:
+    """Check the values of one line, by column and without spaces around them. Raises DataError."""
+    word, split = values["label"].lower(), values["split"].lower()
+    if word not in WORDS:
+        raise DataError(
+            f"{here}: label {values['label']!r} must be one of {', '.join(CLASSES)} "
+            f"(or {', '.join(SYNONYMS)})"
+        )
+    if split not in SPLITS:
+        raise DataError(
+            f"{here}: split {values['split']!r} must be train, val or test, or a fold's number, "
+            "1 to 5"
+        )
+    path, key = name_clip(values["path"], values.get("clip", ""), here)
+    return Line(line, path, key, WORDS.index(word), SPLITS.index(split))
 
 
-class Lines:
-    """The lines of a list in its order, as columns."""
-
-    def __init__(self) -> None:
-        self._open: list[tuple[int, str, str, str, str]] = []
-        self._batches: list[pa.RecordBatch] = []
-        self._hashes = {"path": array("q"), "clip": array("q")}
-
-    def add(self, line: Line) -> None:
-        """Append a line."""
-        self._open.append((line.line, line.path, line.word, line.split, line.key))
-        self._hashes["path"].append(hash(line.path))
-        self._hashes["clip"].append(hash(line.key))
-        if len(self._open) == BLOCK:
-            self._close()
-
-    def table(self) -> pa.Table:
-        """Return the lines as a table: line, path, word, split, key."""
-        self._close()
-        return pa.Table.from_batches(self._batches, _SCHEMA)
-
-    def first_twice(self) -> tuple[int, int, str, str] | None:
-        """Return the first line that says again what a line before says; None if there is none.
-
-        Returns:
-            Its number, that of the line before, what it repeats (path or clip), and that itself.
-        """
-        table = self.table()
-        found = []
-        for order, (what, column) in enumerate((("path", "path"), ("clip", "key"))):
-            before: dict[str, int] = {}
-            for row in _suspects(np.frombuffer(self._hashes[what], np.int64)).tolist():
-                value, line = table[column][row].as_py(), table["line"][row].as_py()
-                if value in before:
-                    found.append((line, order, before[value], what, value))
-                    break
-                before[value] = line
-        if not found:
-            return None
-        line, _, earlier, what, value = min(found)
-        return line, earlier, what, value
-
-    def _close(self) -> None:
-        if self._open:
-            columns = list(zip(*self._open, strict=True))
-            arrays = [
-                pa.array(part, kind) for part, kind in zip(columns, _SCHEMA.types, strict=True)
-            ]
-            self._batches.append(pa.record_batch(arrays, schema=_SCHEMA))
-            self._open = []
+def name_clip(path: str, clip: str, here: str) -> tuple[str, str]:
+    """Return the path as it is kept, and its key if `clip` gives none. Raises DataError."""
+    path = _normalise(path, here)
+    key = clip or make_key(path)
+    if not KEY.fullmatch(key):
+        raise DataError(
+            f"{here}: clip {key[:120]!r} must be 1 to 95 letters, digits, - and _; an empty one is "
+            "made from the path"
+        )
+    return path, key
 
 
-def _suspects(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows, ascending, whose hash another row has too."""
-    ordered = np.sort(hashes)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    return np.flatnonzero(np.isin(hashes, twice)) if len(twice) else np.empty(0, np.int64)
+def make_key(path: str) -> str:
+    """Make a clip's key from its path alone, so that no other line can ever change it.
+
+    Letters, digits and _ with the ending .mp4 or none become the key with - for /. Any other path
+    becomes something like it, followed by -- and eight digits of its SHA-256.
+    """
+    plain = path.removesuffix(".mp4").replace("/", "-")
+    if re.fullmatch(PLAIN, path, re.ASCII) and KEY.fullmatch(plain):
+        return plain
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.\w{2,4}$", "", path)).strip("-")
+    return f"{stem[:_LONGEST]}--{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
-def lazily(table: pa.Table) -> Blocks[Line]:
-    """Give the lines of a table one by one."""
-
-    def load(start: int, stop: int) -> list[Line]:
-        columns = table.slice(start, stop - start).to_pydict().values()
-        return [Line(*row) for row in zip(*columns, strict=True)]
-
-    return Blocks(len(table), load)
+def _normalise(path: str, here: str) -> str:
+    """Return a path without ./ and doubled /. Raises DataError if it may leave the root."""
+    if not path or not path.isprintable():
+        raise DataError(f"{here}: path {path[:120]!r} must be that of a file or folder")
+    if "\\" in path:
+        raise DataError(f"{here}: path {path!r} must have / between folders, not \\")
+    if path.startswith(("/", "~")) or re.match(r"[A-Za-z]:", path):
+        raise DataError(f"{here}: path {path!r} is absolute; it must be relative to data.root")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or not parts:
+        raise DataError(f"{here}: path {path!r} leaves data.root; it must stay inside")
+    return "/".join(parts)
