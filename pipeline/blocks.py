@@ -5,29 +5,44 @@ stage sees a sequence whose items are made a block at a time, when one of them i
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final, TypeVar, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 T = TypeVar("T")
 
 BLOCK: Final = 10_000
 """Items that are made together; two blocks are kept."""
 
+ROW_GROUP: Final = 2**20
+"""Rows in a group of a parquet file: what Arrow takes for a whole table."""
+
+
+def write_rows(table: pa.Table, path: Path, *, compression: str) -> None:
+    """Write a table without a copy of it; how it lies in memory changes no byte."""
+    with pq.ParquetWriter(path, table.schema, compression=compression) as file:
+        for start in range(0, max(len(table), 1), ROW_GROUP):
+            file.write_table(table.slice(start, ROW_GROUP).combine_chunks())
+
 
 class Blocks(Sequence[T]):
-    """A sequence whose items are made by `load(start, stop)`, which returns stop - start of them.
+    """A sequence whose items come from `load(start, stop)`, which returns stop - start of them.
 
     Cheap where items are asked for in about their order, as `run_tasks` does.
     """
 
-    def __init__(self, count: int, load: Callable[[int, int], list[T]]) -> None:
+    def __init__(self, count: int, load: Callable[[int, int], Sequence[T]]) -> None:
         self._count, self._load = count, load
-        self._ready: dict[int, list[T]] = {}
+        self._ready: dict[int, Sequence[T]] = {}
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        return (self[place] for place in range(self._count))
+        for block in range(-(-self._count // BLOCK)):
+            yield from self._block(block)
 
     @overload
     def __getitem__(self, place: int) -> T: ...
@@ -40,6 +55,9 @@ class Blocks(Sequence[T]):
         if not -self._count <= place < self._count:
             raise IndexError(place)
         block, inside = divmod(place % self._count, BLOCK)
+        return self._block(block)[inside]
+
+    def _block(self, block: int) -> Sequence[T]:
         items = self._ready.get(block)
         if items is None:
             start = block * BLOCK
@@ -47,4 +65,4 @@ class Blocks(Sequence[T]):
             if len(self._ready) == 2:
                 del self._ready[next(iter(self._ready))]
             self._ready[block] = items
-        return items[inside]
+        return items

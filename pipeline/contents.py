@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.blocks import BLOCK
+from pipeline.blocks import BLOCK, write_rows
 from safe.process import whole_file
 from safe.sample import CLIP_COLUMNS, SHARD_FORMAT
 
@@ -65,7 +64,7 @@ def write_index(
     table = folder / "clips.parquet"
     columns = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMA)
     with whole_file(table) as path:
-        pq.write_table(columns.combine_chunks(), path)  # pieces would give other bytes
+        write_rows(columns, path, compression="snappy")
     with table.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     index = {

@@ -7,13 +7,12 @@ which frames.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -37,6 +36,8 @@ SCHEMA: Final = pa.schema(
     ]
 )
 """Columns of faces.parquet."""
+
+_LISTS: Final[dict[str, Any]] = {"frame_index": np.int32, "box": np.float32, "score": np.float32}
 
 _GROUP: Final = 250
 """Rows in a group of the file; a row that waits in memory takes 5 KB."""
@@ -74,13 +75,28 @@ def write_faces(clips: Sequence[str], rows: Iterable[ClipFaces], out: Path) -> N
     Rows are written as they come, in groups, so that memory does not grow with the clips. There is
     a row for every clip, or `out` is not written.
     """
+    # Of numbers hardly one is there twice, so a dictionary of them takes a quarter more bytes.
+    words = ["status", "reason"]
     pairs, size = zip(clips, rows, strict=True), max(_GROUP, -(-len(clips) // _GROUPS))
-    with whole_file(out) as path, pq.ParquetWriter(path, SCHEMA) as file:
+    with whole_file(out) as path, pq.ParquetWriter(path, SCHEMA, use_dictionary=words) as file:
         while group := list(islice(pairs, size)):
-            columns: dict[str, list[object]] = {"clip": [clip for clip, _ in group]}
+            columns = {"clip": [clip for clip, _ in group]}
             for name in SCHEMA.names[1:]:
-                columns[name] = [getattr(row, name) for _, row in group]
+                values = [getattr(row, name) for _, row in group]
+                columns[name] = _nest(values, name) if name in _LISTS else values
             file.write_table(pa.table(columns, schema=SCHEMA))
+
+
+def _nest(rows: list[Any], name: str) -> pa.Array:
+    """Make a column of lists from flat numbers, in a tenth of the time Arrow takes for tuples."""
+    kind, flat, side = _LISTS[name], chain.from_iterable(rows), 4 if name == "box" else 1
+    values = np.fromiter(chain.from_iterable(flat) if side == 4 else flat, kind)
+    starts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    assert len(values) == starts[-1] * side, f"a {name} has too many or too few numbers"
+    inner = pa.array(values)
+    if side == 4:
+        inner = pa.FixedSizeListArray.from_arrays(inner, type=SCHEMA.field(name).type.value_type)
+    return pa.ListArray.from_arrays(pa.array(starts), inner, type=SCHEMA.field(name).type)
 
 
 def read_faces(path: Path) -> pa.Table:
@@ -114,19 +130,19 @@ class FaceFile:
         with self._reading():
             return self._file.read(columns)
 
-    def rows(self, wanted: NDArray[np.int64]) -> list[ClipFaces]:
+    def rows(self, wanted: NDArray[np.int64]) -> "FaceRows":
         """Return the rows of these numbers, which ascend. Reads the groups that hold them."""
         group = np.searchsorted(self._ends, wanted, side="right")
         groups, first = np.unique(group, return_index=True)
-        found: list[ClipFaces] = []
+        tables = []
         for part in np.split(np.arange(len(groups)), np.flatnonzero(np.diff(groups) > 1) + 1):
             start = first[part[0]]
             stop = first[part[-1] + 1] if part[-1] + 1 < len(groups) else len(wanted)
             with self._reading():
                 table = self._file.read_row_groups(groups[part].tolist(), SCHEMA.names[1:])
             before = self._ends[groups[part[0]] - 1] if groups[part[0]] else 0
-            found += _objects(table.combine_chunks().take(pa.array(wanted[start:stop] - before)))
-        return found
+            tables.append(table.combine_chunks().take(pa.array(wanted[start:stop] - before)))
+        return FaceRows(pa.concat_tables(tables))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -140,16 +156,31 @@ class FaceFile:
             ) from error
 
 
-def _objects(table: pa.Table) -> list[ClipFaces]:
-    """Turn rows into objects; the lists by numpy, which is ten times as fast as Arrow."""
-    columns = {name: table[name].combine_chunks() for name in table.column_names}
-    lists = []
-    for name, shape in (("frame_index", ()), ("box", (4,)), ("score", ())):
-        column = columns.pop(name)
-        flat = column.flatten()
-        flat = flat.flatten() if shape else flat
-        values = flat.to_numpy().reshape(-1, *shape).tolist()
-        ends = np.cumsum(pc.list_value_length(column).to_numpy()).tolist()
-        lists.append([tuple(values[a:b]) for a, b in zip([0, *ends], ends, strict=False)])
-    plain = (column.to_pylist() for column in columns.values())
-    return [ClipFaces(*row) for row in zip(*plain, *lists, strict=True)]
+class FaceRows:
+    """Rows as columns; each becomes an object, ten times as large, when it is asked for.
+
+    A row's boxes are lists of four numbers, not tuples.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        """Take the columns of SCHEMA but clip, in its order."""
+        columns = [table[name].combine_chunks() for name in SCHEMA.names[1:]]
+        count = len(SCHEMA.names) - 1 - len(_LISTS)
+        self._plain = list(zip(*(column.to_pylist() for column in columns[:count]), strict=True))
+        self._lists = []
+        for column in columns[count:]:
+            values = column.flatten()
+            if pa.types.is_fixed_size_list(values.type):
+                numbers = values.flatten().to_numpy().reshape(-1, 4)
+            else:
+                numbers = values.to_numpy()
+            starts = column.offsets.to_numpy() - column.offsets[0].as_py()
+            self._lists.append((numbers, starts.tolist()))
+
+    def __getitem__(self, row: int) -> ClipFaces:
+        """Return a row."""
+        lists = (
+            tuple(numbers[starts[row] : starts[row + 1]].tolist())
+            for numbers, starts in self._lists
+        )
+        return ClipFaces(*self._plain[row], *lists)

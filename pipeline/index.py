@@ -12,15 +12,13 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.blocks import ROW_GROUP, write_rows
 from pipeline.datasets import dfew, ferv39k, own
 from pipeline.forgotten import read_forgotten
 from pipeline.manifest import (
-    ROW_GROUP,
-    SCHEMA,
     Clip,
     check_rows,
     tabulate,
-    write_manifest,
 )
 from safe.config import Data
 from safe.labels import CLASSES
@@ -32,8 +30,6 @@ ADAPTERS: Final[dict[str, Callable[[Data], Sequence[Clip]]]] = {
     "ferv39k": ferv39k.read_clips,
     "own": own.read_clips,
 }
-
-_WIDE: Final = {pa.string(): pa.large_string()}
 
 
 def build_index(
@@ -68,7 +64,7 @@ def build_index(
         for note in _find_gaps(table, data.folds):
             on_note(note)
     with whole_file(out) as temporary:
-        write_manifest(table, temporary)
+        write_rows(table, temporary, compression="zstd")
     return {
         "clips": len(table),
         "missing": table["bytes"].null_count,
@@ -83,15 +79,20 @@ def _not_among(clip: pa.ChunkedArray, gone: set[str]) -> pa.ChunkedArray:
 
 
 def _sort(table: pa.Table) -> pa.Table:
-    """Sort by clip, a block of rows at a time: Arrow's texts end at 2 GiB a piece."""
+    """Sort by clip, one column after the other, so that two copies of one are the most."""
     order = pc.sort_indices(table["clip"])
-    wide = pa.schema([field.with_type(_WIDE.get(field.type, field.type)) for field in table.schema])
-    whole = table.cast(wide).combine_chunks()
+    return pa.table([_take(column, order) for column in table.columns], schema=table.schema)
+
+
+def _take(column: pa.ChunkedArray, order: pa.Array) -> pa.ChunkedArray:
+    """Return the rows of `order`, in pieces, since Arrow's texts end at 2 GiB a piece."""
+    kind = column.type
+    whole = column.cast(pa.large_string() if kind == pa.string() else kind).combine_chunks()
     parts = [
-        whole.take(order.slice(start, ROW_GROUP)).cast(SCHEMA)
-        for start in range(0, len(table), ROW_GROUP)
+        whole.take(order.slice(start, ROW_GROUP)).cast(kind)
+        for start in range(0, len(order), ROW_GROUP)
     ]
-    return pa.concat_tables([SCHEMA.empty_table(), *parts])
+    return pa.chunked_array(parts, kind)
 
 
 def _count(column: pa.ChunkedArray) -> dict[Any, int]:

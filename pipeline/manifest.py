@@ -31,9 +31,6 @@ SCHEMA: Final = pa.schema(
 """Columns of the manifest. `path` is relative to data.root, with /; `bytes` is null where the file
 is missing, and the sum over the frames where `source` is frames."""
 
-ROW_GROUP: Final = 2**20
-"""Rows in a group of the manifest: what Arrow takes for a whole table."""
-
 _OUTSIDE: Final = r"(?:\A|/)(?:\.\.)?(?:/|\z)|\\"  # an empty part, .. or a backslash
 
 
@@ -103,13 +100,6 @@ def untabulate(table: pa.Table) -> Blocks[Clip]:
         return [Clip(*row) for row in zip(*rows, strict=True)]
 
     return Blocks(len(table), load)
-
-
-def write_manifest(table: pa.Table, path: Path) -> None:
-    """Write a table of SCHEMA; its bytes do not depend on how the table lies in memory."""
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as file:
-        for start in range(0, max(len(table), 1), ROW_GROUP):
-            file.write_table(table.slice(start, ROW_GROUP).combine_chunks())
 
 
 def check_rows(table: pa.Table) -> None:

@@ -7,6 +7,7 @@ are columns; the faces, most of the bytes, are read a block of clips at a time w
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,15 +97,28 @@ class Plan:
         return pc.is_in(self._listed["clip"], pa.array(list(keys), pa.string()))
 
     def _lazily(self, order: NDArray[np.int64]) -> Blocks[Clip]:
-        def load(start: int, stop: int) -> list[Clip]:
-            rows = order[start:stop]
-            ascending = np.argsort(rows, kind="stable")  # where one bucket ends and the next begins
-            faces = self._faces.rows(rows[ascending])
-            columns = self._listed.take(pa.array(rows[ascending])).to_pydict().values()
-            clips = [Clip(*row) for row in zip(*columns, faces, strict=True)]
-            return [clips[place] for place in np.argsort(ascending).tolist()]
+        def load(start: int, stop: int) -> Sequence[Clip]:
+            return _Part(self._listed, self._faces, order[start:stop])
 
         return Blocks(len(order), load)
+
+
+class _Part(Sequence[Clip]):
+    """Some clips, each made when it is asked for; nothing but columns stays in memory."""
+
+    def __init__(self, listed: pa.Table, faces: FaceFile, rows: NDArray[np.int64]) -> None:
+        ascending = np.argsort(rows, kind="stable")  # where one bucket ends and the next begins
+        self._face_of = np.argsort(ascending).tolist()
+        self._faces = faces.rows(rows[ascending])
+        self._rows = list(zip(*listed.take(pa.array(rows)).to_pydict().values(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self._face_of)
+
+    def __getitem__(self, place: Any) -> Any:
+        """Return a clip. Raises IndexError."""
+        key, path, label, bucket, source = self._rows[place]
+        return Clip(key, path, label, bucket, source, self._faces[self._face_of[place]])
 
 
 def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
@@ -119,7 +133,9 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
         DataError: if a table is missing or not readable, lists no clip, or the two do not have the
             same clips.
     """
-    listed, file = read_manifest(manifest), FaceFile(faces)
+    columns = ["clip", "path", "label", "bucket", "source"]
+    listed = read_manifest(manifest).select(columns).combine_chunks()
+    file = FaceFile(faces)
     found = file.read(["clip", "status", "reason"])
     if not listed["clip"].equals(found["clip"]):
         raise DataError(
@@ -136,10 +152,9 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
         if told := ClipFaces(status, reason).unusable(missing):
             left_out[clip] = told
     usable = pc.invert(pc.is_in(found["clip"], pa.array(list(left_out), pa.string()))).to_numpy()
-    bucket = listed["bucket"].combine_chunks()
+    bucket = listed["bucket"]
     order = [
-        np.flatnonzero(usable & pc.equal(bucket, name).to_numpy(zero_copy_only=False))
+        np.flatnonzero(usable & pc.equal(bucket, name).to_numpy())
         for name in sorted(pc.unique(bucket).to_pylist())
     ]
-    columns = listed.select(["clip", "path", "label", "bucket", "source"]).combine_chunks()
-    return Plan(columns, file, left_out, np.concatenate(order))
+    return Plan(listed, file, left_out, np.concatenate(order))
