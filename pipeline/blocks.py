@@ -1,4 +1,4 @@
-"""How are millions of rows handed out one by one without being millions of objects?
+"""How are millions of rows handed out, and written, without being millions of objects?
 
 A table of ten million rows takes a gigabyte in Arrow's columns and ten as Python objects. So a
 stage sees a sequence whose items are made a block at a time, when one of them is asked for.
