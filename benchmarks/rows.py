@@ -180,7 +180,7 @@ def main() -> None:
         print(used.ru_maxrss, used.ru_utime + used.ru_stime)
         return
     sizes = (args.only,) if args.only else SIZES[:3] if args.quick else SIZES
-    figures, totals = [], []
+    figures, totals = list[Figure](), []
     for rows in sizes:
         steps = measure(rows)
         total, most = sum(one for one, _ in steps.values()), max(one for _, one in steps.values())
@@ -191,6 +191,9 @@ def main() -> None:
             (f"{rows:,} rows, most memory", most, "GiB", MEMORY if last else None),
         ):
             figures.append(Figure(what, value, value, value, unit=unit, most=bound))
+    for name, (seconds, memory) in steps.items():
+        for value, unit in ((seconds, "s"), (memory, "GiB")):
+            figures.append(Figure(f"{sizes[-1]:,} rows, {name}", value, value, value, unit=unit))
     for (few, before), (many, after) in pairwise(zip(sizes, totals, strict=True)):
         value = after / before / (many / few)
         figures.append(Figure(f"time a row, {many:,} to {few:,}", value, value, value))

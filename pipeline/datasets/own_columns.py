@@ -5,7 +5,7 @@ checked column by column; that and line by line give the same (tests/test_column
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, repeat
 from operator import attrgetter
 from typing import Final
 
@@ -108,19 +108,19 @@ def read_plain(text: str, separator: str, names: list[str]) -> pa.Table | None:
 
 def _check(batch: pa.RecordBatch, line: int) -> pa.RecordBatch:
     """Turn some of the list's lines into LINES. Raises KeyError or DataError if one is wrong."""
-    path = batch["path"]
-    key = pc.replace_substring(pc.replace_substring(path, ".mp4", ""), "/", "-")
-    if "clip" in batch.schema.names:
-        key = batch["clip"]
+    path, given = batch["path"], batch["clip"] if "clip" in batch.schema.names else None
+    key = given
+    if given is None:
+        key = pc.replace_substring(pc.replace_substring(path, ".mp4", ""), "/", "-")
     plain = pc.and_(
         pc.match_substring_regex(path, rf"\A(?:{PLAIN})\z"),
         pc.match_substring_regex(key, rf"\A(?:{KEY.pattern})\z"),
     )
     if not pc.all(plain).as_py():
         odd = pc.invert(plain)
-        given = [""] * len(batch) if "clip" not in batch.schema.names else batch["clip"]
-        rows = np.flatnonzero(odd.to_numpy(zero_copy_only=False))
-        named = [name_clip(str(path[row]).strip(), str(given[row]).strip(), "") for row in rows]
+        paths = path.filter(odd).to_pylist()
+        keys = repeat("", len(paths)) if given is None else given.filter(odd).to_pylist()
+        named = [name_clip(a.strip(), b.strip(), "") for a, b in zip(paths, keys, strict=True)]
         path = pc.replace_with_mask(path, odd, pa.array([one for one, _ in named], pa.string()))
         key = pc.replace_with_mask(key, odd, pa.array([one for _, one in named], pa.string()))
     number = pa.array(np.arange(line, line + len(batch)))

@@ -36,6 +36,7 @@ SPLITS: Final = (*PARTS, *FOLDS)
 PLAIN: Final = r"\w+(/\w+)*(\.mp4)?"
 """A path that is its own key but for - in place of / and without .mp4, if that is short enough."""
 
+_PLAIN: Final = re.compile(PLAIN, re.ASCII)
 _LONGEST: Final = 80  # characters of a key before its hash
 
 
@@ -89,7 +90,7 @@ def make_key(path: str) -> str:
     becomes something like it, followed by -- and eight digits of its SHA-256.
     """
     plain = path.removesuffix(".mp4").replace("/", "-")
-    if re.fullmatch(PLAIN, path, re.ASCII) and KEY.fullmatch(plain):
+    if _PLAIN.fullmatch(path) and KEY.fullmatch(plain):
         return plain
     stem = re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.\w{2,4}$", "", path)).strip("-")
     return f"{stem[:_LONGEST]}--{hashlib.sha256(path.encode()).hexdigest()[:8]}"
