@@ -102,9 +102,8 @@ def write(out: Path, counts: Sequence[int], *, side: int = SIDE) -> None:
     out.mkdir()
     generator = np.random.default_rng(0)
     writer = ShardWriter(out, clips=max(counts))
-    for number, count in enumerate(counts):
-        for _ in range(count):
-            key = len(writer.rows)
+    for number in range(len(counts)):
+        for key in range(sum(counts[:number]), sum(counts[: number + 1])):
             noise = generator.integers(0, 256, (FRAMES, side, side, 3), np.uint8)
             writer.add(
                 f"{key:06d}",

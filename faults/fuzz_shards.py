@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -207,7 +208,7 @@ def _tables(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return json.loads((folder / "index.json").read_text()), table.to_pylist()
 
 
-def _write(folder: Path, index: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _write(folder: Path, index: dict[str, Any], rows: pa.Table | list[dict[str, Any]]) -> None:
     parts = {"shards": index["shards"], "left_out": index["left_out"]}
     write_index(folder, made=index["preprocessing"], rows=rows, **parts)
 

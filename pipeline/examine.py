@@ -92,7 +92,7 @@ def _read_lists(found: Examination, data: Data, rows: Rows, *, prepared: bool) -
             found.error("raw-absent", root, "the dataset is not there", remedy)
         return []
     try:
-        return ADAPTERS[data.name](data)
+        return list(ADAPTERS[data.name](data))
     except DataError as error:
         remedy = "take lists and clips as they were released, or mend data.root"
         found.error("lists", root / data.splits, str(error), remedy)

@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.blocks import Blocks
 from pipeline.cluster import Cluster
 from pipeline.crop import centre_square
 from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
@@ -81,12 +84,10 @@ def find_faces(
     Raises:
         DataError: if the manifest is missing or not readable, or the detector is not installed.
     """
-    table = read_manifest(manifest)
-    tasks = [
-        Clip(path=path, source=source)
-        for path, source in zip(table["path"].to_pylist(), table["source"].to_pylist(), strict=True)
-    ]
-    detects = any(task.source == "video" for task in tasks)
+    table = read_manifest(manifest).select(["clip", "path", "source"])
+    tasks = Blocks(len(table), partial(_tasks, table))
+    clips = Blocks(len(table), partial(_keys, table))
+    detects = pc.any(pc.equal(table["source"], "video")).as_py()
     if detects:
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
     strip = None if leave is None else leave.settings
@@ -113,13 +114,23 @@ def find_faces(
             counts[found.faces.status] += 1
             yield found.faces
 
-    clips = table["clip"].to_pylist()
     with leaving(leave) as file:
         write_faces(clips, rows(), out)
         if leave is not None and file is not None and tasks:
             made = preprocessing(tasks[0].source, faces=settings, shard=leave.settings)
             seal(file, made_by(out, made))
     return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
+
+
+def _tasks(table: pa.Table, start: int, stop: int) -> list[Clip]:
+    part = table.slice(start, stop - start)
+    pairs = zip(part["path"].to_pylist(), part["source"].to_pylist(), strict=True)
+    return [Clip(path=path, source=source) for path, source in pairs]
+
+
+def _keys(table: pa.Table, start: int, stop: int) -> list[str]:
+    keys: list[str] = table["clip"].slice(start, stop - start).to_pylist()
+    return keys
 
 
 def prepare(settings: Faces) -> None:

@@ -5,22 +5,26 @@ a row for every clip that the lists name. A clip whose file is missing keeps its
 official denominator stays; its `bytes` are null.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from pipeline.blocks import ROW_GROUP, write_rows
 from pipeline.datasets import dfew, ferv39k, own
 from pipeline.forgotten import read_forgotten
-from pipeline.manifest import SCHEMA, Clip, check_clips
+from pipeline.manifest import (
+    Clip,
+    check_rows,
+    tabulate,
+)
 from safe.config import Data
 from safe.labels import CLASSES
 from safe.process import whole_file
 
-ADAPTERS: Final[dict[str, Callable[[Data], list[Clip]]]] = {
+ADAPTERS: Final[dict[str, Callable[[Data], Sequence[Clip]]]] = {
     "synthetic": dfew.read_clips,  # drawn in DFEW's layout
     "dfew": dfew.read_clips,
     "ferv39k": ferv39k.read_clips,
@@ -49,41 +53,61 @@ def build_index(
         DataError: one line that says what was looked for and where.
     """
     gone = read_forgotten(forgotten, data.name) if forgotten else set()
-    noting = on_note is not None and data.name == "own"  # only its labels are free words
-    listed = own.read_clips(data, on_note) if noting else ADAPTERS[data.name](data)
-    clips = sorted((clip for clip in listed if clip.key not in gone), key=lambda clip: clip.key)
-    check_clips(clips)
+    if data.name == "own":
+        listed = own.read_table(data, on_note)
+    else:
+        listed = tabulate(ADAPTERS[data.name](data), data.source)
+    table = _sort(listed.filter(_not_among(listed["clip"], gone)) if gone else listed)
+    check_rows(table)
+    buckets, classes = _count(table["bucket"]), _count(table["label"])
     if on_note is not None:
-        for note in _find_gaps(clips, data.folds):
+        for note in _find_gaps(table, data.folds):
             on_note(note)
-    columns = {
-        "clip": [clip.key for clip in clips],
-        "path": [clip.path for clip in clips],
-        "label": [clip.label for clip in clips],
-        "bucket": [clip.bucket for clip in clips],
-        "source": [data.source] * len(clips),
-        "bytes": [clip.bytes for clip in clips],
-    }
     with whole_file(out) as temporary:
-        pq.write_table(pa.table(columns, SCHEMA), temporary, compression="zstd")
-    classes = Counter(clip.label for clip in clips)
-    buckets = Counter(clip.bucket for clip in clips)
+        write_rows(table, temporary, compression="zstd")
     return {
-        "clips": len(clips),
-        "missing": sum(clip.bytes is None for clip in clips),
-        "forgotten": len(listed) - len(clips),
-        **{name: classes[label] for label, name in enumerate(CLASSES)},
+        "clips": len(table),
+        "missing": table["bytes"].null_count,
+        "forgotten": len(listed) - len(table),
+        **{name: classes.get(label, 0) for label, name in enumerate(CLASSES)},
         **{name: buckets[name] for name in sorted(buckets)},
     }
 
 
-def _find_gaps(clips: list[Clip], folds: list[int]) -> Iterator[str]:
+def _not_among(clip: pa.ChunkedArray, gone: set[str]) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(clip, pa.array(sorted(gone), pa.string())))
+
+
+def _sort(table: pa.Table) -> pa.Table:
+    """Sort by clip, one column after the other, so that two copies of one are the most."""
+    order = pc.sort_indices(table["clip"])
+    return pa.table([_take(column, order) for column in table.columns], schema=table.schema)
+
+
+def _take(column: pa.ChunkedArray, order: pa.Array) -> pa.ChunkedArray:
+    """Return the rows of `order`, in pieces, since Arrow's texts end at 2 GiB a piece."""
+    kind = column.type
+    whole = column.cast(pa.large_string() if kind == pa.string() else kind).combine_chunks()
+    parts = [
+        whole.take(order.slice(start, ROW_GROUP)).cast(kind)
+        for start in range(0, len(order), ROW_GROUP)
+    ]
+    return pa.chunked_array(parts, kind)
+
+
+def _count(column: pa.ChunkedArray) -> dict[Any, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
+
+
+def _find_gaps(table: pa.Table, folds: list[int]) -> Iterator[str]:
     """Yield a line for each fold whose training or test split lacks classes."""
+    pairs = table.select(["bucket", "label"]).group_by(["bucket", "label"]).aggregate([])
+    cells = list(zip(*pairs.to_pydict().values(), strict=True))
     for fold in folds:
-        tests = {f"fold{fold}"} if any(clip.bucket[:4] == "fold" for clip in clips) else {"test"}
+        tests = {f"fold{fold}"} if any(bucket[:4] == "fold" for bucket, _ in cells) else {"test"}
         seen = {
-            "train on": {clip.label for clip in clips if clip.bucket not in {*tests, "val"}},
-            "test on": {clip.label for clip in clips if clip.bucket in tests},
+            "train on": {label for bucket, label in cells if bucket not in {*tests, "val"}},
+            "test on": {label for bucket, label in cells if bucket in tests},
         }
         for use, labels in seen.items():
             absent = [name for label, name in enumerate(CLASSES) if label not in labels]

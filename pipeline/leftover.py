@@ -40,7 +40,8 @@ def made_by(table: Path, made: dict[str, Any]) -> dict[str, Any]:
         table: faces.parquet.
         made: what pipeline.preprocessing says.
     """
-    return {"faces.parquet": hashlib.sha256(table.read_bytes()).hexdigest(), "rules": made}
+    with table.open("rb") as file:
+        return {"faces.parquet": hashlib.file_digest(file, "sha256").hexdigest(), "rules": made}
 
 
 @contextmanager

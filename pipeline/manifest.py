@@ -3,13 +3,17 @@
 data/<name>/manifest.parquet has a row for every clip that the official lists name, sorted by clip.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.blocks import BLOCK, Blocks
 from safe.errors import DataError
 from safe.labels import K
 from safe.sample import KEY
@@ -26,6 +30,8 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of the manifest. `path` is relative to data.root, with /; `bytes` is null where the file
 is missing, and the sum over the frames where `source` is frames."""
+
+_OUTSIDE: Final = r"(?:\A|/)(?:\.\.)?(?:/|\z)|\\"  # an empty part, .. or a backslash
 
 
 @dataclass(frozen=True)
@@ -62,16 +68,59 @@ def read_manifest(path: Path) -> pa.Table:
             f"{path} must have the columns {', '.join(SCHEMA.names)} as the stage index writes "
             f"them; it has {', '.join(table.schema.names)}"
         )
-    rows = table.select(["clip", "path", "label", "bucket", "bytes"]).to_pydict()
     try:
-        check_clips([Clip(*row) for row in zip(*rows.values(), strict=True)])
+        check_rows(table)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return table
 
 
-def check_clips(clips: list[Clip]) -> None:
+def tabulate(clips: Iterable[Clip], source: str) -> pa.Table:
+    """Turn clips into a table of SCHEMA, in their order, a block at a time."""
+    left, batches = iter(clips), []
+    while block := list(islice(left, BLOCK)):
+        columns: dict[str, list[object]] = {
+            "clip": [clip.key for clip in block],
+            "path": [clip.path for clip in block],
+            "label": [clip.label for clip in block],
+            "bucket": [clip.bucket for clip in block],
+            "source": [source] * len(block),
+            "bytes": [clip.bytes for clip in block],
+        }
+        batches.append(pa.record_batch(columns, SCHEMA))
+    return pa.Table.from_batches(batches, SCHEMA)
+
+
+def untabulate(table: pa.Table) -> Blocks[Clip]:
+    """Turn a table of SCHEMA into clips, a block at a time, when they are asked for."""
+    columns = table.select(["clip", "path", "label", "bucket", "bytes"])
+
+    def load(start: int, stop: int) -> list[Clip]:
+        rows = columns.slice(start, stop - start).to_pydict().values()
+        return [Clip(*row) for row in zip(*rows, strict=True)]
+
+    return Blocks(len(table), load)
+
+
+def check_rows(table: pa.Table) -> None:
     """Raise DataError unless keys ascend and are well formed, labels exist, paths stay inside."""
+    clip, label, path = table["clip"], table["label"], table["path"]
+    good = (
+        pc.match_substring_regex(clip, rf"\A(?:{KEY.pattern})\z"),
+        pc.and_(pc.greater_equal(label, 0), pc.less(label, K)),
+        pc.invert(pc.match_substring_regex(path, _OUTSIDE)),
+    )
+    wrong = [pc.index(mask, False).as_py() for mask in good]
+    after = pc.index(pc.less(clip.slice(0, max(len(clip) - 1, 0)), clip.slice(1)), False).as_py()
+    wrong += [after + 1 if after >= 0 else -1]
+    found = [row for row in wrong if row >= 0]
+    if found:  # columns say which row is the first wrong one; how it is wrong, the row says
+        first = min(found)
+        _check_clips(list(untabulate(table.slice(max(first - 1, 0), min(first, 1) + 1))))
+
+
+def _check_clips(clips: list[Clip]) -> None:
+    """Raise DataError with what is wrong with the first clip that is wrong."""
     previous = ""
     for clip in clips:
         if not KEY.fullmatch(clip.key):

@@ -18,8 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.blocks import write_rows
 from pipeline.contents import write_index
 from pipeline.face_table import SCHEMA as FACES
+from pipeline.face_table import write_table
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.tar import TarWriter, clear_beside, describe, whole_folder
 from safe.errors import DataError
@@ -51,18 +53,17 @@ def remove_rows(table: Path, clips: Set[str]) -> None:
     """
     if not clips & clips_of(table):
         return
-    group = pq.read_metadata(table).row_group(0)
     rows = pq.read_table(table)
     rows = rows.filter(pc.invert(pc.is_in(rows["clip"], pa.array(sorted(clips), pa.string()))))
     # Parquet renames the items of a list; the schema it was written with names them again.
     schema = next((made for made in (MANIFEST, FACES) if made == rows.schema), rows.schema)
+    rows = rows.cast(schema)
     with whole_file(table) as temporary:
-        pq.write_table(
-            rows.cast(schema).combine_chunks(),
-            temporary,
-            row_group_size=group.num_rows,
-            compression=group.column(0).compression,
-        )
+        if schema == FACES:
+            write_table(rows, temporary)
+        else:
+            compression = pq.read_metadata(table).row_group(0).column(0).compression
+            write_rows(rows, temporary, compression=compression)
 
 
 def read_contents(folder: Path) -> tuple[dict[str, Any], dict[str, Rows]]:

@@ -5,38 +5,23 @@ what is in each, which clips are left out and why) and clips.parquet (where each
 clip of the manifest is in a shard or left out with a reason, checked as arithmetic.
 """
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.cluster import Cluster
 from pipeline.contents import write_index
-from pipeline.decode import Decoder, Source, load_decoder, read_clip
+from pipeline.decode import Decoder, load_decoder, read_clip
 from pipeline.engine import Failure, run_tasks
-from pipeline.face_table import ClipFaces, read_faces
 from pipeline.leftover import Leftover, made_by
-from pipeline.manifest import read_manifest
 from pipeline.preprocessing import preprocessing
+from pipeline.shard_plan import Clip, plan_shards
 from pipeline.strip import make_strip
 from pipeline.tar import ShardWriter, whole_folder
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.labels import CLASSES
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip on its way into a shard: its row of the manifest and of faces.parquet."""
-
-    key: str
-    path: str
-    label: int
-    bucket: str
-    source: Source
-    face: ClipFaces
 
 
 def write_shards(
@@ -78,30 +63,24 @@ def write_shards(
         DataError: if a table is missing or not readable, the two do not have the same clips, no
             clip can be stored, or `out` is a folder of something else.
     """
-    clips = _read_clips(manifest, faces)
-    left_out = {
-        clip.key: reason for clip in clips if (reason := clip.face.unusable(faces_settings.missing))
-    }
-    usable = sorted(
-        (clip for clip in clips if clip.key not in left_out),
-        key=lambda clip: (clip.bucket, clip.key),
-    )
-    made = preprocessing(clips[0].source, faces=faces_settings, shard=settings)
+    plan = plan_shards(manifest, faces, missing=faces_settings.missing)
+    left_out = dict(plan.left_out)
+    made = preprocessing(plan.source, faces=faces_settings, shard=settings)
     ready = Leftover(leftover, made_by(faces, made))
     encode = partial(encode_clip, root=root.absolute(), settings=settings)
     encoded = run_tasks(
         encode,
-        [clip for clip in usable if clip.key not in ready.keys],
+        plan.without(ready.keys),
         workers=workers,
         deadline=deadline,
         memory=memory,
-        setup=load_decoder if any(clip.source == "video" for clip in usable) else None,
+        setup=load_decoder if plan.has_videos else None,
         fallback=partial(encode, decoder="pyav"),
         cluster=cluster,
     )
     with whole_folder(out) as folder:
         writer = ShardWriter(folder, clips=settings.clips)
-        for number, clip in enumerate(usable, start=len(left_out) + 1):
+        for number, clip in enumerate(plan.clips, start=len(left_out) + 1):
             strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)
             if isinstance(strip, Failure):
                 left_out[clip.key] = strip.reason
@@ -116,16 +95,17 @@ def write_shards(
             if on_done is not None:
                 on_done(number)
         writer.close()
-        _check_sums(clips, writer.rows, left_out)
+        rows = writer.rows
+        plan.check_sums(rows["clip"], left_out)
         write_index(
             folder,
             shards=writer.shards,
-            left_out=_left_out_list(clips, left_out),
+            left_out=plan.list_left_out(left_out),
             made=made,
-            rows=writer.rows,
+            rows=rows,
         )
     ready.remove()
-    return {"clips": len(writer.rows), "left_out": len(left_out), "shards": len(writer.shards)}
+    return {"clips": len(rows), "left_out": len(left_out), "shards": len(writer.shards)}
 
 
 def encode_clip(
@@ -139,35 +119,6 @@ def encode_clip(
     if tuple(decoded.indices) != clip.face.frame_index:
         return Failure("decodes to other frames than in faces.parquet; run `safe-cli faces` again")
     return make_strip(decoded, clip.face, source=clip.source, settings=settings)
-
-
-def _read_clips(manifest: Path, faces: Path) -> list[Clip]:
-    """Join the two tables; in order of the key."""
-    listed, found = read_manifest(manifest), read_faces(faces)
-    if listed["clip"].to_pylist() != found["clip"].to_pylist():
-        raise DataError(
-            f"{faces} has other clips than {manifest} ({len(found)} and {len(listed)}): "
-            "run `safe-cli faces` again"
-        )
-    if not len(listed):
-        raise DataError(
-            f"{manifest} lists no clip: run `safe-cli index` on a dataset that has some"
-        )
-    clips = []
-    for row, face in zip(listed.to_pylist(), found.to_pylist(), strict=True):
-        key = face.pop("clip")
-        face |= {name: tuple(face[name]) for name in ("frame_index", "box", "score")}
-        clips.append(
-            Clip(
-                key=key,
-                path=row["path"],
-                label=row["label"],
-                bucket=row["bucket"],
-                source=row["source"],
-                face=ClipFaces(**face),
-            )
-        )
-    return clips
 
 
 def _record(clip: Clip) -> dict[str, Any]:
@@ -188,24 +139,3 @@ def _record(clip: Clip) -> dict[str, Any]:
         "width": face.width,
         "height": face.height,
     }
-
-
-def _left_out_list(clips: list[Clip], left_out: dict[str, str]) -> list[dict[str, str]]:
-    return [
-        {"clip": clip.key, "bucket": clip.bucket, "reason": left_out[clip.key]}
-        for clip in clips
-        if clip.key in left_out
-    ]
-
-
-def _check_sums(clips: list[Clip], rows: list[dict[str, Any]], left_out: dict[str, str]) -> None:
-    """Raise DataError unless each clip is in a shard or left out, and one at least stored."""
-    stored = Counter([*(row["clip"] for row in rows), *left_out])
-    if stored != Counter(clip.key for clip in clips):
-        raise DataError(
-            f"{len(rows)} clips in shards and {len(left_out)} left out are not the "
-            f"{len(clips)} clips of the manifest"
-        )
-    if not rows:
-        first = clips[0].key
-        raise DataError(f"no clip can be stored; the first, {first}: {left_out[first]}")

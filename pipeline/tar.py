@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from pipeline.contents import ClipRows
 from safe.errors import DataError
 from safe.labels import CLASSES
 from safe.process import naming, sync_folder
@@ -75,8 +78,13 @@ class ShardWriter:
         self._labels: list[int] = []  # of the clips in the open tar
         self.shards: list[dict[str, Any]] = []
         """Of each closed tar: file, bucket, sha256, bytes, clips, classes."""
-        self.rows: list[dict[str, Any]] = []
+        self._numbers: Counter[str] = Counter()  # of tars, by bucket
+        self._rows = ClipRows()
+
+    @property
+    def rows(self) -> pa.Table:
         """Of each clip: clip, label, bucket, shard, offset, bytes, crc32, flags."""
+        return self._rows.table()
 
     def add(
         self, key: str, *, bucket: str, label: int, strip: bytes, record: dict[str, Any]
@@ -93,15 +101,15 @@ class ShardWriter:
         if bucket != self._bucket or len(self._labels) == self._clips:
             self.close()
         if self._tar is None:
-            number = sum(shard["bucket"] == bucket for shard in self.shards)
-            self._tar = TarWriter(self._folder / f"{bucket}-{number:06d}.tar")
+            self._tar = TarWriter(self._folder / f"{bucket}-{self._numbers[bucket]:06d}.tar")
+            self._numbers[bucket] += 1
             self._bucket = bucket
         offset = self._tar.add(f"{key}.jpg", strip)
         self._tar.add(f"{key}.cls", str(label).encode())
         text = json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n"
         self._tar.add(f"{key}.json", text.encode())
         self._labels.append(label)
-        self.rows.append(
+        self._rows.add(
             {
                 "clip": key,
                 "label": label,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from safe.errors import DataError
 from safe.labels import K
 from safe.shard_index import Index, read_index
 from safe.store import Store
+
+_TEXTS: Final = 10_000  # texts that are Python's at a time
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _folder(root: Path | Store, index: Index, table: pa.Table) -> ShardFolder:
         root=root.cache if isinstance(root, Store) else root,
         store=root if isinstance(root, Store) else None,
         index=index.about | {"shards": index.tars},
-        clip=np.array(table["clip"].to_pylist(), dtype=np.str_),
+        clip=_texts(table["clip"]),
         label=table["label"].to_numpy().astype(np.int64),
         bucket=np.array(bucket.dictionary.to_pylist(), np.str_)[bucket.indices.to_numpy()],
         shard=shard.to_numpy().astype(np.int64),
@@ -166,3 +168,12 @@ def _folder(root: Path | Store, index: Index, table: pa.Table) -> ShardFolder:
         crc32=table["crc32"].to_numpy().astype(np.uint32),
         files=index.tars["file"],
     )
+
+
+def _texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
+    """Return [n] strings; as Python's, all at once, they would take as much again."""
+    longest = pc.max(pc.utf8_length(column)).as_py() or 1
+    texts = np.empty(len(column), f"U{longest}")
+    for start in range(0, len(column), _TEXTS):
+        texts[start : start + _TEXTS] = column.slice(start, _TEXTS).to_pylist()
+    return texts

@@ -9,7 +9,7 @@ import cv2
 import pytest
 from test_cli import cli, labels_of, small
 
-from pipeline.datasets.own import SYNONYMS, make_key
+from pipeline.datasets.own_lines import SYNONYMS, make_key
 from pipeline.decode import read_video
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest

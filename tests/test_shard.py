@@ -318,7 +318,7 @@ def test_folder_appears_whole_or_not_at_all(
     write(dataset, out, missing="drop")
     before = hashes(out)
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", lambda *_, **__: 1 / 0)
+        patch.setattr(pq, "ParquetWriter", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write(dataset, out)
     assert hashes(out) == before

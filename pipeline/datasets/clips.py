@@ -1,7 +1,7 @@
 """How does an adapter see which lists and files are there?
 
-Every adapter has one function, read_clips(data) -> list[Clip]. Folders are walked once: a walk of
-tens of thousands of clips takes about a second, a search for each of them would take minutes.
+Every adapter has one function, read_clips(data) -> Sequence[Clip]. Folders are walked once: a
+walk of tens of thousands of clips takes about a second, a search for each would take minutes.
 """
 
 import os
@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.manifest import Clip
 from safe.errors import DataError
 
 IMAGES: Final = (".jpg", ".jpeg", ".png")
@@ -89,11 +88,11 @@ def find_frame_folders(root: Path, folder: str, *, depth: int) -> dict[str, int]
     return found
 
 
-def require_some(clips: list[Clip], root: Path, looked_for: str) -> None:
+def require_some(there: int, clips: int, root: Path, looked_for: str) -> None:
     """Raise DataError if not one clip's file is there: that is a wrong folder, not damage."""
-    if not any(clip.bytes is not None for clip in clips):
+    if not there:
         raise DataError(
-            f"none of the {len(clips):,} clips of the lists is in data.root {root.absolute()}: "
+            f"none of the {clips:,} clips of the lists is in data.root {root.absolute()}: "
             f"looked for {looked_for}"
         )
 

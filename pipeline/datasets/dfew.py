@@ -63,7 +63,7 @@ def read_clips(data: Data) -> list[Clip]:
         missing = (f"{folder}/{number:05d}{ending}", None)
         path, size = found.get(number, missing)
         clips.append(Clip(f"{number:05d}", path, label, f"fold{folds[number]}", size))
-    require_some(clips, root, looked_for)
+    require_some(sum(clip.bytes is not None for clip in clips), len(clips), root, looked_for)
     return clips
 
 

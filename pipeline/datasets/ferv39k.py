@@ -46,7 +46,12 @@ def read_clips(data: Data) -> list[Clip]:
     for clip, (label, part) in listed.items():
         path = f"{folder}/{clip}{ending}"
         clips.append(Clip(clip.replace("/", "-"), path, label, part, found.get(path)))
-    require_some(clips, root, f"{folder}/<Scene>/<Emotion>/<4 digits>{ending or '/*.jpg'}")
+    require_some(
+        sum(clip.bytes is not None for clip in clips),
+        len(clips),
+        root,
+        f"{folder}/<Scene>/<Emotion>/<4 digits>{ending or '/*.jpg'}",
+    )
     return clips
 
 

@@ -15,55 +15,46 @@ from the paths.
 """
 
 import csv
-import hashlib
-import io
+import os
 import re
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from errno import ELOOP, ENOENT, ENOTDIR
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
+
 from pipeline.datasets.clips import IMAGES, read_text, require_some
-from pipeline.manifest import Clip
+from pipeline.datasets.own_columns import Lines, first_twice, read_plain
+from pipeline.datasets.own_lines import (
+    FOLDS,
+    PARTS,
+    SPLITS,
+    SYNONYMS,
+    WORDS,
+    Line,
+    parse_line,
+)
+from pipeline.manifest import SCHEMA, Clip, untabulate
 from safe.config import Data
 from safe.errors import DataError
-from safe.labels import CLASSES, index_of
-from safe.sample import KEY
-
-SYNONYMS: Final = {
-    "happiness": "happy",
-    "joy": "happy",
-    "sadness": "sad",
-    "anger": "angry",
-    "surprised": "surprise",
-    "disgusted": "disgust",
-    "fearful": "fear",
-}
-"""Other words for the seven classes. There are no more: a word that is in neither is refused."""
-
-PARTS: Final = ("train", "val", "test")
-FOLDS: Final = ("1", "2", "3", "4", "5")
+from safe.labels import index_of
 
 _COLUMNS: Final = ("path", "label", "split")
 _SEPARATORS: Final = (",", ";", "\t")
-_PLAIN: Final = re.compile(r"\w+(/\w+)*(\.mp4)?", re.ASCII)
-_LONGEST: Final = 80  # characters of a key before its hash
+_LABELS: Final = np.array([index_of(SYNONYMS.get(word, word)) for word in WORDS], np.int8)
+_BUCKETS: Final = [split if split in PARTS else f"fold{split}" for split in SPLITS]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One line of the list, checked but for the file it names."""
-
-    line: int
-    path: str
-    word: str  # the label as written, in lower case
-    split: str
-    key: str
+def read_clips(data: Data) -> Sequence[Clip]:
+    """List every clip of the list, in its order. Raises DataError as read_table does."""
+    return untabulate(read_table(data))
 
 
-def read_clips(data: Data, on_note: Callable[[str], None] | None = None) -> list[Clip]:
-    """List every clip of the list, in its order.
+def read_table(data: Data, on_note: Callable[[str], None] | None = None) -> pa.Table:
+    """List every clip of the list, in its order: the columns of the manifest.
 
     Args:
         data: where the list is.
@@ -75,45 +66,55 @@ def read_clips(data: Data, on_note: Callable[[str], None] | None = None) -> list
             or test is empty; or if not one of the files is there.
     """
     root, file = Path(data.root), Path(data.splits)
-    rows = _read_rows(root, file)
-    _check_splits(root / file, rows, data.folds)
-    if on_note is not None:
-        for word, count in sorted(Counter(row.word for row in rows).items()):
-            if word in SYNONYMS:
-                on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {count:,})")
-    clips = []
-    for row in rows:
-        label = index_of(SYNONYMS.get(row.word, row.word))
-        bucket = row.split if row.split in PARTS else f"fold{row.split}"
-        size = _measure(root, row, data.source, file)
-        clips.append(Clip(row.key, row.path, label, bucket, size))
-    require_some(clips, root, f"the paths of {file}, such as {clips[0].path}")
-    return clips
+    lines = _read_lines(root, file)
+    _check_splits(root / file, lines, data.folds)
+    counts = np.bincount(lines["word"].to_numpy(), minlength=len(WORDS)).tolist()
+    for word, count in sorted(zip(WORDS, counts, strict=True)):
+        if count and word in SYNONYMS and on_note is not None:
+            on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {count:,})")
+    labels, buckets = pa.array(_LABELS), pa.array(_BUCKETS)
+    batches = []
+    for batch in lines.to_batches():
+        columns = {
+            "clip": batch["key"],
+            "path": batch["path"],
+            "label": labels.take(batch["word"]),
+            "bucket": buckets.take(batch["split"]),
+            "source": pa.repeat(data.source, len(batch)),
+            "bytes": _measure(root, batch, data.source, file),
+        }
+        batches.append(pa.record_batch(columns, SCHEMA))
+    table = pa.Table.from_batches(batches, SCHEMA)
+    there = len(table) - table["bytes"].null_count
+    require_some(there, len(table), root, f"the paths of {file}, such as {table['path'][0]}")
+    return table
 
 
-def make_key(path: str) -> str:
-    """Make a clip's key from its path alone, so that no other line can ever change it.
-
-    Letters, digits and _ with the ending .mp4 or none become the key with - for /. Any other path
-    becomes something like it, followed by -- and eight digits of its SHA-256.
-    """
-    plain = path.removesuffix(".mp4").replace("/", "-")
-    if _PLAIN.fullmatch(path) and KEY.fullmatch(plain):
-        return plain
-    stem = re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.\w{2,4}$", "", path)).strip("-")
-    return f"{stem[:_LONGEST]}--{hashlib.sha256(path.encode()).hexdigest()[:8]}"
-
-
-def _read_rows(root: Path, file: Path) -> list[_Row]:
-    """Read and check the list line by line. Raises DataError."""
+def _read_lines(root: Path, file: Path) -> pa.Table:
+    """Read and check the list. Raises DataError."""
     text, where = read_text(root, file), root / file
     if not text.strip():
         raise DataError(f"{where}: empty; its first line must be {','.join(_COLUMNS)}")
     separator, names = _read_header(text.partition("\n")[0].strip("\r"), where)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: list[_Row] = []
-    paths: dict[str, int] = {}
-    keys: dict[str, int] = {}
+    table = read_plain(text, separator, names)
+    if table is None:
+        lines = Lines(_each_line(text, separator, names, where))
+        try:
+            lines.read()
+        except DataError:
+            _check_once(lines.table(), where)  # what is wrong in an earlier line comes first
+            raise
+        table = lines.table()
+    _check_once(table, where)
+    if not len(table):
+        raise DataError(f"{where}: no line below the header; each clip needs one")
+    return table
+
+
+def _each_line(text: str, separator: str, names: list[str], where: Path) -> Iterator[Line]:
+    """Check the lines below the header one by one. Raises DataError."""
+    each = (found[0] for found in re.finditer(r"[^\n]*\n|[^\n]+", text))  # StringIO: four times it
+    reader = csv.reader(each, delimiter=separator, strict=True)
     try:
         next(reader)
         for fields in reader:
@@ -126,20 +127,19 @@ def _read_rows(root: Path, file: Path) -> list[_Row]:
                     "value that holds the separator between quotes"
                 )
             values = dict(zip(names, map(str.strip, fields), strict=True))
-            row = _parse(values, reader.line_num, here)
-            for what, value, seen in (("path", row.path, paths), ("clip", row.key, keys)):
-                if value in seen:
-                    raise DataError(
-                        f"{here}: {what} {value!r} is also in line {seen[value]}; "
-                        + ("keep one" if what == "path" else "every clip needs a key of its own")
-                    )
-                seen[value] = row.line
-            rows.append(row)
+            yield parse_line(values, reader.line_num, here)
     except csv.Error as error:
         raise DataError(f"{where}, line {reader.line_num}: {error}") from error
-    if not rows:
-        raise DataError(f"{where}: no line below the header; each clip needs one")
-    return rows
+
+
+def _check_once(lines: pa.Table, where: Path) -> None:
+    """Raise DataError if a path or a key is there twice."""
+    if found := first_twice(lines):
+        line, before, what, value = found
+        raise DataError(
+            f"{where}, line {line}: {what} {value!r} is also in line {before}; "
+            + ("keep one" if what == "path" else "every clip needs a key of its own")
+        )
 
 
 def _read_header(line: str, where: Path) -> tuple[str, list[str]]:
@@ -165,46 +165,11 @@ def _read_header(line: str, where: Path) -> tuple[str, list[str]]:
     return separator, names
 
 
-def _parse(values: dict[str, str], line: int, here: str) -> _Row:
-    """Check the values of one line. Raises DataError."""
-    word, split = values["label"].lower(), values["split"].lower()
-    if word not in CLASSES and word not in SYNONYMS:
-        raise DataError(
-            f"{here}: label {values['label']!r} must be one of {', '.join(CLASSES)} "
-            f"(or {', '.join(SYNONYMS)})"
-        )
-    if split not in PARTS and split not in FOLDS:
-        raise DataError(
-            f"{here}: split {values['split']!r} must be train, val or test, or a fold's number, "
-            "1 to 5"
-        )
-    path = _normalise(values["path"], here)
-    key = values.get("clip") or make_key(path)
-    if not KEY.fullmatch(key):
-        raise DataError(
-            f"{here}: clip {key[:120]!r} must be 1 to 95 letters, digits, - and _; an empty one is "
-            "made from the path"
-        )
-    return _Row(line, path, word, split, key)
-
-
-def _normalise(path: str, here: str) -> str:
-    """Return a path without ./ and doubled /. Raises DataError if it may leave the root."""
-    if not path or not path.isprintable():
-        raise DataError(f"{here}: path {path[:120]!r} must be that of a file or folder")
-    if "\\" in path:
-        raise DataError(f"{here}: path {path!r} must have / between folders, not \\")
-    if path.startswith(("/", "~")) or re.match(r"[A-Za-z]:", path):
-        raise DataError(f"{here}: path {path!r} is absolute; it must be relative to data.root")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts or not parts:
-        raise DataError(f"{here}: path {path!r} leaves data.root; it must stay inside")
-    return "/".join(parts)
-
-
-def _check_splits(where: Path, rows: list[_Row], folds: list[int]) -> None:
+def _check_splits(where: Path, table: pa.Table, folds: list[int]) -> None:
     """Raise DataError unless the column split says what data.folds trains and tests on."""
-    first = {row.split: row.line for row in reversed(rows)}
+    lowest = table.select(["split", "line"]).group_by("split").aggregate([("line", "min")])
+    pairs = zip(lowest["split"].to_pylist(), lowest["line_min"].to_pylist(), strict=True)
+    first = {SPLITS[split]: line for split, line in pairs}
     names, numbers = first.keys() & set(PARTS), first.keys() & set(FOLDS)
     if names and numbers:
         name, number = min(names, key=first.__getitem__), min(numbers, key=first.__getitem__)
@@ -227,17 +192,32 @@ def _check_splits(where: Path, rows: list[_Row], folds: list[int]) -> None:
             )
 
 
-def _measure(root: Path, row: _Row, source: str, file: Path) -> int | None:
-    """Return the bytes of a video or of a folder's images; None where there is none of them."""
-    path = root / row.path
-    if source == "frames" and path.is_dir():
-        images = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGES]
-        return sum(entry.stat().st_size for entry in images) if images else None
-    if source == "video" and path.is_file():
-        return path.stat().st_size
-    if path.exists():
-        kind, right = ("a folder", "frames") if source == "video" else ("a file", "video")
-        raise DataError(
-            f"{root / file}, line {row.line}: {row.path} is {kind}; data.source: {right} reads that"
-        )
-    return None
+def _measure(root: Path, lines: pa.RecordBatch, source: str, file: Path) -> pa.Array:
+    """Return the bytes of each clip: int64, null where its file is missing. Raises DataError."""
+    start, frames = f"{root}/", source == "frames"
+    sizes: list[int | None] = []
+    for row, path in enumerate(lines["path"].to_pylist()):
+        try:
+            about = os.stat(start + path)  # noqa: PTH116  a Path for each would take longer
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTDIR, ELOOP):
+                raise
+            sizes.append(None)
+            continue
+        if frames and S_ISDIR(about.st_mode):
+            sizes.append(_sum_images(start + path))
+        elif not frames and S_ISREG(about.st_mode):
+            sizes.append(about.st_size)
+        else:
+            kind, right = ("a file", "video") if frames else ("a folder", "frames")
+            raise DataError(
+                f"{root / file}, line {lines['line'][row]}: {path} is {kind}; "
+                f"data.source: {right} reads that"
+            )
+    return pa.array(sizes, pa.int64())
+
+
+def _sum_images(folder: str) -> int | None:
+    """Return the bytes of a folder's images; None where there is none."""
+    images = [entry for entry in Path(folder).iterdir() if entry.suffix.lower() in IMAGES]
+    return sum(entry.stat().st_size for entry in images) if images else None
