@@ -12,6 +12,8 @@ from conftest import ROOT, SMALL
 from test_pipeline import ENV, make_repository, run
 from test_store import environment, go_to
 
+from cli.doctor import examine
+from cli.inspect_clip import inspect_clip
 from cli.layout import read, source
 from cli.push import push_made
 from cli.stages import run_shard
@@ -157,8 +159,19 @@ def test_shard_sends_what_it_made_and_leaves_other_shards_alone(
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"shard: not sent: {url}: holds")
     with pytest.raises(DataError, match=f"{url}: holds other shards than {layout.shards}; "):
         source(config, layout)
-    shutil.rmtree(layout.shards)
-    assert str(source(config, layout)) == url  # who has none reads the store's
+    found = examine(config, layout, quick=True)["shards"]
+    assert [(one.kind, one.where) for one in found.findings if one.kind == "store"] == [
+        ("store", url)
+    ]
+
+    shutil.rmtree(layout.shards)  # who has none reads the store's
+    assert str(source(config, layout)) == url
+    found = examine(config, layout, quick=True)["shards"]
+    assert found.facts["stored_shards"] == 15
+    assert {one.kind for one in found.findings} == {"shards-absent"}
+    folder = open_shards(shards)
+    facts, _ = inspect_clip(str(folder.clip[0]), config, layout, draw=False)
+    assert f"{url}/{folder.files[folder.shard[0]]}" in str(facts)
 
 
 def test_a_store_out_of_reach_is_told_before_shards_are_made(workplace, project, monkeypatch):
