@@ -8,18 +8,24 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from cli.layout import FORGOTTEN, Layout, checkpoints, read
+from cli.layout import FORGOTTEN, Layout, checkpoints, open_store, read
 from cli.progress import progress, say
 from safe.config import Config
 from safe.errors import ConfigError, DataError, printable
 from safe.finding import Bar, Examination, Finding, Severity, number, silent
+from safe.store import Store
+
+if TYPE_CHECKING:  # it takes a second to import
+    from safe.shards import ShardFolder
 
 EXIT_CODES: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "error": 2}
 
 _WIDTH: Final = 80
+_STORE_PATIENCE: Final = 10.0  # seconds, where a training waits for runtime.patience
 _NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 
 
@@ -122,6 +128,9 @@ def _examine_runs(
         seen=layout.seen,
         bar=bar,
     )
+    if config.runtime.shards is not None:
+        stored = _examine_store(found, open_store(config, config.runtime.shards), layout)
+        shards = shards or stored
     trained = examine_models(layout.trains, folds=config.data.folds, shards=shards, read=not quick)
     parts = {"shards": found, "models": trained}
     folds = {int(path.parent.name[5:]) for path in layout.trains.glob("fold-?/model.json")}
@@ -134,6 +143,26 @@ def _examine_runs(
         layout.evals, models=folds, shards=shards, forgotten=forgotten
     )
     return parts
+
+
+def _examine_store(found: Examination, store: Store, layout: Layout) -> "ShardFolder | None":
+    """Open the shards of runtime.shards and compare them with those here; None where it fails.
+
+    The contents of their tars are left to those who fetch them.
+    """
+    from safe.push import check_same
+    from safe.shards import open_shards
+
+    store = replace(store, patience=min(store.patience, _STORE_PATIENCE))
+    try:
+        check_same(layout.shards, store)
+        folder = open_shards(store)
+    except DataError as error:
+        remedy = "`safe-cli push-shards` sends shards there; else mend runtime.shards, or null"
+        found.refused("store", str(store), error, remedy)
+        return None
+    found.facts["stored_shards"] = len(folder.files)
+    return folder
 
 
 def _preprocessing(config: Config) -> dict[str, Any] | None:

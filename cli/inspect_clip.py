@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cli.facts import Facts
 from cli.inspect_shard import read_strips
-from cli.layout import Layout
+from cli.layout import Layout, source
 from cli.said import Answers, find_answers
 from pipeline.decode import Source
 from pipeline.engine import Failure
@@ -64,7 +64,7 @@ def inspect_clip(
     )
     view = seen if isinstance(seen, View) else None
     face = listed or (view.face if view else None)
-    faces, where = _stored(clip, layout) if clip.label is not None else (None, {})
+    faces, where = _stored(clip, config, layout) if clip.label is not None else (None, {})
     answers = find_answers(clip.key, layout) if clip.label is not None else []
     facts: Facts = {
         "clip": {
@@ -137,11 +137,14 @@ def _face(clip: _Clip, layout: Layout) -> ClipFaces | None:
     return ClipFaces(**row)
 
 
-def _stored(clip: _Clip, layout: Layout) -> tuple[NDArray[np.uint8] | None, dict[str, Any]]:
+def _stored(
+    clip: _Clip, config: Config, layout: Layout
+) -> tuple[NDArray[np.uint8] | None, dict[str, Any]]:
     """Read the clip's faces from its shard, uint8 [T, S, S, 3], and say where they lie."""
-    if not layout.shards.exists():
-        return None, {"tar": None, "why": f"no {layout.shards}; `safe-cli shard` makes it"}
-    folder = open_shards(layout.shards)
+    place = source(config, layout)
+    if isinstance(place, Path) and not place.exists():
+        return None, {"tar": None, "why": f"no {place}; `safe-cli shard` makes it"}
+    folder = open_shards(place)
     rows = np.flatnonzero(folder.clip == clip.key)
     if not len(rows):
         reasons = [e["reason"] for e in folder.index["left_out"] if e["clip"] == clip.key]
@@ -153,7 +156,7 @@ def _stored(clip: _Clip, layout: Layout) -> tuple[NDArray[np.uint8] | None, dict
         }
     row = int(rows[0])
     where = {
-        "tar": str(folder.root / folder.files[folder.shard[row]]),
+        "tar": str(folder.place / folder.files[folder.shard[row]]),
         "offset": int(folder.offset[row]),
         "bytes": int(folder.size[row]),
         "crc32": f"{folder.crc32[row]:08x}, as in clips.parquet",  # read_strips compares it

@@ -108,9 +108,20 @@ def find_model(run: Path) -> Path:
 
 
 def source(config: Config, layout: Layout) -> Path | Store:
-    """Return where train, calibrate and eval read the shards: runtime.shards, or a folder here."""
+    """Return where train, calibrate and eval read the shards: runtime.shards, or a folder here.
+
+    Raises:
+        DataError: one line, if there are both and they differ: DVC takes the folder for what was
+            read.
+    """
     url = config.runtime.shards
-    return layout.shards if url is None else open_store(config, url)
+    if url is None:
+        return layout.shards
+    from safe.push import check_same
+
+    store = open_store(config, url)
+    check_same(layout.shards, store)
+    return store
 
 
 def open_store(config: Config, url: str) -> Store:

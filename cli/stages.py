@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cli.layout import FORGOTTEN, SYNTHETIC, Layout, lock, read
 from cli.progress import counts, progress, say
+from cli.push import check_reach, push_made
 from safe.config import Config
 from safe.process import only_one
 
@@ -46,7 +47,7 @@ def run_faces(params: Path, overrides: list[str] | None) -> None:
 
 
 def run_shard(params: Path, overrides: list[str] | None) -> None:
-    """Write the shards, after index and faces where their tables are missing."""
+    """Write the shards, after index and faces where their tables are missing; send them."""
     config, layout = read(params, overrides)
     from pipeline.manifest import read_manifest
     from pipeline.shard import write_shards
@@ -57,6 +58,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
     if not layout.faces.exists():
         say(f"shard: {layout.faces} is missing, running faces first")
         _faces(config, layout)
+    check_reach(config)
     total = read_manifest(layout.manifest).num_rows
     with only_one(lock(layout.shards), str(layout.shards)), progress("shard", total) as done:
         made = write_shards(
@@ -74,6 +76,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             on_done=done,
         )
     say(counts("shard", made))
+    push_made(config, layout)
 
 
 def _index(config: Config, layout: Layout) -> None:

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from safe.bounded import read_bounded
 from safe.errors import DataError
+from safe.shard_index import INDEX_BYTES
 from safe.shards import open_shards
 from safe.store import Store
 from safe.verify import verify
@@ -50,7 +52,7 @@ def push_shards(
     sums = {str(tar["file"]): str(tar["sha256"]) for tar in folder.index["shards"]}
     sums |= {table["file"]: table["sha256"], _INDEX: hashlib.sha256(index).hexdigest()}
     there = store.sizes()
-    if _INDEX in there and (store / _INDEX).sha256(there[_INDEX]) != sums[_INDEX]:
+    if _INDEX in there and not _is_index(store, there[_INDEX], index):
         raise DataError(f"{store}: holds other shards; push to a prefix of its own, or empty this")
 
     sent: list[bool] = []
@@ -72,6 +74,28 @@ def push_shards(
             pool.shutdown(cancel_futures=True)
     note(send(_INDEX))
     return {"sent": sum(sent), "already there": len(sent) - sum(sent)}
+
+
+def check_same(shards: Path, store: Store) -> None:
+    """Compare the index.json of a shard folder here, if there is one, with that of a store.
+
+    Raises:
+        DataError: one line, if the store has none, another one, or fails.
+    """
+    if not (shards / _INDEX).is_file():
+        return
+    index = read_bounded(shards / _INDEX, most=INDEX_BYTES, error=DataError)
+    if not _is_index(store, (store / _INDEX).size(), index):
+        raise DataError(
+            f"{store}: holds other shards than {shards}; push these to a prefix of its own and set "
+            "runtime.shards to it, or to null, or remove the folder"
+        )
+
+
+def _is_index(store: Store, size: int, index: bytes) -> bool:
+    """Say if a store's index.json, of `size` bytes, is `index`."""
+    right = hashlib.sha256(index).hexdigest()
+    return size == len(index) and (store / _INDEX).sha256(size) == right
 
 
 def _send(path: Path, store: Store, sha256: str, there: int | None) -> bool:

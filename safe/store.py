@@ -1,9 +1,10 @@
 """How is a file of an object store read and written, with retries?
 
 A URL of fsspec, such as s3://bucket/prefix, goes in; bytes come out. What a store does wrong for
-a moment is tried again, with growing random pauses, for a bounded time; what it does wrong for good
-is one DataError. Credentials are where the store's own tools look for them: in the environment or
-in their usual files. What a store's library says may hold them: its words never reach an error.
+a moment is tried again, with growing random pauses, for a bounded time; a request that does not end
+is given up; what it does wrong for good is one DataError. Credentials are where the store's own
+tools look for them: in the environment or in their usual files. What a store's library says may
+hold them: its words never reach an error.
 """
 
 import errno
@@ -23,6 +24,9 @@ BLOCK: Final = 2**23
 """Bytes of one request: 120 a second of 8 MiB fill a network of 10 Gbit/s."""
 
 _LONGEST_PAUSE = 10.0  # seconds
+_REQUEST = 60.0  # seconds that a request may take, and more for what it carries:
+_SLOWEST = 2**17  # bytes a second
+_LISTING = 600.0  # seconds for all names of a folder: a request for each 1,000
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     # One try a request, of at most 20 s: how often it is tried again is decided here.
     "s3": {"config_kwargs": {"retries": {"max_attempts": 0}}},
@@ -65,8 +69,15 @@ class Store:
 
         One request finds 1,000 of them.
         """
-        found = self.ask(str(self), lambda fs: fs.find(str(self), maxdepth=1, detail=True))
-        return {path.rsplit("/", 1)[-1]: int(about["size"]) for path, about in found.items()}
+
+        def look(fs: Any) -> Any:
+            try:  # not by find: it takes what a store does wrong for an empty folder
+                return _call(fs, "ls", str(self), detail=True, seconds=_LISTING)
+            except FileNotFoundError:
+                return []
+
+        files = [about for about in self.ask(str(self), look) if about["type"] == "file"]
+        return {str(about["name"]).rsplit("/", 1)[-1]: int(about["size"]) for about in files}
 
     def ask(self, what: str, do: Callable[[Any], T], *, since: float | None = None) -> T:
         """Return do(filesystem), tried again until `patience` seconds after `since` (or now).
@@ -103,7 +114,11 @@ class StoreFile:
 
     def size(self) -> int:
         """Return its bytes. Raises DataError."""
-        return int(self.store.ask(str(self), lambda fs: fs.info(str(self))["size"]))
+        return int(
+            self.store.ask(
+                str(self), lambda fs: _call(fs, "info", str(self), seconds=_REQUEST)["size"]
+            )
+        )
 
     def read_whole(self, *, most: int, error: type[SafeError]) -> bytes:
         """Read all of it. Raises `error` if it has more than `most` bytes, else DataError."""
@@ -120,9 +135,12 @@ class StoreFile:
                 shorter.
         """
         stop = min(start + BLOCK, size)
-        piece = self.store.ask(
-            str(self), lambda fs: fs.cat_file(str(self), start=start, end=stop), since=since
-        )
+        within = _REQUEST + (stop - start) / _SLOWEST
+
+        def get(fs: Any) -> Any:
+            return _call(fs, "cat_file", str(self), start=start, end=stop, seconds=within)
+
+        piece = self.store.ask(str(self), get, since=since)
         if len(piece) != stop - start:
             raise DataError(f"{self}: not of {size} bytes any more; push the shards anew")
         return bytes(piece)
@@ -139,8 +157,9 @@ class StoreFile:
 
         It appears whole, as object stores do it.
         """
-        path.stat()
-        self.store.ask(str(self), lambda fs: fs.put_file(str(path), str(self)))
+        within = _REQUEST + path.stat().st_size / _SLOWEST
+        names = (str(path), str(self))
+        self.store.ask(str(self), lambda fs: _call(fs, "put_file", *names, seconds=within))
 
 
 @lru_cache(maxsize=8)
@@ -157,6 +176,18 @@ def _filesystem(protocol: str, process: int) -> Any:
     return made
 
 
+def _call(fs: Any, name: str, *args: Any, seconds: float, **kwargs: Any) -> Any:
+    """Call a method of a filesystem. One that works asynchronously is ended after `seconds`.
+
+    s3fs limits by itself how long a server may be silent, but not how long it may take nothing.
+    """
+    if not fs.async_impl:
+        return getattr(fs, name)(*args, **kwargs)
+    from fsspec.asyn import sync
+
+    return sync(fs.loop, getattr(fs, f"_{name}"), *args, timeout=seconds, **kwargs)
+
+
 def _reason(error: Exception) -> str:
     """Say in a few words of our own what went wrong."""
     if isinstance(error, FileNotFoundError):
@@ -169,6 +200,8 @@ def _reason(error: Exception) -> str:
         return f"access is denied; {_RIGHTS}"
     if type(error).__name__ in _FOR_GOOD_BY_NAME:
         return f"no credentials ({type(error).__name__}); {_RIGHTS}"
+    if "Timeout" in type(error).__name__:
+        return "no answer in time"
     number: Any = getattr(error, "errno", None)
     known = isinstance(number, int) and number in errno.errorcode
     return os.strerror(number) if known else type(error).__name__

@@ -1,6 +1,7 @@
 """Where is the real data, and how does a test get a tiny video of known pixels?"""
 
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -96,6 +97,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(project: Path) -> Path:
     """Return the shard folder of `project`; not to be changed."""
     return project / "data" / "synthetic" / "shards"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[int]:
+    """Return the port of an S3 server on loopback; skip the test where there is none."""
+    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    yield running.get_host_and_port()[1]
+    running.stop()
 
 
 SMALL = (

@@ -27,9 +27,9 @@ ENV = {
 }
 
 
-def run(*command: str, folder: Path) -> str:
+def run(*command: str, folder: Path, **env: str) -> str:
     done = subprocess.run(
-        command, cwd=folder, env=ENV, capture_output=True, text=True, check=False, timeout=400
+        command, cwd=folder, env=ENV | env, capture_output=True, text=True, check=False, timeout=400
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -37,8 +37,11 @@ def run(*command: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git repository with the project's files as they are now, small parameters, one commit."""
-    folder = tmp_path_factory.mktemp("clone")
+    return make_repository(tmp_path_factory.mktemp("clone"), *SMALL, "train.epochs=8")
+
+
+def make_repository(folder: Path, *settings: str) -> Path:
+    """Make a git repository of the project's files as they are now, with parameters; one commit."""
     names = run("git", "ls-files", "-co", "--exclude-standard", folder=ROOT).splitlines()
     for name in names:
         made = name == "dvc.lock" or name.startswith("results/")  # by a run in this very folder
@@ -46,7 +49,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    for line in (*SMALL, "train.epochs=8"):
+    for line in settings:
         key, value = line.split("=")
         section, name = key.split(".")
         params[section][name] = yaml.safe_load(value)

@@ -28,7 +28,6 @@ from safe.tar_cache import TarCache
 from safe.train import train
 
 pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
-moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
 SECRET = "hush-this-is-the-secret-key"
 KEY = "AKIAHUSHHUSHHUSHHUSH"
@@ -78,31 +77,28 @@ class Proxy:
         self.live.clear()
 
 
-@pytest.fixture(scope="module")
-def server():
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    yield running.get_host_and_port()[1]
-    running.stop()
-
-
 @pytest.fixture
 def proxy(server, monkeypatch):
     made = Proxy(server)
-    for name, value in environment(made).items():
-        monkeypatch.setenv(name, value)
-    _filesystem.cache_clear()  # it knows the address of the test before
+    go_to(made.port, monkeypatch)
     yield made
     made.stop()
     made.server.close()
 
 
-def environment(proxy: Proxy) -> dict[str, str]:
+def go_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let s3:// mean the server at a port."""
+    for name, value in environment(port).items():
+        monkeypatch.setenv(name, value)
+    _filesystem.cache_clear()  # it knows the address of the test before
+
+
+def environment(port: int) -> dict[str, str]:
     return {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
@@ -211,7 +207,7 @@ def test_the_command_line_ends_with_one_line_and_its_exit_code(store, proxy, tmp
     (tmp_path / "data").symlink_to(project / "data")
     sets = [*SMALL, "runtime.patience=1", f"runtime.shards={store.url}"]
     more = [word for setting in sets for word in ("-S", setting)]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environment(proxy)}
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environment(proxy.port)}
 
     def cli(verb: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cli", verb, *more]
@@ -227,6 +223,40 @@ def test_the_command_line_ends_with_one_line_and_its_exit_code(store, proxy, tmp
     assert line.startswith(f"safe-cli: {store.url}/index.json: ")
     assert SECRET not in line + done.stdout
     assert KEY not in line + done.stdout
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    """It takes connections, reads nothing and says nothing: also a body waits that is sent."""
+    for name in ("_REQUEST", "_LISTING"):
+        monkeypatch.setattr(f"safe.store.{name}", 1.0)
+    monkeypatch.setattr("safe.store._SLOWEST", 2**30)
+    large = tmp_path / "large"
+    large.write_bytes(bytes(2**24))  # more than the kernel takes for a peer that does not read
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts
+        go_to(silent.getsockname()[1], monkeypatch)
+        store = Store("s3://bucket/prefix", 0.5, tmp_path / "cache", 2**30)
+        for ask in (
+            lambda: open_shards(store),
+            store.sizes,
+            lambda: (store / "large").read(0, 10),
+            lambda: (store / "large").write(large),
+        ):
+            began = time.monotonic()
+            with pytest.raises(DataError, match="no answer in time, and again for") as caught:
+                ask()
+            assert time.monotonic() - began < 4
+            one_line(caught)
+
+
+def test_a_list_of_names_that_does_not_come_is_no_empty_folder(store, proxy, shards):
+    """Else a push would not see that the store holds other shards."""
+    proxy.stop()
+    gone = Store(store.url, 0.5, store.cache, store.room)
+    with pytest.raises(DataError, match=r"runtime\.patience"):
+        gone.sizes()
+    proxy.open = True
+    assert sorted(store.sizes()) == sorted(path.name for path in shards.iterdir())
+    assert Store(f"{store.url}/nothing/here", 0.5, store.cache, store.room).sizes() == {}
 
 
 def batches(store: Store, *, workers: int, epochs: int = 1) -> list[torch.Tensor]:
