@@ -238,35 +238,3 @@ def test_what_ranks_cannot_share_is_one_clear_line(project, shards):
         Trainer(small_config(project, *TINY, "train.accumulate=3"), folder, 1, Ranks(0, 5))
     with pytest.raises(ConfigError, match="compile = true: not with several ranks"):
         Trainer(small_config(project, *TINY, "train.compile=true"), folder, 1, Ranks(0, 2))
-
-
-def children(number: int) -> list[int]:
-    text = Path(f"/proc/{number}/task/{number}/children").read_text()
-    return [int(word) for word in text.split()]
-
-
-def test_a_killed_rank_ends_the_others_with_one_line(project, tmp_path):
-    (tmp_path / "data").symlink_to(project / "data")
-    params = Path(__file__).parents[1] / "params.yaml"
-    settings = [*SMALL, *TINY, "train.epochs=1000"]
-    command = [sys.executable, "-m", "cli", "train", "--nproc", "2", "--fold", "1"]
-    command += ["--params", str(params), *(word for each in settings for word in ("-S", each))]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert "epoch 1/1000" in process.stdout.readline()  # by the first rank alone
-        ranks = children(process.pid)
-        assert len(ranks) == 2
-        os.kill(ranks[1], signal.SIGKILL)
-        began = time.monotonic()
-        _, said = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert time.monotonic() - began < 30
-    assert process.returncode == 5
-    (line,) = said.splitlines()
-    assert line.startswith("safe-cli: train: rank 1 of 2 was killed by SIGKILL")
-    assert not any(Path(f"/proc/{number}").exists() for number in ranks)
-    assert list((tmp_path / ".safe" / "checkpoints").rglob("*.safetensors"))  # to go on from
