@@ -133,13 +133,15 @@ def joined(device: str) -> Iterator[Ranks]:
         device: runtime.device.
 
     Raises:
-        ConfigError: if there is no GPU for this rank.
+        ConfigError: if there is no GPU for this rank, or if ranks that are started again could meet
+            those that ended.
         ProcessError: if another rank ended, unless the launcher ends this one first.
     """
     known = os.environ
     if "RANK" not in known or int(known.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
+    _check_store()
     ranks = Ranks(int(known["RANK"]), int(known["WORLD_SIZE"]), int(known["LOCAL_RANK"]))
     where = ranks.device(device)
     try:
@@ -156,6 +158,20 @@ def joined(device: str) -> Iterator[Ranks]:
             "why; started again, the run goes on from its last checkpoint"
         ) from error
     dist.destroy_process_group()
+
+
+def _check_store() -> None:
+    """Refuse a torchrun that restarts ranks but keeps its store: it has the addresses of the dead.
+
+    A rank that reads them before the living one wrote its own ends, or waits for ever (pytorch
+    issue 135712).
+    """
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if kept and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise ConfigError(
+            "torchrun --max-restarts: ranks that start again could meet those that ended; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and use --rdzv-backend c10d"
+        )
 
 
 def _is_loss(error: RuntimeError) -> bool:

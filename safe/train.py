@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from safe.checkpoint import (
     LOCK,
@@ -73,36 +75,55 @@ def train(
             process trains this very run.
         OSError: if a file cannot be written; the run goes on from its last checkpoint.
     """
-    folder = open_shards(shards)
-    if config.augment.crop > folder.face_size:
-        raise ConfigError(
-            f"params: augment.crop = {config.augment.crop}: the faces in {shards} have "
-            f"{folder.face_size} pixels"
-        )
+    folder = _open(config, shards)
     name = _fingerprint(config, folder, fold)
     home = checkpoints / name
-    device = ranks.device(config.runtime.device)
     alone = only_one(home / LOCK, f"training state {home}") if ranks.first else nullcontext()
     with alone:
         if ranks.local == 0:  # once a machine, which may have shards of its own
             verify(folder, seen=seen)
         found = load_checkpoint(home, on_note if ranks.first else None)
-        start = 0 if found is None else found[1]["step"]
-        ranks.check_same(name, start, device)
-        rows, _ = choose_rows(folder, fold, settings=config.train, seed=config.seed)
-        plan = make_plan(config, folder, rows, start=start, ranks=ranks)
-        # Asked for a batch before the model is built, the loader's processes read on while this
-        # one imports what an optimizer needs, which takes longer than a second.
-        batches = started(load_batches(folder, plan, workers=config.runtime.workers, device=device))
-        trainer = Trainer(config, folder, fold, ranks)
-        if found is not None:
-            trainer.restore(*found)
+        trainer, batches = _begin(config, folder, fold, name, found, ranks)
         if not _run(trainer, batches, home, out, stop_after, on_epoch):
             return False
         if ranks.first:
             _save(trainer, out, fold, commit)
             remove_checkpoints(home)
     return True
+
+
+def _open(config: Config, shards: Path | Store) -> ShardFolder:
+    """Open the shards. Raises ConfigError if their faces are smaller than the crop."""
+    folder = open_shards(shards)
+    if config.augment.crop > folder.face_size:
+        raise ConfigError(
+            f"params: augment.crop = {config.augment.crop}: the faces in {shards} have "
+            f"{folder.face_size} pixels"
+        )
+    return folder
+
+
+def _begin(
+    config: Config,
+    folder: ShardFolder,
+    fold: int,
+    name: str,
+    found: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    ranks: Ranks,
+) -> tuple[Trainer, Iterable[Batch]]:
+    """Make a rank's trainer and its batches, from the start or from what a checkpoint holds."""
+    device = ranks.device(config.runtime.device)
+    start = 0 if found is None else found[1]["step"]
+    ranks.check_same(name, start, device)
+    rows, _ = choose_rows(folder, fold, settings=config.train, seed=config.seed)
+    plan = make_plan(config, folder, rows, start=start, ranks=ranks)
+    # Asked for a batch before the model is built, the loader's processes read on while this
+    # one imports what an optimizer needs, which takes longer than a second.
+    batches = started(load_batches(folder, plan, workers=config.runtime.workers, device=device))
+    trainer = Trainer(config, folder, fold, ranks)
+    if found is not None:
+        trainer.restore(*found)
+    return trainer, batches
 
 
 def _run(

@@ -1,0 +1,189 @@
+"""Whole trainings by the launchers: `--nproc`, two machines of torchrun, a restart after a loss.
+
+All of them end with the model that one process makes alone, but for rounding (tests/test_ranks.py).
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, SMALL
+from safetensors.torch import load_file
+from test_ranks import FCL, TINY
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from cli.runs import run_calibrate, run_eval, run_train
+from safe.process import die_with_parent
+
+SETTINGS = [*SMALL, *TINY, *FCL, "train.epochs=8", "runtime.checkpoint_steps=5"]
+PARAMS = ROOT / "params.yaml"
+TRAIN = ["-m", "cli", "train", "--fold", "1", "--params", str(PARAMS)]
+TRAIN += [word for each in SETTINGS for word in ("-S", each)]
+
+
+def a_folder(project: Path, folder: Path) -> Path:
+    """Make a folder to run in, with the project's data."""
+    folder.mkdir()
+    (folder / "data").symlink_to(project / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder in which one process trained and evaluated."""
+    folder = a_folder(project, tmp_path_factory.mktemp("alone") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_train(PARAMS, SETTINGS, 1)
+        evaluate()
+    return folder
+
+
+def evaluate() -> None:
+    run_calibrate(PARAMS, SETTINGS, 1)
+    run_eval(PARAMS, SETTINGS, 1)
+
+
+def answers(folder: Path) -> tuple[dict[str, Any], Any, Any]:
+    """Read what a run came to: weights, logits of the test clips, figures."""
+    fold = folder / "runs" / "synthetic"
+    weights = load_file(fold / "train" / "fold-1" / "model.safetensors")
+    table = pq.read_table(fold / "eval" / "fold-1" / "predictions.parquet")
+    figures = json.loads((fold / "eval" / "fold-1" / "metrics.json").read_text())
+    return weights, np.stack(table["logits"].to_pylist()), figures
+
+
+def check_equal(folder: Path, alone: Path) -> None:
+    """Evaluate what ranks made in `folder` (where this process is), and compare."""
+    evaluate()
+    (ours, logits, figures), (weights, expected, one) = answers(folder), answers(alone)
+    for name, value in weights.items():
+        np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    assert figures.keys() == one.keys()
+    for name in ("war", "uar", "ece", "nll", "brier", "n_test", "error"):
+        assert figures[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def children(number: int) -> list[int]:
+    text = Path(f"/proc/{number}/task/{number}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+STREAMS = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def test_a_killed_rank_ends_the_others_with_one_line_and_two_machines_of_torchrun_go_on(
+    project, alone, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(a_folder(project, tmp_path / "run"))
+    process = subprocess.Popen([sys.executable, *TRAIN, "--nproc", "2"], **STREAMS)
+    try:
+        assert process.stdout is not None
+        assert "epoch 1/8" in process.stdout.readline()  # by the first rank alone
+        ranks = children(process.pid)
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        began = time.monotonic()
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert time.monotonic() - began < 30
+    assert process.returncode == 5
+    (line,) = said.splitlines()
+    assert line.startswith("safe-cli: train: rank 1 of 2 was killed by SIGKILL")
+    assert not any(Path(f"/proc/{number}").exists() for number in ranks)
+    assert list(Path(".safe", "checkpoints").rglob("*.safetensors"))
+    said = train_on_two_machines()
+    assert "epoch 1/8" not in said
+    assert said.count("epoch 8/8") == 1
+    check_equal(Path(), alone)
+
+
+def train_on_two_machines() -> str:
+    """Run torchrun twice, a rank each, that find one another on loopback; give what they say."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+    command += ["--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "run"]
+    command += ["--rdzv-endpoint", f"127.0.0.1:{port}", *TRAIN]
+    machines = [subprocess.Popen(command, **STREAMS) for _ in range(2)]
+    try:
+        said = [machine.communicate(timeout=120) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    return "".join(out for out, _ in said)
+
+
+def _agent(pipe: Any) -> None:
+    """Do what `torchrun --nproc-per-node 2 --max-restarts 1` does, with ranks that are forked."""
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as docs/scale.md says
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="run",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=1,
+        start_method="fork",
+    )
+    pipe.send(elastic_launch(config, _rank)())
+
+
+def _rank() -> int:
+    """Train as a rank; the second one kills itself after 9 steps, when it runs for the first time.
+
+    Returns:
+        How often the ranks were started again.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the agent's, which the fork has too
+    die_with_parent()
+    starts = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if starts == 0 and os.environ["RANK"] == "1":
+        _kill_after(9)
+    run_train(PARAMS, SETTINGS, 1)
+    return starts
+
+
+def _kill_after(steps: int) -> None:
+    from safe.trainer import Trainer
+
+    step = Trainer.train_step
+
+    def counted(trainer: Trainer, batch: Any) -> None:
+        if trainer.step == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step(trainer, batch)
+
+    Trainer.train_step = counted  # type: ignore[method-assign]
+
+
+def test_torchrun_starts_the_ranks_again_from_the_last_checkpoint(
+    project, alone, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(a_folder(project, tmp_path / "run"))
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    agent = context.Process(target=_agent, args=(theirs,))
+    agent.start()
+    try:
+        assert ours.poll(60)
+        assert ours.recv() == {0: 1, 1: 1}
+    finally:
+        agent.join(10)
+        agent.kill()
+    check_equal(Path(), alone)
