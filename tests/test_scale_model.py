@@ -3,7 +3,9 @@
 from dataclasses import fields, replace
 from math import inf
 
+import numpy as np
 import pytest
+from conftest import write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +13,8 @@ from benchmarks import scale
 from benchmarks.report import Figure
 from benchmarks.scale_parts import words
 from benchmarks.scale_parts.breaks import breaks
+from benchmarks.scale_parts.clips import FACES, Clip, clip_rates, count_looks, time_clips
+from benchmarks.scale_parts.driver import driver_rates, row_rate
 from benchmarks.scale_parts.model import (
     Machines,
     Rates,
@@ -25,6 +29,8 @@ from benchmarks.scale_parts.model import (
     strip_mb,
     train,
 )
+from benchmarks.scale_parts.rates import read
+from pipeline.face_table import ClipFaces
 
 START = {name: 0.0 for name in ("index", "faces", "shard", "train", "calibrate", "eval")}
 RATES = Rates(
@@ -170,6 +176,57 @@ def test_training_takes_at_least_what_its_gpus_need(rates, work, nodes, rate):
     assert train(rates, work, replace(free, nodes=nodes + 1)).seconds <= (
         train(rates, work, free).seconds * SLACK
     )
+
+
+FACE = ClipFaces(
+    status="ok",
+    reason="",
+    n_frames=16,
+    fps=25.0,
+    width=64,
+    height=48,
+    frame_index=tuple(range(16)),
+    box=((1.0, 2.0, 30.0, 31.0),) * 16,
+    score=(0.9, 0, 0, 0, 0.9, 0, 0, 0, 0.9, 0, 0, 0, 0.9, 0, 0, 0.9),
+)
+
+
+def test_looks_are_counted_from_the_face_table():
+    assert count_looks(FACE) == 5
+    assert count_looks(replace(FACE, reason="4 of 16 frames interpolated")) == 16
+    assert count_looks(replace(FACE, status="missing", reason="no face in any frame")) == 16
+
+
+def test_rates_are_found_again_in_clips_made_from_them():
+    megapixels = sum(16 * side**2 for side in FACES) / 1e6
+    clips = [
+        Clip(FACE, 0.01 + 0.002 * area, area, 5 * 0.008, 5, megapixels * 0.1, [b"x" * 3000], 0.4)
+        for area in (1.0, 2.0, 5.0)
+    ]
+    found = clip_rates(clips)
+    expected = {"open": 0.01, "decode": 0.002, "look": 0.008, "strip": 0.1}
+    expected |= {"load": 0.4 / megapixels, "strip_mb": 0.003 / megapixels}
+    assert found == pytest.approx(expected)
+
+
+def test_a_real_clip_is_timed_and_one_that_cannot_be_read_is_left_out(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), dtype=np.uint8)
+    good, bad = write_video(tmp_path / "good.mp4", frames), tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    (clip,) = time_clips([bad, good], config=read([]))
+    assert clip.megapixels == pytest.approx(20 * 48 * 64 / 1e6)
+    assert clip.looks == 16  # no face in noise
+    assert min(clip.read, clip.detect, clip.strip) > 0
+    assert len(clip.strips) == len(FACES)
+
+
+def test_the_driver_is_measured_by_its_own_code(tmp_path):
+    config = read(["shard.clips=50"])
+    found = driver_rates(config, tmp_path, FACE, many=1000)
+    assert min(found.values()) >= 0
+    # A tar more in index.json: its name, sha256, three numbers and seven classes, indented.
+    assert 0.2 < found["index"] * 1e3 < 1
+    assert 0 <= row_rate(config, tmp_path, many=500) < 0.1
 
 
 def test_the_page_has_all_datasets_nodes_and_rates():
