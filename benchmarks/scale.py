@@ -11,12 +11,13 @@ training, clips a second.
 
 import argparse
 import json
+import os
 import tempfile
 from math import inf
 from pathlib import Path
 from typing import Final
 
-from benchmarks.report import RESULTS, Figure, circumstances, publish, table, under
+from benchmarks.report import RESULTS, Figure, circumstances, publish, under
 from benchmarks.scale_parts import words
 from benchmarks.scale_parts.model import Machines, Rates, here
 from benchmarks.scale_parts.rates import (
@@ -45,20 +46,25 @@ GPU_FIGURE: Final = "training step, bfloat16 channels_last_3d, batch 32"
 """Of benchmarks/gpu.py: the paper's model on one GPU, clips a second."""
 
 
-def check(scratch: Path, rates: Rates, looks: float, *, clips: int) -> list[Figure]:
-    """Predict the stages of a run of `clips` new clips, run them; return both and the ratios."""
+def check(
+    scratch: Path, rates: Rates, looks: float, *, clips: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the seconds that a run of `clips` new clips is to take and takes, stage by stage."""
     project = scratch / "checked"
     sets = [*draw(project, clips=clips, size=224, seed=7), "train.epochs=2"]
     predicted = here(rates, describe(project, sets, looks=looks), cores=WORKERS)
     measured = {stage: run_stage(project, stage, sets) for stage in STAGES}
     predicted["sum"], measured["sum"] = sum(predicted.values()), sum(measured.values())
+    return predicted, measured
+
+
+def check_figures(predicted: dict[str, float], measured: dict[str, float]) -> list[Figure]:
+    """Return the ratios, that of the sum with its bounds."""
     figures = []
-    for stage in (*STAGES, "sum"):
-        for what, value in (("predicted", predicted), ("measured", measured)):
-            figures.append(Figure(f"{stage}: {what}", *[value[stage]] * 3, unit="s"))
-        ratio = [predicted[stage] / measured[stage]] * 3
-        bound = {"least": 1 - WITHIN, "most": 1 + WITHIN} if stage == "sum" else {}
-        figures.append(Figure(f"{stage}: predicted / measured", *ratio, **bound))
+    for stage, seconds in predicted.items():
+        bounds = {"least": 1 - WITHIN, "most": 1 + WITHIN} if stage == "sum" else {}
+        ratio = [seconds / measured[stage]] * 3
+        figures.append(Figure(f"{stage}: predicted / measured", *ratio, **bounds))
     return figures
 
 
@@ -123,27 +129,26 @@ def main() -> None:
     args = parser.parse_args()
     machines, assumed = describe_machines(args)
     few = {"clips": 35, "rounds": 1, "many": 1_000} if args.quick else {}
+    before = f"The load of this machine was {os.getloadavg()[0]:.1f} when the measuring began."
+    found = None
     with tempfile.TemporaryDirectory() as scratch:
         rates, looks = measure(Path(scratch), **few)
-        checked = []
         if args.check:
-            checked = check(Path(scratch), rates, looks, clips=60 if args.quick else 500)
+            found = check(Path(scratch), rates, looks, clips=60 if args.quick else 500)
     parts = [assumed, words.hours_table(rates, machines), words.bytes_table(rates, machines)]
     parts.append(words.where_it_breaks(rates, machines))
-    if not checked:
-        print("\n\n".join(parts))
-        return
-    keep = not args.quick
-    note = (
-        f"{WORKERS} workers, model.backbone small, two epochs; rates from {2 * CLIPS} drawn "
-        "clips of 128 and 288 pixels, checked on 500 others of 224. What each rate is says "
-        "benchmarks/scale_parts/model.py."
-    )
-    publish("scale", TITLE, [*words.rate_figures(rates), *checked], note=note, keep=keep)
-    found = {"figures": [vars(f) | {"met": f.verdict} for f in checked], **circumstances()}
-    parts += [CHECKED, table(found), under("python -m benchmarks.scale --check", found)]
+    if found is not None:
+        note = (
+            f"{WORKERS} workers, model.backbone small, two epochs; rates from {2 * CLIPS} drawn "
+            "clips of 128 and 288 pixels, checked on 500 others of 224. What each rate is says "
+            f"benchmarks/scale_parts/model.py. {before}"
+        )
+        figures = [*words.rate_figures(rates), *check_figures(*found)]
+        publish("scale", TITLE, figures, note=note, keep=not args.quick)
+        made = under("python -m benchmarks.scale --check", circumstances())
+        parts += [CHECKED, words.check_table(*found), f"{made} {before}"]
     print("\n\n".join(parts))
-    if keep:
+    if found is not None and not args.quick:
         write_section(PAGE, "\n\n".join(parts))
 
 

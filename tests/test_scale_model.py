@@ -124,6 +124,7 @@ def test_breaks_are_where_the_two_sides_are_equal():
     assert found.memory == pytest.approx(64e3 / 0.005)
     assert found.index == pytest.approx(2**30 / 1e6 / 5e-5)  # of clips.parquet, the sooner one
     assert found.loader == pytest.approx(10 / 0.005)
+    assert breaks(RATES, WORK, replace(NODE, gradient_mb=40.0)).summing == pytest.approx(0.8)
     assert found.gather == pytest.approx(100 / 3)
     assert breaks(replace(RATES, memory=0.0), WORK, NODE).memory == inf
 
@@ -248,6 +249,13 @@ def test_the_page_has_all_datasets_nodes_and_rates():
 )
 def test_durations(seconds, said):
     assert words.duration(seconds) == said
+
+
+def test_the_sum_of_the_check_has_the_bound():
+    ratios = scale.check_figures({"faces": 3.0, "sum": 5.0}, {"faces": 1.0, "sum": 4.5})
+    assert [(f.value, f.verdict) for f in ratios] == [(3.0, ""), (pytest.approx(10 / 9), "yes")]
+    assert scale.check_figures({"sum": 5.7}, {"sum": 4.5})[0].verdict == "no"
+    assert "| faces | 3.0 s | 1.5 s | 2.00 |" in words.check_table({"faces": 3.0}, {"faces": 1.5})
 
 
 def test_the_section_is_written_between_its_marks(tmp_path):

@@ -21,6 +21,8 @@ class Breaks:
     """Clips at which index.json or clips.parquet is larger than its reader allows."""
     loader: float
     """Clips a second that the cores of a node decode for its GPUs."""
+    summing: float
+    """Seconds of a step in which the gradients go round, with many nodes."""
     gather: float
     """Clips a second of all GPUs together: then a node's network does nothing but gather faces."""
 
@@ -36,5 +38,6 @@ def breaks(rates: Rates, work: Work, machines: Machines, *, memory_mb: float = 6
         memory=memory_mb / rates.memory if rates.memory > 0 else inf,
         index=min(INDEX_BYTES / 1e6 / rates.index * work.tar, TABLE_BYTES / 1e6 / rates.table),
         loader=machines.cores / (work.strip * rates.load),
+        summing=2 * machines.gradient_mb / machines.network,
         gather=machines.network / (machines.gpus * work.strip * PIXEL),
     )

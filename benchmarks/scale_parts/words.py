@@ -34,7 +34,7 @@ def _work(name: str, clips: int, frames: float, **more: int) -> Work:
 WORKS: Final = (
     _work("DFEW", 11_697, 77.1, trained=9_358, folds=5, epochs=200),
     _work("FERV39k", 38_935, 28.0, trained=31_088, epochs=200),
-    _work("ten million", 10**7, 77.1, trained=8 * 10**6, epochs=10),
+    _work("like DFEW", 10**7, 77.1, trained=8 * 10**6, epochs=10),
 )
 """Clips and mean lengths are those of the official lists; the third has clips as DFEW's."""
 
@@ -71,7 +71,8 @@ def hours_table(rates: Rates, machines: Machines) -> str:
             lines.append(
                 f"| {work.name}, {work.clips:,} | {nodes} | {duration(listed.seconds)} | "
                 f"{duration(found.seconds)} | {found.bound} | {duration(packed.seconds)} | "
-                f"{cores:,.2g} | {duration(trained.seconds)} | {trained.bound} |"
+                f"{cores:,.{1 if cores < 100 else 0}f} | {duration(trained.seconds)} | "
+                f"{trained.bound} |"
             )
     return "\n".join(lines)
 
@@ -143,10 +144,14 @@ def where_it_breaks(rates: Rates, machines: Machines) -> str:
     ]
     if not isinf(most):
         gpus[1] += f", what {found.gather / most:.1f} GPUs of {most:.0f} clips a second would"
+    gpus.append(
+        f"The gradients take {found.summing:.2g} s of each step, however many nodes there are, for "
+        f"{machines.batch} clips a GPU"
+    )
     parts = [
         f"Nodes of {machines.cores} cores; {each}.",
         f"By nodes, first {'; then '.join(text for _, text in nodes)}.",
-        f"By clips, first {'; then '.join(text for _, text in clips)}.",
+        f"By clips, first {'; then '.join(text for at, text in clips if not isinf(at))}.",
         f"In training: {'. '.join(gpus)}.",
     ]
     return " ".join(parts)
@@ -162,14 +167,23 @@ def duration(seconds: float) -> str:
 
 def size(mb: float) -> str:
     """Write MB in the unit that a person would choose; units of ten."""
-    for unit, name in ((1e6, "TB"), (1e3, "GB")):
+    for unit, name in ((1e6, "TB"), (1e3, "GB"), (1.0, "MB")):
         if mb >= unit:
             return f"{mb / unit:.3g} {name}"
-    return f"{mb:.2g} MB"
+    return f"{mb * 1e3:.3g} KB"
 
 
 def count(number: float) -> str:
     """Write a count with two digits that mean something."""
-    if isinf(number):
-        return "no number of"
     return f"{number / 1e6:.2g} million" if number >= 1e6 else f"{float(f'{number:.2g}'):,.0f}"
+
+
+def check_table(predicted: dict[str, float], measured: dict[str, float]) -> str:
+    """Return the seconds of each stage as they were predicted and as they were."""
+    lines = ["| stage | predicted | measured | ratio |", "| --- | --- | --- | --- |"]
+    for stage, seconds in predicted.items():
+        lines.append(
+            f"| {stage} | {seconds:.1f} s | {measured[stage]:.1f} s | "
+            f"{seconds / measured[stage]:.2f} |"
+        )
+    return "\n".join(lines)
