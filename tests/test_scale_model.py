@@ -225,6 +225,7 @@ def test_the_driver_is_measured_by_its_own_code(tmp_path):
     config = read(["shard.clips=50"])
     found = driver_rates(config, tmp_path, FACE, many=1000)
     assert min(found.values()) >= 0
+    assert found["memory"] > 1e-3  # its row has 16 boxes of four floats, each an object
     # A tar more in index.json: its name, sha256, three numbers and seven classes, indented.
     assert 0.2 < found["index"] * 1e3 < 1
     assert 0 <= row_rate(config, tmp_path, many=500) < 0.1

@@ -6,7 +6,6 @@ with many clips and one with few, so that no start is in it.
 
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -52,7 +51,7 @@ def drive(config: Config, folder: Path, face: ClipFaces, clips: int, size: int) 
             file.writestr(key, noise[number : number + size + number % 512])
         write_faces(keys, [face] * clips, table)
         seal(file, made_by(table, made))
-    middle, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    middle, before = time.perf_counter(), _peak_mb()
     done = write_shards(
         manifest,
         table,
@@ -65,9 +64,15 @@ def drive(config: Config, folder: Path, face: ClipFaces, clips: int, size: int) 
         leftover=leave.path,
     )
     assert done == {"clips": clips, "left_out": 0, "shards": -(-clips // config.shard.clips)}
-    end, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    end, peak = time.perf_counter(), _peak_mb()
     index, table_bytes = ((folder / "shards" / name).stat().st_size for name in _TABLES)
-    return Driven(middle - start, end - middle, (peak - before) / 1024, index, table_bytes)
+    return Driven(middle - start, end - middle, peak - before, index, table_bytes)
+
+
+def _peak_mb() -> float:
+    """Return the most memory that this process has had (not ru_maxrss: its parent's counts too)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def driver_rates(
