@@ -19,10 +19,11 @@ lint: .venv
 	$(ENV) ruff format --check .
 	$(ENV) mypy
 
-# Every ratio of docs/performance.md anew, in about 20 minutes of an idle machine, after the demo.
+# Every ratio of docs/performance.md and the section of docs/scale.md anew, in about 25 minutes of an idle machine, after the demo.
 bench: .venv .venv-rivals
 	$(ENV) dvc repro --quiet
 	$(ENV) for name in startup memory method shard_build; do python -m benchmarks.$$name || exit 1; done
+	$(ENV) python -m benchmarks.scale --check
 	PYTHONPATH=. .venv-rivals/bin/python -m benchmarks.loader
 	$(ENV) python -m benchmarks.page
 
