@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.layout import FORGOTTEN, SYNTHETIC, Layout, lock, read
-from cli.progress import counts, progress, say
+from cli.progress import counts, note, progress, say
 from safe.config import Config
 from safe.process import only_one
 
@@ -69,7 +69,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
-            cluster=_cluster(config),
+            cluster=_cluster(config, "shard"),
             leftover=layout.strips,
             on_done=done,
         )
@@ -104,14 +104,14 @@ def _faces(config: Config, layout: Layout) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
-            cluster=_cluster(config),
+            cluster=_cluster(config, "faces"),
             leave=Leave(layout.strips, config.shard),
             on_done=done,
         )
     say(counts(f"faces: {total} clips", found))
 
 
-def _cluster(config: Config) -> "Cluster | None":
+def _cluster(config: Config, verb: str) -> "Cluster | None":
     """Return the Dask cluster that runtime.engine names; None for this machine."""
     runtime, data = config.runtime, config.data
     if runtime.engine == "local":
@@ -120,7 +120,11 @@ def _cluster(config: Config) -> "Cluster | None":
 
     witness = (Path(data.root) / data.splits).absolute()
     return Cluster(
-        runtime.engine, witness=witness, retries=runtime.retries, patience=runtime.patience
+        runtime.engine,
+        witness=witness,
+        retries=runtime.retries,
+        patience=runtime.patience,
+        on_note=lambda line: note(f"{verb}: {line}"),
     )
 
 

@@ -92,6 +92,17 @@ def kill_parent(_: int) -> None:
     time.sleep(60)
 
 
+def do_as_named(paths: list[Path]) -> list[str]:
+    """Be the work on a batch; what happens is in the names."""
+    for path in paths:
+        if path.name == "fails once" and not path.exists():
+            path.touch()
+            raise ValueError("at first")
+        if path.name == "2 s":
+            time.sleep(2)
+    return ["done"] * len(paths)
+
+
 def touch_slowly(path: Path) -> None:
     path.touch()
     time.sleep(0.005)
