@@ -113,6 +113,12 @@ def source(config: Config, layout: Layout) -> Path | Store:
     return layout.shards if url is None else open_store(config, url)
 
 
+def clip_store(config: Config) -> Store | None:
+    """Return where the raw clips are, if runtime.clips says so; None for data.root."""
+    runtime = config.runtime
+    return None if runtime.clips is None else Store(runtime.clips, runtime.patience)
+
+
 def open_store(config: Config, url: str) -> Store:
     """Return a store as the section runtime says how to read it."""
     runtime = config.runtime

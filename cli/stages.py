@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.layout import FORGOTTEN, SYNTHETIC, Layout, lock, read
+from cli.layout import FORGOTTEN, SYNTHETIC, Layout, clip_store, lock, read
 from cli.progress import counts, note, progress, say
 from safe.config import Config
 from safe.process import only_one
@@ -69,6 +69,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
+            store=clip_store(config),
             cluster=_cluster(config, "shard"),
             leftover=layout.strips,
             on_done=done,
@@ -84,6 +85,7 @@ def _index(config: Config, layout: Layout) -> None:
             config.data,
             layout.manifest,
             forgotten=FORGOTTEN,
+            store=clip_store(config),
             on_note=lambda note: say(f"index: {note}"),
         )
     say(counts("index", made))
@@ -104,6 +106,7 @@ def _faces(config: Config, layout: Layout) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
+            store=clip_store(config),
             cluster=_cluster(config, "faces"),
             leave=Leave(layout.strips, config.shard),
             on_done=done,
@@ -118,7 +121,8 @@ def _cluster(config: Config, verb: str) -> "Cluster | None":
         return None
     from pipeline.cluster import Cluster
 
-    witness = (Path(data.root) / data.splits).absolute()
+    # With the clips in a store, workers need no file of ours.
+    witness = (Path(data.root) / data.splits).absolute() if runtime.clips is None else None
     return Cluster(
         runtime.engine,
         witness=witness,

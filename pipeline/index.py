@@ -8,7 +8,7 @@ official denominator stays; its `bytes` are null.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +19,16 @@ from pipeline.manifest import SCHEMA, Clip, check_clips
 from safe.config import Data
 from safe.labels import CLASSES
 from safe.process import whole_file
+from safe.store import Store
 
-ADAPTERS: Final[dict[str, Callable[[Data], list[Clip]]]] = {
+
+class Adapter(Protocol):
+    """Lists the clips of a dataset, whose files are in data.root or in a store."""
+
+    def __call__(self, data: Data, *, store: Store | None = None) -> list[Clip]: ...  # noqa: D102
+
+
+ADAPTERS: Final[dict[str, Adapter]] = {
     "synthetic": dfew.read_clips,  # drawn in DFEW's layout
     "dfew": dfew.read_clips,
     "ferv39k": ferv39k.read_clips,
@@ -33,12 +41,14 @@ def build_index(
     out: Path,
     *,
     forgotten: Path | None = None,
+    store: Store | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
     """List the clips of a dataset and write the manifest to the file `out`.
 
     Clips that the file `forgotten` names are left out, as if the lists did not name them. The rows
     are sorted by clip; the same files and lists give the same bytes, wherever they are.
+    With a `store`, which files are there is what its listing says; the lists stay in data.root.
     `on_note` is called with a line for what a person should know, such as a class without clips.
 
     Returns:
@@ -50,7 +60,11 @@ def build_index(
     """
     gone = read_forgotten(forgotten, data.name) if forgotten else set()
     noting = on_note is not None and data.name == "own"  # only its labels are free words
-    listed = own.read_clips(data, on_note) if noting else ADAPTERS[data.name](data)
+    listed = (
+        own.read_clips(data, on_note, store=store)
+        if noting
+        else ADAPTERS[data.name](data, store=store)
+    )
     clips = sorted((clip for clip in listed if clip.key not in gone), key=lambda clip: clip.key)
     check_clips(clips)
     if on_note is not None:

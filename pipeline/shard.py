@@ -17,6 +17,7 @@ from pipeline.contents import write_index
 from pipeline.decode import Decoder, Source, load_decoder, read_clip
 from pipeline.engine import Failure, run_tasks
 from pipeline.face_table import ClipFaces, read_faces
+from pipeline.fetch import fetched, require_store
 from pipeline.leftover import Leftover, made_by
 from pipeline.manifest import read_manifest
 from pipeline.preprocessing import preprocessing
@@ -25,6 +26,7 @@ from pipeline.tar import ShardWriter, whole_folder
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.labels import CLASSES
+from safe.store import Store
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def write_shards(
     workers: int,
     deadline: float,
     memory: float | None = None,
+    store: Store | None = None,
     cluster: Cluster | None = None,
     leftover: Path | None = None,
     on_done: Callable[[int], None] | None = None,
@@ -66,6 +69,7 @@ def write_shards(
         workers: processes. Changes no byte.
         deadline: seconds after which the work on one clip is ended.
         memory: GiB that the work on one clip may take; None: no limit.
+        store: where the clips are, in place of `root`. Changes no byte.
         cluster: Dask workers that do it, in place of processes here. Changes no byte.
         leftover: the strips that the stage faces made in passing; taken if they are what this stage
             would make, then deleted. Changes no byte.
@@ -76,7 +80,7 @@ def write_shards(
 
     Raises:
         DataError: if a table is missing or not readable, the two do not have the same clips, no
-            clip can be stored, or `out` is a folder of something else.
+            clip can be stored, `out` is a folder of something else, or the store fails for good.
     """
     clips = _read_clips(manifest, faces)
     left_out = {
@@ -88,6 +92,8 @@ def write_shards(
     )
     made = preprocessing(clips[0].source, faces=faces_settings, shard=settings)
     ready = Leftover(leftover, made_by(faces, made))
+    if store is not None:
+        require_store(store)
     encode = partial(encode_clip, root=root.absolute(), settings=settings)
     encoded = run_tasks(
         encode,
@@ -97,6 +103,7 @@ def write_shards(
         memory=memory,
         setup=load_decoder if any(clip.source == "video" for clip in usable) else None,
         fallback=partial(encode, decoder="pyav"),
+        fetch=None if store is None else partial(fetched, store=store),
         cluster=cluster,
     )
     with whole_folder(out) as folder:

@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.clips import IMAGES, read_text, require_some
+from pipeline.datasets.clips import IMAGES, find_stored, read_text, require_some
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
 from safe.labels import CLASSES, index_of
 from safe.sample import KEY
+from safe.store import Store
 
 SYNONYMS: Final = {
     "happiness": "happy",
@@ -62,12 +63,15 @@ class _Row:
     key: str
 
 
-def read_clips(data: Data, on_note: Callable[[str], None] | None = None) -> list[Clip]:
+def read_clips(
+    data: Data, on_note: Callable[[str], None] | None = None, *, store: Store | None = None
+) -> list[Clip]:
     """List every clip of the list, in its order.
 
     Args:
         data: where the list is.
         on_note: called with a line for each word of SYNONYMS that was found.
+        store: where the clips are, in place of data.root.
 
     Raises:
         DataError: one line with the number of the line, if the list is not there, is no such list,
@@ -81,13 +85,14 @@ def read_clips(data: Data, on_note: Callable[[str], None] | None = None) -> list
         for word, count in sorted(Counter(row.word for row in rows).items()):
             if word in SYNONYMS:
                 on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {count:,})")
+    stored = None if store is None else find_stored(store, "")
     clips = []
     for row in rows:
         label = index_of(SYNONYMS.get(row.word, row.word))
         bucket = row.split if row.split in PARTS else f"fold{row.split}"
-        size = _measure(root, row, data.source, file)
+        size = _measure(root, row, data.source, file) if stored is None else stored.get(row.path)
         clips.append(Clip(row.key, row.path, label, bucket, size))
-    require_some(clips, root, f"the paths of {file}, such as {clips[0].path}")
+    require_some(clips, root, f"the paths of {file}, such as {clips[0].path}", store=store)
     return clips
 
 
