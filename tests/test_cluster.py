@@ -10,18 +10,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, small_config
-from test_engine import do_as_named, kill_parent, misbehave, refuse, rescue, square, touch_slowly
+from test_engine import (
+    Named,
+    do_as_named,
+    kill_parent,
+    misbehave,
+    read_named,
+    refuse,
+    rescue,
+    square,
+    touch_slowly,
+)
 
 from pipeline.cluster import Cluster, run_batches
 from pipeline.engine import Failure, run_tasks
 from pipeline.faces import find_faces
+from pipeline.fetch import fetched
 from pipeline.shard import write_shards
 from safe.errors import ConfigError, ProcessError
+from safe.store import Store
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `scale` (Dask)")
 psutil = pytest.importorskip("psutil")
@@ -189,6 +202,19 @@ def test_a_batch_that_kills_its_workers_is_named(dask: Dask) -> None:
     with pytest.raises(ProcessError, match=r"^tasks 1 to 1 of 1: all workers .* died, 2 times"):
         list(run_tasks(kill_parent, [0], workers=1, deadline=60, cluster=cluster))
     assert not [worker for worker in dask.workers if worker.wait(10) != -signal.SIGKILL]
+
+
+def test_workers_fetch_clips_of_a_store(dask: Dask, tmp_path: Path) -> None:
+    dask.start(1)
+    (tmp_path / "far").mkdir()
+    for name in ("a", "segfault", "b"):
+        (tmp_path / "far" / name).write_text(name)
+    fetch = partial(fetched, store=Store(f"file://{tmp_path}/far", 5.0))
+    tasks = [Named(name) for name in ("a", "gone", "segfault", "b")]
+    results = run_tasks(
+        read_named, tasks, workers=1, deadline=20, fetch=fetch, cluster=dask.cluster
+    )
+    assert list(results) == ["A", "missing", Failure("crashed (signal 11)"), "B"]
 
 
 def test_failing_and_slow_batches_and_lost_workers_are_told(dask: Dask, tmp_path: Path) -> None:
