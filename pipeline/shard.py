@@ -17,7 +17,7 @@ from pipeline.contents import write_index
 from pipeline.decode import Decoder, Source, load_decoder, read_clip
 from pipeline.engine import Failure, run_tasks
 from pipeline.face_table import ClipFaces, read_faces
-from pipeline.fetch import fetched, require_store
+from pipeline.fetch import fetched
 from pipeline.leftover import Leftover, made_by
 from pipeline.manifest import read_manifest
 from pipeline.preprocessing import preprocessing
@@ -92,8 +92,6 @@ def write_shards(
     )
     made = preprocessing(clips[0].source, faces=faces_settings, shard=settings)
     ready = Leftover(leftover, made_by(faces, made))
-    if store is not None:
-        require_store(store)
     encode = partial(encode_clip, root=root.absolute(), settings=settings)
     encoded = run_tasks(
         encode,
