@@ -124,6 +124,12 @@ def source(config: Config, layout: Layout) -> Path | Store:
     return store
 
 
+def clip_store(config: Config) -> Store | None:
+    """Return where the raw clips are, if runtime.clips says so; None for data.root."""
+    runtime = config.runtime
+    return None if runtime.clips is None else Store(runtime.clips, runtime.patience)
+
+
 def open_store(config: Config, url: str) -> Store:
     """Return a store as the section runtime says how to read it."""
     runtime = config.runtime

@@ -1,5 +1,6 @@
 """How does a long command show where it is? A bar, a rate and the time left, on stderr."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -50,6 +51,11 @@ def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
 def say(line: str) -> None:
     """Print one line of result."""
     print(line)
+
+
+def note(line: str) -> None:
+    """Print one line about how the run goes, which is no result, on stderr."""
+    print(line, file=sys.stderr)
 
 
 def counts(title: str, numbers: dict[str, int]) -> str:

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.layout import FORGOTTEN, SYNTHETIC, Layout, lock, read
-from cli.progress import counts, progress, say
+from cli.layout import FORGOTTEN, SYNTHETIC, Layout, clip_store, lock, read
+from cli.progress import counts, note, progress, say
 from cli.push import check_reach, push_made
 from safe.config import Config
 from safe.process import only_one
@@ -71,7 +71,8 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
-            cluster=_cluster(config),
+            store=clip_store(config),
+            cluster=_cluster(config, "shard"),
             leftover=layout.strips,
             on_done=done,
         )
@@ -87,6 +88,7 @@ def _index(config: Config, layout: Layout) -> None:
             config.data,
             layout.manifest,
             forgotten=FORGOTTEN,
+            store=clip_store(config),
             on_note=lambda note: say(f"index: {note}"),
         )
     say(counts("index", made))
@@ -107,23 +109,29 @@ def _faces(config: Config, layout: Layout) -> None:
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,
-            cluster=_cluster(config),
+            store=clip_store(config),
+            cluster=_cluster(config, "faces"),
             leave=Leave(layout.strips, config.shard),
             on_done=done,
         )
     say(counts(f"faces: {total} clips", found))
 
 
-def _cluster(config: Config) -> "Cluster | None":
+def _cluster(config: Config, verb: str) -> "Cluster | None":
     """Return the Dask cluster that runtime.engine names; None for this machine."""
     runtime, data = config.runtime, config.data
     if runtime.engine == "local":
         return None
     from pipeline.cluster import Cluster
 
-    witness = (Path(data.root) / data.splits).absolute()
+    # With the clips in a store, workers need no file of ours.
+    witness = (Path(data.root) / data.splits).absolute() if runtime.clips is None else None
     return Cluster(
-        runtime.engine, witness=witness, retries=runtime.retries, patience=runtime.patience
+        runtime.engine,
+        witness=witness,
+        retries=runtime.retries,
+        patience=runtime.patience,
+        on_note=lambda line: note(f"{verb}: {line}"),
     )
 
 

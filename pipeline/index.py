@@ -7,7 +7,7 @@ official denominator stays; its `bytes` are null.
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +23,16 @@ from pipeline.manifest import (
 from safe.config import Data
 from safe.labels import CLASSES
 from safe.process import whole_file
+from safe.store import Store
 
-ADAPTERS: Final[dict[str, Callable[[Data], Sequence[Clip]]]] = {
+
+class Adapter(Protocol):
+    """Lists the clips of a dataset, whose files are in data.root or in a store."""
+
+    def __call__(self, data: Data, *, store: Store | None = None) -> Sequence[Clip]: ...  # noqa: D102
+
+
+ADAPTERS: Final[dict[str, Adapter]] = {
     "synthetic": dfew.read_clips,  # drawn in DFEW's layout
     "dfew": dfew.read_clips,
     "ferv39k": ferv39k.read_clips,
@@ -37,12 +45,14 @@ def build_index(
     out: Path,
     *,
     forgotten: Path | None = None,
+    store: Store | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> dict[str, int]:
     """List the clips of a dataset and write the manifest to the file `out`.
 
     Clips that the file `forgotten` names are left out, as if the lists did not name them. The rows
     are sorted by clip; the same files and lists give the same bytes, wherever they are.
+    With a `store`, which files are there is what its listing says; the lists stay in data.root.
     `on_note` is called with a line for what a person should know, such as a class without clips.
 
     Returns:
@@ -54,9 +64,9 @@ def build_index(
     """
     gone = read_forgotten(forgotten, data.name) if forgotten else set()
     if data.name == "own":
-        listed = own.read_table(data, on_note)
+        listed = own.read_table(data, on_note, store=store)
     else:
-        listed = tabulate(ADAPTERS[data.name](data), data.source)
+        listed = tabulate(ADAPTERS[data.name](data, store=store), data.source)
     table = _sort(listed.filter(_not_among(listed["clip"], gone)) if gone else listed)
     check_rows(table)
     buckets, classes = _count(table["bucket"]), _count(table["label"])

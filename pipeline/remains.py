@@ -27,6 +27,7 @@ def remains(receipt: dict[str, Any]) -> list[str]:
         "    dvc gc -w      # with a remote: dvc gc -w -c",
         "Out of reach: other clones and their caches, backups, the dataset as it was downloaded,",
         "a store that shards were pushed to (empty it, then `safe-cli push-shards`),",
+        "a store that holds the raw clips (runtime.clips; delete them there),",
         "and pictures and tables that were copied or are in git.",
     ]
 

@@ -14,6 +14,7 @@ from pipeline.cluster import Cluster
 from pipeline.contents import write_index
 from pipeline.decode import Decoder, load_decoder, read_clip
 from pipeline.engine import Failure, run_tasks
+from pipeline.fetch import fetched
 from pipeline.leftover import Leftover, made_by
 from pipeline.preprocessing import preprocessing
 from pipeline.shard_plan import Clip, plan_shards
@@ -22,6 +23,7 @@ from pipeline.tar import ShardWriter, whole_folder
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.labels import CLASSES
+from safe.store import Store
 
 
 def write_shards(
@@ -35,6 +37,7 @@ def write_shards(
     workers: int,
     deadline: float,
     memory: float | None = None,
+    store: Store | None = None,
     cluster: Cluster | None = None,
     leftover: Path | None = None,
     on_done: Callable[[int], None] | None = None,
@@ -51,6 +54,7 @@ def write_shards(
         workers: processes. Changes no byte.
         deadline: seconds after which the work on one clip is ended.
         memory: GiB that the work on one clip may take; None: no limit.
+        store: where the clips are, in place of `root`. Changes no byte.
         cluster: Dask workers that do it, in place of processes here. Changes no byte.
         leftover: the strips that the stage faces made in passing; taken if they are what this stage
             would make, then deleted. Changes no byte.
@@ -61,7 +65,7 @@ def write_shards(
 
     Raises:
         DataError: if a table is missing or not readable, the two do not have the same clips, no
-            clip can be stored, or `out` is a folder of something else.
+            clip can be stored, `out` is a folder of something else, or the store fails for good.
     """
     plan = plan_shards(manifest, faces, missing=faces_settings.missing)
     left_out = dict(plan.left_out)
@@ -76,6 +80,7 @@ def write_shards(
         memory=memory,
         setup=load_decoder if plan.has_videos else None,
         fallback=partial(encode, decoder="pyav"),
+        fetch=None if store is None else partial(fetched, store=store),
         cluster=cluster,
     )
     with whole_folder(out) as folder:

@@ -238,13 +238,16 @@ class Runtime(Section):
     checkpoint_steps: Positive | None
     shards: str | None
     cache: Annotated[float, Field(gt=0)]
+    clips: str | None
     patience: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
     def _has_no_secret(self) -> Self:
-        if self.shards is not None and not re.fullmatch(_URL, self.shards):
+        for key, url in (("shards", self.shards), ("clips", self.clips)):
+            if url is None or re.fullmatch(_URL, url):
+                continue
             raise ValueError(
-                "shards: must be a URL such as s3://bucket/prefix or null, without @ ? # ::, "
+                f"{key}: must be a URL such as s3://bucket/prefix or null, without @ ? # ::, "
                 "since credentials come from the environment or the store's usual files"
             )
         return self
@@ -275,6 +278,11 @@ class Config(Section):
         ):
             raise ValueError(
                 "train.val_from: fold needs folds, and ferv39k has one split; use clips"
+            )
+        if self.runtime.clips is not None and self.data.source == "frames":
+            raise ValueError(
+                "runtime.clips: must be null when data.source is frames; folders of frames are "
+                "read from data.root only"
             )
         if self.augment.crop > self.shard.size:
             raise ValueError(

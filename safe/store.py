@@ -12,9 +12,10 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -42,21 +43,25 @@ _RIGHTS = "credentials come from the environment or the store's usual files; are
 T = TypeVar("T")
 
 
+class MissingError(DataError):
+    """The store answers, and has no such file."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A folder of an object store. It opens nothing itself, so it may go to other processes.
 
     Attributes:
-        url: of the folder, as runtime.shards in safe.config.
+        url: of the folder, as runtime.shards and runtime.clips in safe.config.
         patience: seconds for which a request that fails is tried again.
-        cache: local folder in which tars of it may lie (safe.tar_cache).
+        cache: local folder in which tars of it may lie (safe.tar_cache); clips need none.
         room: bytes that this folder may take.
     """
 
     url: str
     patience: float
-    cache: Path
-    room: int
+    cache: Path = Path()
+    room: int = 0
 
     def __str__(self) -> str:
         return self.url.rstrip("/")
@@ -79,11 +84,33 @@ class Store:
         files = [about for about in self.ask(str(self), look) if about["type"] == "file"]
         return {str(about["name"]).rsplit("/", 1)[-1]: int(about["size"]) for about in files}
 
+    def walk(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Yield path, relative to the store, and bytes of each file below a folder; "" is all.
+
+        Raises:
+            DataError: as `ask`; MissingError if there is no such folder.
+        """
+        todo = [folder]
+        while todo:
+            here = todo.pop()
+            where = f"{self}/{here}".rstrip("/")
+            itself = where.partition("://")[2].strip("/")
+            for found in self.ask(where, methodcaller("ls", where, detail=True)):
+                name = found["name"].strip("/")
+                path = f"{here}/{name.rpartition('/')[2]}".lstrip("/")
+                if name == itself:  # a store may keep an empty file for a folder
+                    continue
+                if found["type"] == "directory":
+                    todo.append(path)
+                else:
+                    yield path, int(found["size"])
+
     def ask(self, what: str, do: Callable[[Any], T], *, since: float | None = None) -> T:
         """Return do(filesystem), tried again until `patience` seconds after `since` (or now).
 
         Raises:
-            DataError: one line that begins with `what`, if it cannot work, or did not in this time.
+            DataError: one line that begins with `what`, if it cannot work, or did not in this time;
+                MissingError where the store answers that there is no such thing.
         """
         began, pause = time.monotonic() if since is None else since, 0.1
         while True:
@@ -92,7 +119,8 @@ class Store:
             except Exception as error:  # noqa: BLE001 - each store has errors of its own
                 reason, left = _reason(error), began + self.patience - time.monotonic()
                 if isinstance(error, _FOR_GOOD) or type(error).__name__ in _FOR_GOOD_BY_NAME:
-                    raise DataError(f"{what}: {reason}") from None  # its words may hold secrets
+                    kind = MissingError if isinstance(error, FileNotFoundError) else DataError
+                    raise kind(f"{what}: {reason}") from None  # its words may hold secrets
             if left <= 0:
                 raise DataError(
                     f"{what}: {reason}, and again for {self.patience:g} s (runtime.patience); "
@@ -142,7 +170,7 @@ class StoreFile:
 
         piece = self.store.ask(str(self), get, since=since)
         if len(piece) != stop - start:
-            raise DataError(f"{self}: not of {size} bytes any more; push the shards anew")
+            raise DataError(f"{self}: not of {size} bytes any more; bring it there anew")
         return bytes(piece)
 
     def sha256(self, size: int) -> str:

@@ -3,24 +3,38 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, small_config
-from test_engine import kill_parent, misbehave, refuse, rescue, square, touch_slowly
+from test_engine import (
+    Named,
+    do_as_named,
+    kill_parent,
+    misbehave,
+    read_named,
+    refuse,
+    rescue,
+    square,
+    touch_slowly,
+)
 
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, run_batches
 from pipeline.engine import Failure, run_tasks
 from pipeline.faces import find_faces
+from pipeline.fetch import fetched
 from pipeline.shard import write_shards
 from safe.errors import ConfigError, ProcessError
+from safe.store import Store
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `scale` (Dask)")
 psutil = pytest.importorskip("psutil")
@@ -76,6 +90,10 @@ class Dask:
                     return
         pytest.fail("no worker was at work")
 
+    def addresses(self) -> set[str]:
+        with distributed.Client(self.cluster.address, set_as_default=False) as client:
+            return set(client.ncores())
+
     def stop(self) -> None:
         for process in self._all:
             process.kill()
@@ -122,12 +140,15 @@ def test_bytes_are_those_of_one_machine_whoever_dies(
 ) -> None:
     dask.start(3)
     witness = Path(small_config(project).data.root) / "EmoLabel_DataSplit"
+    notes: list[str] = []
     prepare(
         project,
         tmp_path,
-        replace(dask.cluster, witness=witness),
+        replace(dask.cluster, witness=witness, on_note=notes.append),
         {10: dask.kill_a_busy_one},
     )
+    told = re.compile(r"tasks \d+ to \d+ of 105: begun again on (\S+), since (?!\1 )\S+ was lost")
+    assert any(map(told.fullmatch, notes))
     assert sum(worker.poll() is None for worker in dask.workers) == 2
     here = project / "data" / "synthetic"
     assert sums(tmp_path / "shards") == sums(here / "shards")
@@ -183,6 +204,51 @@ def test_a_batch_that_kills_its_workers_is_named(dask: Dask) -> None:
     assert not [worker for worker in dask.workers if worker.wait(10) != -signal.SIGKILL]
 
 
+def test_workers_fetch_clips_of_a_store(dask: Dask, tmp_path: Path) -> None:
+    dask.start(1)
+    (tmp_path / "far").mkdir()
+    for name in ("a", "segfault", "b"):
+        (tmp_path / "far" / name).write_text(name)
+    fetch = partial(fetched, store=Store(f"file://{tmp_path}/far", 5.0))
+    tasks = [Named(name) for name in ("a", "gone", "segfault", "b")]
+    results = run_tasks(
+        read_named, tasks, workers=1, deadline=20, fetch=fetch, cluster=dask.cluster
+    )
+    assert list(results) == ["A", "missing", Failure("crashed (signal 11)"), "B"]
+
+
+def test_failing_and_slow_batches_and_lost_workers_are_told(dask: Dask, tmp_path: Path) -> None:
+    dask.start(2)
+    notes: list[str] = []
+    cluster = replace(dask.cluster, on_note=notes.append)
+    names = ["fails once", *map(str, range(9)), "2 s"]
+    results = run_batches(do_as_named, [tmp_path / name for name in names], cluster=cluster)
+    assert list(results) == ["done"] * 11
+    who = r"(tcp://127\.0\.0\.1:\d+)"
+    again, slow = notes
+    assert re.fullmatch(
+        rf"tasks 1 to 2 of 11: begun again on {who}, since {who} failed \(ValueError: at first\)",
+        again,
+    )
+    found = re.fullmatch(
+        rf"tasks 11 to 11 of 11: slow, 2 s on {who}; half of the batches took at most 0\.\d s", slow
+    )
+    before = dask.addresses()
+    assert found
+    assert found[1] in before
+
+    notes.clear()
+    results = run_batches(do_as_named, [tmp_path / "2 s"] * 4, cluster=cluster)
+    assert next(results) == "done"
+    time.sleep(0.5)  # both have begun their second batch
+    dask.workers[0].kill()
+    dask.workers[0].wait()
+    assert list(results) == ["done"] * 3
+    (gone,) = before - dask.addresses()
+    assert f"worker {gone} is gone; what it had begun goes to others" in notes
+    assert any(note.endswith(f", since {gone} was lost") for note in notes)
+
+
 def test_a_run_without_workers_ends(dask: Dask) -> None:
     dask.start(1)
     cluster = replace(dask.cluster, patience=2)
@@ -205,7 +271,7 @@ def test_workers_that_do_not_fit_are_told(dask: Dask, tmp_path: Path, monkeypatc
     with pytest.raises(ProcessError, match=r"worker tcp://127.* does not see .*nowhere"):
         list(run_tasks(square, [1], workers=1, deadline=20, cluster=blind))
     ours = {"the code": "0" * 12, "numpy": "0.1"}
-    monkeypatch.setattr("pipeline.cluster._rules", lambda: ours)
+    monkeypatch.setattr("pipeline.cluster.find_rules", lambda: ours)
     alone = replace(dask.cluster, retries=0)
     with pytest.raises(
         ProcessError, match=r"other bytes: it has the code \w{12}, not 0.*, not 0\.1"

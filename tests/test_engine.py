@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,30 @@ def burn(task: tuple[str, Path]) -> int:
 def kill_parent(_: int) -> None:
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def do_as_named(paths: list[Path]) -> list[str]:
+    """Be the work on a batch; what happens is in the names."""
+    for path in paths:
+        if path.name == "fails once" and not path.exists():
+            path.touch()
+            raise ValueError("at first")
+        if path.name == "2 s":
+            time.sleep(2)
+    return ["done"] * len(paths)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A task that is a file, as the clips of faces and shard are."""
+
+    path: str
+
+
+def read_named(task: Named) -> str:
+    """Say what is in the file; one that says hang or segfault means that."""
+    path = Path(task.path)
+    return misbehave(path.read_text()) if path.is_file() else "missing"
 
 
 def touch_slowly(path: Path) -> None:

@@ -12,7 +12,7 @@ CODE = sorted(path for room in ("safe", "pipeline", "cli") for path in (ROOT / r
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 TORCH_FREE = {
     *("safe.labels", "safe.config", "safe.errors", "safe.sample", "safe.process"),
-    "safe.finding",
+    *("safe.finding", "safe.store"),
 }
 MODULE = {
     "synthesize": "pipeline.datasets.synthetic",

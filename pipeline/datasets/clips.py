@@ -1,7 +1,8 @@
 """How does an adapter see which lists and files are there?
 
-Every adapter has one function, read_clips(data) -> Sequence[Clip]. Folders are walked once: a
-walk of tens of thousands of clips takes about a second, a search for each would take minutes.
+Every adapter has one function, read_clips(data, store=None) -> Sequence[Clip]. Folders are walked
+once: a walk of tens of thousands of clips takes about a second, a search for each of them would
+take minutes. With the clips in a store, its listing is the walk.
 """
 
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from safe.errors import DataError
+from safe.store import MissingError, Store
 
 IMAGES: Final = (".jpg", ".jpeg", ".png")
 """Endings of the frames of a folder, in lower case."""
@@ -42,11 +44,15 @@ def read_lines(root: Path, file: Path) -> list[str]:
     return [line.strip() for line in read_text(root, file).splitlines() if line.strip()]
 
 
-def find_files(root: Path, folder: str, ending: str) -> dict[str, int]:
-    """Walk `folder` of the root; return path, relative to root, and bytes of each `ending` file.
+def find_files(
+    root: Path, folder: str, ending: str, *, store: Store | None = None
+) -> dict[str, int]:
+    """Walk `folder` of the root or store; return path in it and bytes of each `ending` file.
 
     Links to folders are followed, each folder is entered once. Raises DataError if it is not there.
     """
+    if store is not None:
+        return find_stored(store, folder, ending)
     _require_folder(root, folder, f"*{ending}")
     found: dict[str, int] = {}
     seen: set[tuple[int, int]] = set()
@@ -64,6 +70,21 @@ def find_files(root: Path, folder: str, ending: str) -> dict[str, int]:
                 elif entry.name.lower().endswith(ending) and entry.is_file():
                     found[f"{here}/{entry.name}"] = entry.stat().st_size
     return found
+
+
+def find_stored(store: Store, folder: str, ending: str = "") -> dict[str, int]:
+    """Return path, relative to the store, and bytes of each `ending` file below a folder of it.
+
+    Raises:
+        DataError: if there is no such folder, or the store fails for good.
+    """
+    try:
+        return {path: size for path, size in store.walk(folder) if path.lower().endswith(ending)}
+    except MissingError as error:
+        raise DataError(
+            f"no folder {folder or 'of that name'} in runtime.clips {store}: looked for *{ending} "
+            "in it"
+        ) from error
 
 
 def find_frame_folders(root: Path, folder: str, *, depth: int) -> dict[str, int]:
@@ -88,13 +109,20 @@ def find_frame_folders(root: Path, folder: str, *, depth: int) -> dict[str, int]
     return found
 
 
-def require_some(there: int, clips: int, root: Path, looked_for: str) -> None:
+def require_some(
+    there: int, clips: int, root: Path, looked_for: str, *, store: Store | None = None
+) -> None:
     """Raise DataError if not one clip's file is there: that is a wrong folder, not damage."""
     if not there:
         raise DataError(
-            f"none of the {clips:,} clips of the lists is in data.root {root.absolute()}: "
+            f"none of the {clips:,} clips of the lists is in {name_place(root, store)}: "
             f"looked for {looked_for}"
         )
+
+
+def name_place(root: Path, store: Store | None) -> str:
+    """Return what the place of the files is called in an error."""
+    return f"data.root {root.absolute()}" if store is None else f"runtime.clips {store}"
 
 
 def _require_folder(root: Path, folder: str, what: str) -> None:

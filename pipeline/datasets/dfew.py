@@ -12,6 +12,7 @@ from typing import Final
 from pipeline.datasets.clips import (
     find_files,
     find_frame_folders,
+    name_place,
     read_lines,
     require_some,
     safe_number,
@@ -20,6 +21,7 @@ from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
 from safe.labels import CLASSES, index_of
+from safe.store import Store
 
 LABELS: Final = {
     "1": "happy",
@@ -40,7 +42,7 @@ _STRIPS: Final = "Clip/strips"  # of the synthetic set
 _FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
 
 
-def read_clips(data: Data) -> list[Clip]:
+def read_clips(data: Data, *, store: Store | None = None) -> list[Clip]:
     """List every clip of the five test sets, in no special order.
 
     Raises:
@@ -51,10 +53,10 @@ def read_clips(data: Data) -> list[Clip]:
     labels, folds = _read_folds(root, data.splits)
     if data.source == "video":
         folder, ending = _VIDEOS, ".mp4"
-        found, looked_for = _find_files(root, folder, ending), f"{folder}/**/<id>{ending}"
+        found, looked_for = _find_files(root, folder, ending, store), f"{folder}/**/<id>{ending}"
     elif data.source == "strips":
         folder, ending = _STRIPS, ".jpg"
-        found, looked_for = _find_files(root, folder, ending), f"{folder}/<id>{ending}"
+        found, looked_for = _find_files(root, folder, ending, store), f"{folder}/<id>{ending}"
     else:
         folder = next((name for name in _FRAMES if (root / name).is_dir()), _FRAMES[0])
         found, ending, looked_for = _find_frames(root, folder), "", f"{folder}/<5-digit id>/*.jpg"
@@ -63,7 +65,8 @@ def read_clips(data: Data) -> list[Clip]:
         missing = (f"{folder}/{number:05d}{ending}", None)
         path, size = found.get(number, missing)
         clips.append(Clip(f"{number:05d}", path, label, f"fold{folds[number]}", size))
-    require_some(sum(clip.bytes is not None for clip in clips), len(clips), root, looked_for)
+    there = sum(clip.bytes is not None for clip in clips)
+    require_some(there, len(clips), root, looked_for, store=store)
     return clips
 
 
@@ -116,16 +119,18 @@ def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
     return labels
 
 
-def _find_files(root: Path, folder: str, ending: str) -> dict[int, tuple[str, int]]:
+def _find_files(
+    root: Path, folder: str, ending: str, store: Store | None
+) -> dict[int, tuple[str, int]]:
     """Return number -> path and bytes of every clip. Raises DataError if one is there twice."""
     found: dict[int, tuple[str, int]] = {}
-    for path, size in sorted(find_files(root, folder, ending).items()):
+    for path, size in sorted(find_files(root, folder, ending, store=store).items()):
         number = safe_number(path.rpartition("/")[2][: -len(ending)])
         if number is None:
             continue
         if number in found:
             raise DataError(
-                f"clip {number} is in data.root {root.absolute()} twice: {found[number][0]} and "
+                f"clip {number} is in {name_place(root, store)} twice: {found[number][0]} and "
                 f"{path}; keep one"
             )
         found[number] = (path, size)

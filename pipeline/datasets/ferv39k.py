@@ -13,6 +13,7 @@ from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
 from safe.labels import index_of
+from safe.store import Store
 
 LABELS: Final = ("Happy", "Sad", "Neutral", "Angry", "Surprise", "Disgust", "Fear")
 """FERV39k's own names of the seven classes."""
@@ -22,7 +23,7 @@ _VIDEOS: Final = "0_7_LabelClips"
 _FRAMES: Final = "2_ClipsforFaceCrop"
 
 
-def read_clips(data: Data) -> list[Clip]:
+def read_clips(data: Data, *, store: Store | None = None) -> list[Clip]:
     """List every clip of the two lists, in no special order.
 
     Raises:
@@ -39,19 +40,17 @@ def read_clips(data: Data) -> list[Clip]:
                 raise DataError(f"{root / file}: clip {clip} is also in the {listed[clip][1]} list")
             listed[clip] = (label, part)
     if data.source == "video":
-        found, folder, ending = find_files(root, _VIDEOS, ".mp4"), _VIDEOS, ".mp4"
+        found = find_files(root, _VIDEOS, ".mp4", store=store)
+        folder, ending = _VIDEOS, ".mp4"
     else:
         found, folder, ending = find_frame_folders(root, _FRAMES, depth=3), _FRAMES, ""
     clips = []
     for clip, (label, part) in listed.items():
         path = f"{folder}/{clip}{ending}"
         clips.append(Clip(clip.replace("/", "-"), path, label, part, found.get(path)))
-    require_some(
-        sum(clip.bytes is not None for clip in clips),
-        len(clips),
-        root,
-        f"{folder}/<Scene>/<Emotion>/<4 digits>{ending or '/*.jpg'}",
-    )
+    there = sum(clip.bytes is not None for clip in clips)
+    looked_for = f"{folder}/<Scene>/<Emotion>/<4 digits>{ending or '/*.jpg'}"
+    require_some(there, len(clips), root, looked_for, store=store)
     return clips
 
 

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from pipeline.datasets.clips import IMAGES, read_text, require_some
+from pipeline.datasets.clips import IMAGES, find_stored, read_text, require_some
 from pipeline.datasets.own_columns import Lines, first_twice, read_plain
 from pipeline.datasets.own_lines import (
     FOLDS,
@@ -41,6 +41,7 @@ from pipeline.manifest import SCHEMA, Clip, untabulate
 from safe.config import Data
 from safe.errors import DataError
 from safe.labels import index_of
+from safe.store import Store
 
 _COLUMNS: Final = ("path", "label", "split")
 _SEPARATORS: Final = (",", ";", "\t")
@@ -48,17 +49,20 @@ _LABELS: Final = np.array([index_of(SYNONYMS.get(word, word)) for word in WORDS]
 _BUCKETS: Final = [split if split in PARTS else f"fold{split}" for split in SPLITS]
 
 
-def read_clips(data: Data) -> Sequence[Clip]:
+def read_clips(data: Data, *, store: Store | None = None) -> Sequence[Clip]:
     """List every clip of the list, in its order. Raises DataError as read_table does."""
-    return untabulate(read_table(data))
+    return untabulate(read_table(data, store=store))
 
 
-def read_table(data: Data, on_note: Callable[[str], None] | None = None) -> pa.Table:
+def read_table(
+    data: Data, on_note: Callable[[str], None] | None = None, *, store: Store | None = None
+) -> pa.Table:
     """List every clip of the list, in its order: the columns of the manifest.
 
     Args:
         data: where the list is.
         on_note: called with a line for each word of SYNONYMS that was found.
+        store: where the clips are, in place of data.root.
 
     Raises:
         DataError: one line with the number of the line, if the list is not there, is no such list,
@@ -73,6 +77,7 @@ def read_table(data: Data, on_note: Callable[[str], None] | None = None) -> pa.T
         if count and word in SYNONYMS and on_note is not None:
             on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {count:,})")
     labels, buckets = pa.array(_LABELS), pa.array(_BUCKETS)
+    stored = None if store is None else find_stored(store, "")
     batches = []
     for batch in lines.to_batches():
         columns = {
@@ -81,12 +86,15 @@ def read_table(data: Data, on_note: Callable[[str], None] | None = None) -> pa.T
             "label": labels.take(batch["word"]),
             "bucket": buckets.take(batch["split"]),
             "source": pa.repeat(data.source, len(batch)),
-            "bytes": _measure(root, batch, data.source, file),
+            "bytes": _measure(root, batch, data.source, file)
+            if stored is None
+            else pa.array(map(stored.get, batch["path"].to_pylist()), pa.int64()),
         }
         batches.append(pa.record_batch(columns, SCHEMA))
     table = pa.Table.from_batches(batches, SCHEMA)
     there = len(table) - table["bytes"].null_count
-    require_some(there, len(table), root, f"the paths of {file}, such as {table['path'][0]}")
+    looked_for = f"the paths of {file}, such as {table['path'][0]}"
+    require_some(there, len(table), root, looked_for, store=store)
     return table
 
 

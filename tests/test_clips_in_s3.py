@@ -1,0 +1,137 @@
+"""Raw clips in object storage: the bytes of local ones, through an outage; gone is one line."""
+# ruff: noqa: F811 - a fixture's name is imported, and is a parameter
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import small_config
+from test_store import KEY, SECRET, Proxy, proxy, server  # noqa: F401 - the last two are fixtures
+
+from pipeline.faces import find_faces
+from pipeline.index import build_index
+from pipeline.shard import write_shards
+from safe.errors import DataError
+from safe.store import Store
+
+boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
+
+
+@pytest.fixture
+def store(proxy: Proxy, project: Path, tmp_path: Path) -> Store:
+    """Return a store that has the clips of `project`, and a folder's own empty file."""
+    bucket = "c" + "".join(c for c in tmp_path.name.lower() if c.isalnum())[:50]
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=bucket)
+    root = Path(small_config(project).data.root)
+    for path in root.glob("Clip/original/**/*.mp4"):
+        client.upload_file(str(path), bucket, f"raw/{path.relative_to(root)}")
+    client.put_object(Bucket=bucket, Key="raw/Clip/original/")
+    return Store(f"s3://{bucket}/raw", 30.0)
+
+
+@pytest.fixture
+def lists(project: Path, tmp_path: Path) -> Path:
+    """Return a data.root that has the split lists and no clip."""
+    root = tmp_path / "lists"
+    root.mkdir()
+    shutil.copytree(
+        Path(small_config(project).data.root, "EmoLabel_DataSplit"), root / "EmoLabel_DataSplit"
+    )
+    return root
+
+
+def test_all_three_stages_give_the_bytes_of_local_clips(
+    project: Path,
+    store: Store,
+    proxy: Proxy,
+    lists: Path,
+    tmp_path: Path,
+) -> None:
+    config, here = small_config(project, f"data.root={lists}"), project / "data" / "synthetic"
+    manifest, faces = tmp_path / "manifest.parquet", tmp_path / "faces.parquet"
+    build_index(config.data, manifest, store=store)
+    assert manifest.read_bytes() == (here / "manifest.parquet").read_bytes()
+    outages: list[int] = []
+
+    def cut(count: int) -> None:
+        """For longer than the deadline the store is away."""
+        if count == 20:
+            proxy.stop()
+            outages.append(proxy.passed)
+            threading.Timer(3, setattr, (proxy, "open", True)).start()
+
+    limits = {"workers": 2, "deadline": 2.5, "store": store}
+    find_faces(manifest, lists, faces, settings=config.faces, on_done=cut, **limits)
+    assert proxy.passed > outages[0] + 100_000  # it was away, came back, and was needed
+    assert faces.read_bytes() == (here / "faces.parquet").read_bytes()
+    write_shards(
+        *(manifest, faces, lists, tmp_path / "shards"),
+        settings=config.shard,
+        faces_settings=config.faces,
+        **limits,
+    )
+    names = sorted(path.name for path in (here / "shards").iterdir())
+    assert len(names) > 10
+    for name in names:
+        assert (tmp_path / "shards" / name).read_bytes() == (here / "shards" / name).read_bytes()
+
+
+def few(project: Path, tmp_path: Path, count: int) -> Path:
+    """Write a manifest of the first clips alone."""
+    table = pq.read_table(project / "data" / "synthetic" / "manifest.parquet")
+    pq.write_table(table.slice(0, count), tmp_path / "few.parquet")
+    return tmp_path / "few.parquet"
+
+
+def test_a_clip_that_is_not_there_costs_that_clip(
+    project: Path, store: Store, lists: Path, tmp_path: Path
+) -> None:
+    manifest, config = few(project, tmp_path, 3), small_config(project)
+    path = pq.read_table(manifest)["path"][1].as_py()
+    store.ask("", lambda fs: fs.rm(f"{store}/{path}"))
+    out = tmp_path / "faces.parquet"
+    limits = {"settings": config.faces, "workers": 1, "deadline": 60}
+    counts = find_faces(manifest, lists, out, store=store, **limits)
+    assert counts["error"] == 1
+    assert pq.read_table(out)["reason"].to_pylist()[1] == "file missing"
+    local = tmp_path / "local"
+    shutil.copytree(config.data.root, local)
+    (local / path).unlink()
+    find_faces(manifest, local, tmp_path / "local.parquet", **limits)
+    assert out.read_bytes() == (tmp_path / "local.parquet").read_bytes()
+
+
+def test_a_store_that_is_gone_is_one_line_within_the_patience(
+    project: Path,
+    store: Store,
+    proxy: Proxy,
+    lists: Path,
+    tmp_path: Path,
+) -> None:
+    config, began = small_config(project), []
+
+    def cut(count: int) -> None:
+        if count == 10:
+            proxy.stop()
+            began.append(time.monotonic())
+
+    out = tmp_path / "faces.parquet"
+    with pytest.raises(DataError) as caught:
+        find_faces(
+            *(project / "data" / "synthetic" / "manifest.parquet", lists, out),
+            settings=config.faces,
+            workers=1,
+            deadline=60,
+            store=Store(store.url, 2.0),
+            on_done=cut,
+        )
+    assert 1 < time.monotonic() - began[0] < 12
+    line = str(caught.value)
+    assert line.startswith(f"{store}/Clip/original/")
+    assert "for 2 s (runtime.patience); is the store up and reachable?" in line
+    assert not [word for word in ("\n", SECRET, KEY) if word in line]
+    assert not out.exists()
