@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import small_config
-from test_store import KEY, SECRET, Proxy, proxy, server  # noqa: F401 - the last two are fixtures
+from test_store import KEY, SECRET, Proxy, proxy  # noqa: F401 - the last one is a fixture
 
 from pipeline.faces import find_faces
 from pipeline.index import build_index

@@ -84,7 +84,7 @@ def write_folder(root: Path, clips: int, config: Config, *, distinct: int) -> Sh
         )
     writer.close()
     files = [shard["file"] for shard in writer.shards]
-    column = {name: [row[name] for row in writer.rows] for name in writer.rows[0]}
+    column = writer.rows.to_pydict()
     return ShardFolder(
         root=root,
         index={"preprocessing": {"id": "drawn", "made_from": {"size": settings.size}}},

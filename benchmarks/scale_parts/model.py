@@ -3,7 +3,7 @@
 Rates that were measured, a dataset and machines go in; what each stage takes comes out. A stage
 takes as long as the busiest of what works at the same time: the cores of all nodes, the driver
 (`safe-cli faces` and `shard`, one process that writes all files), the network of a node, the GPUs.
-Nothing here is measured; benchmarks/scale_rates.py does that.
+Nothing here is measured; benchmarks/scale_parts/rates.py does that.
 """
 
 from dataclasses import dataclass

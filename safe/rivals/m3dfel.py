@@ -5,7 +5,7 @@ Recognition. CVPR 2023. r3d_18 on four instances of four frames; a BiLSTM of two
 self-attention, whose normalised output gates the states of the BiLSTM; a convolution that makes one
 vector of the bag; a linear layer. Sizes as in the public code M3DFEL_replicate.
 
-Published: 1.65 G multiply-adds for 16 frames of 112 x 112. Ours: 36.9 G, nearly all of it r3d_18 on
+Published: 1.65 G multiply-adds for 16 frames of 112 x 112. Ours: 34.2 G, nearly all of it r3d_18 on
 four instances. The four 3 x 3 x 3 convolutions of its first stage alone are 22.2 G, so 1.65 G
 cannot be the figure of this model. What differs: the dropout before the last layer, and the frames,
 which the loader chooses. The authors start from Kinetics weights: `weights` takes them.
