@@ -7,7 +7,7 @@ the figures mean.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.report import RESULTS, table, under
@@ -20,10 +20,19 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 def section(path: Path) -> str:
     """Return the part of the page for one benchmark."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    return (
-        f"## {found['title']}\n\n{found['note']}\n\n{table(found)}\n\n"
-        f"{under(f'python -m benchmarks.{path.stem}', found)}\n"
-    )
+    body = [*gpu_parts(found)] if "parts" in found else [found["note"], table(found)]
+    made = under(f"python -m benchmarks.{path.stem}", found)
+    return "\n\n".join([f"## {found['title']}", *body, made]) + "\n"
+
+
+def gpu_parts(found: dict) -> Iterator[str]:
+    """Yield what benchmarks/gpu.py found: the machine, then each part's state, table and notes."""
+    yield "; ".join(f"{name} {value}" for name, value in found["environment"].items())
+    for part in found["parts"]:
+        yield f"### {part['name']}: {part['state']} {part['reason']}".rstrip()
+        if part["figures"]:
+            yield table(part)
+        yield from part["notes"]
 
 
 def write_page(page: Path, words: Path, sections: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.gpu_parts.convolutions import list_convs
 from benchmarks.gpu_parts.timing import Setup
+from benchmarks.page import section
 from benchmarks.report import Figure
 from safe.cost import count
 from safe.model import SAFE
@@ -107,6 +108,10 @@ def test_a_part_that_fails_lacks_a_package_dies_or_hangs_costs_the_others_nothin
     assert kept == [["before"], [], [], ["in time"], ["first"]]
     assert found["parts"][4]["notes"] == ["a note"]
     assert found["parts"][4]["figures"][0]["met"] == "yes"
+    text = section(tmp_path / "found.json")
+    assert "### gives_two: done\n\n| figure |" in text
+    assert "| first | 1 | 1 to 1 | <= 2 | yes |" in text
+    assert "### raises: failed ValueError: on purpose" in text
 
 
 def test_what_does_not_fit_into_the_time_is_skipped_and_the_exit_code_tells_of_errors(
