@@ -10,6 +10,7 @@ import statistics
 import time
 from pathlib import Path
 from typing import Final, NamedTuple
+from unittest import mock
 
 from benchmarks.shard_build import write_manifest
 from pipeline.face_table import ClipFaces, write_faces
@@ -130,7 +131,13 @@ def relay_rate(*, size: int = 75_000, batch: int = 200, rounds: int = 12) -> flo
     from distributed import Client, LocalCluster, wait
 
     options = {"processes": True, "threads_per_worker": 1, "dashboard_address": None}
-    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster) as client:
+    # Dask's nanny leaves OMP_NUM_THREADS=1 in the environment, with which the stages that are run
+    # later would train on one core.
+    with (
+        mock.patch.dict(os.environ),
+        LocalCluster(n_workers=1, **options) as cluster,
+        Client(cluster) as client,
+    ):
         times = []
         for _ in range(rounds):
             future = client.submit(_strips, batch, size, pure=False)
