@@ -11,9 +11,8 @@ demo: .venv
 	$(ENV) dvc repro
 	$(ENV) COLUMNS=150 dvc exp show --no-pager --drop '.*' --keep '$(COLUMNS_SHOWN)'
 
-# Three at a time on two cores: many tests wait for a process or a server.
 test: .venv
-	$(ENV) python -m pytest -n 3 --dist worksteal
+	$(ENV) python -m pytest -n 2 --dist worksteal
 
 lint: .venv
 	$(ENV) ruff check .

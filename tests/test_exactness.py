@@ -152,7 +152,7 @@ def test_batches_are_the_same_bytes_for_any_workers_in_the_order_described(folde
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_ranks_with_any_workers_read_the_global_sequence(folders, data):
     folder = folders[data.draw(st.sampled_from(sorted(SHARDS)))]
     ranks = data.draw(st.integers(1, 3))

@@ -20,8 +20,11 @@ def lane(project, tmp_path):
 
 
 def test_killed_in_any_way_shard_ends_with_the_same_bytes_and_harm_is_seen(lane, tmp_path):
-    for how in ("all", "parent", "child"):
-        lane.kill_once("shard", how)
+    for kills, how in enumerate(("all", "parent", "child"), start=1):
+        for _ in range(5):  # on a machine that grew quick a stage may end before its moment
+            lane.kill_once("shard", how)
+            if lane.counts["shard", "kills"] == kills:
+                break
     assert lane.wrong == []
     assert lane.counts["shard", "kills"] == 3
     assert sum(name.endswith(".tar") for name in lane.sums) > 10

@@ -223,9 +223,9 @@ def test_a_real_clip_is_timed_and_one_that_cannot_be_read_is_left_out(tmp_path):
 
 def test_the_driver_is_measured_by_its_own_code(tmp_path):
     config = read(["shard.clips=50"])
-    found = driver_rates(config, tmp_path, FACE, many=1000)
+    found = driver_rates(config, tmp_path, FACE, many=1000, held=(100, 1000))
     assert min(found.values()) >= 0
-    assert found["memory"] > 1e-3  # its row has 16 boxes of four floats, each an object
+    assert found["memory"] > 1e-3  # within a block a row is 16 boxes of four floats, each an object
     # A tar more in index.json: its name, sha256, three numbers and seven classes, indented.
     assert 0.2 < found["index"] * 1e3 < 1
     assert 0 <= row_rate(config, tmp_path, many=500) < 0.1

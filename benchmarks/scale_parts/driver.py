@@ -22,6 +22,9 @@ from safe.config import Config
 
 MANY: Final = 10_000
 """Clips; few are a tenth of it."""
+HELD: Final = (25_000, 50_000)
+"""Clips between which memory is looked at: past the two blocks of pipeline/blocks.py, which are all
+objects."""
 SMALL, LARGE = 1_000, 200_000
 """Bytes of a strip: nothing but its clip counts, or its bytes do."""
 _TABLES: Final = ("index.json", "clips.parquet")
@@ -77,17 +80,23 @@ def _peak_mb() -> float:
 
 
 def driver_rates(
-    config: Config, folder: Path, face: ClipFaces, *, many: int = MANY
+    config: Config,
+    folder: Path,
+    face: ClipFaces,
+    *,
+    many: int = MANY,
+    held: tuple[int, int] = HELD,
 ) -> dict[str, float]:
-    """Return leave, pack, their seconds a MB, memory, index and table: from three runs.
+    """Return leave, pack, their seconds a MB, memory, index and table: from five runs.
 
     `face` is the row of faces.parquet that all clips have.
     """
     few = many // 10
     runs = [("few", few, SMALL), ("many", many, SMALL), ("large", few, LARGE)]
+    runs += [("held", held[0], SMALL), ("held-more", held[1], SMALL)]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         tasks = [(config, folder / name, face, clips, size) for name, clips, size in runs]
-        less, more, big = pool.starmap(drive, tasks, chunksize=1)
+        less, more, big, start, end = pool.starmap(drive, tasks, chunksize=1)
     clips, mb = many - few, few * (LARGE - SMALL) / 1e6
     tars = clips / config.shard.clips
     return {
@@ -95,7 +104,7 @@ def driver_rates(
         "leave_mb": max(big.leave - less.leave, 0.0) / mb,
         "pack": max(more.pack - less.pack, 0.0) / clips,
         "pack_mb": max(big.pack - less.pack, 0.0) / mb,
-        "memory": max(more.memory - less.memory, 0.0) / clips,
+        "memory": max(end.memory - start.memory, 0.0) / (held[1] - held[0]),
         "index": (more.index - less.index) / 1e6 / tars,
         "table": (more.table - less.table) / 1e6 / clips,
     }

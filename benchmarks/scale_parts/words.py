@@ -127,8 +127,8 @@ def where_it_breaks(rates: Rates, machines: Machines) -> str:
         [
             (
                 found.memory,
-                "the driver of `shard` holds all rows, and fills 64 GB at "
-                f"{count(found.memory)} clips",
+                "the driver of `shard`, which holds a row of each clip and the list of its strips, "
+                f"fills 64 GB at {count(found.memory)} clips",
             ),
             (
                 found.index,
