@@ -56,7 +56,8 @@ def faces(params: Params = PARAMS, set_: Set = None) -> None:
 def shard(params: Params = PARAMS, set_: Set = None) -> None:
     """Crop the faces and pack them into tar shards.
 
-    Runs index and faces first where their tables are missing.
+    Runs index and faces first where their tables are missing; sends the shards to runtime.shards,
+    if that is a URL.
     """
     from cli.stages import run_shard
 
