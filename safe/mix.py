@@ -10,12 +10,17 @@ where every operation is a launch, and one for CPUs, where every byte counts.
 Shapes: B clips, n of them chosen, T frames, H W pixels, C channels, K classes.
 """
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+WORDS: Final = (torch.complex128, torch.int64)
+"""What bytes are moved as, the longest that fits; nothing is ever computed with them."""
+
 
 def in_words(clips: Tensor, bank: Tensor, masks: Tensor, run: int) -> tuple[Tensor, Tensor, Tensor]:
-    """View rows of pixels as rows of 8-byte words, which are handled as fast as single bytes.
+    """View rows of pixels as rows of 16- or 8-byte words, each handled as fast as a single byte.
 
     Args:
         clips: [B, T, H, W, C], contiguous.
@@ -29,7 +34,7 @@ def in_words(clips: Tensor, bank: Tensor, masks: Tensor, run: int) -> tuple[Tens
     """
     height, width, channels = clips.shape[2:]
     pixel = channels * clips.element_size()  # bytes
-    element = clips.dtype if run * pixel % 8 else torch.int64
+    element = next((word for word in WORDS if run * pixel % word.itemsize == 0), clips.dtype)
     rows = clips.view(*clips.shape[:3], -1).view(element)
     masks, (tall, wide) = masks[..., 0], masks.shape[2:4]
     if wide > 1:
@@ -66,8 +71,9 @@ def mix_in_turn(
 ) -> None:
     """Do the same clip by clip: on a CPU, where memory is the limit, in a third of the traffic."""
     batch, rows, partners = len(clips), chosen.tolist(), sources.tolist()
+    clip, ring = clips.unbind(), bank.unbind()
     places = {row: place for place, row in enumerate(writers.tolist()) if row >= 0}
-    unmixed = {place: bank[place - batch].clone() for place in partners if place >= batch}
+    unmixed = {place: ring[place - batch].clone() for place in partners if place >= batch}
     changes, needed = set(rows), places.keys() | set(partners)
 
     def keep(row: int) -> None:
@@ -75,15 +81,15 @@ def mix_in_turn(
         if row in unmixed:
             return
         if row in places:
-            unmixed[row] = bank[places[row]].copy_(clips[row])
+            unmixed[row] = ring[places[row]].copy_(clip[row])
         else:
-            unmixed[row] = clips[row].clone() if row in changes else clips[row]
+            unmixed[row] = clip[row].clone() if row in changes else clip[row]
 
     for row, partner, mask in zip(rows, partners, masks, strict=True):
         keep(partner)
         if row in needed:
             keep(row)
-        torch.where(mask, unmixed[partner], clips[row], out=clips[row])
+        torch.where(mask, unmixed[partner], clip[row], out=clip[row])
     for row in places:
         keep(row)
 
