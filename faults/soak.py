@@ -106,7 +106,7 @@ def soak_batches(count: int, scratch: Path, *, every: int) -> list[Look]:
     rows = np.arange(len(folder.label))
     epochs = -(-count // (len(rows) // BATCH))
     plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=epochs, seed=0)
-    pixels, generator = torch.empty(BATCH, 3, FRAMES, CROP, CROP), torch.Generator().manual_seed(0)
+    pixels, generator = torch.empty(BATCH, FRAMES, CROP, CROP, 3), torch.Generator().manual_seed(0)
     for done, batch in enumerate(load_batches(folder, plan, workers=WORKERS), start=1):
         normalize(random_crop_flip(batch["faces"], CROP, 0.5, generator), out=pixels)
         if done % every == 0:

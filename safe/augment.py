@@ -5,7 +5,7 @@ kernels over the whole batch. A CPU goes clip by clip, so that a clip is still i
 next pass reads it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -29,10 +29,31 @@ def random_crop_flip(clips: Tensor, crop: int, flip: float, generator: torch.Gen
     Returns:
         uint8 [B, T, crop, crop, C].
     """
-    batch, side = clips.shape[0], clips.shape[2]
-    corner = torch.randint(0, side - crop + 1, (2, batch, 1), generator=generator)
-    mirrored = torch.rand((batch, 1), generator=generator) < flip
-    return (_cut if clips.device.type == "cpu" else _gather)(clips, crop, corner, mirrored)
+    draws = _draw(clips, crop, flip, generator)
+    return (_cut if clips.device.type == "cpu" else _gather)(clips, crop, *draws)
+
+
+def random_crop_flip_normalize(
+    clips: Tensor, crop: int, flip: float, generator: torch.Generator, *, out: Tensor | None = None
+) -> Tensor:
+    """Do both at once, where nothing stands between: the same bits from the same draws.
+
+    A CPU saves the copy of the squares, a quarter of the two together.
+
+    Args:
+        clips: uint8 [B, T, S, S, C].
+        crop: as for random_crop_flip.
+        flip: as for random_crop_flip.
+        generator: as for random_crop_flip.
+        out: as for normalize, [B, T, crop, crop, C].
+
+    Returns:
+        float32 [B, C, T, crop, crop], as from normalize.
+    """
+    if clips.device.type != "cpu":
+        return normalize(random_crop_flip(clips, crop, flip, generator), out=out)
+    squares = _squares(clips, crop, *_draw(clips, crop, flip, generator))
+    return _normalize_each(squares, (*clips.shape[:2], crop, crop, clips.shape[4]), out)
 
 
 def center_crop(clips: Tensor, crop: int) -> Tensor:
@@ -52,29 +73,52 @@ def normalize(clips: Tensor, *, out: Tensor | None = None) -> Tensor:
     Returns:
         A view, of `out` where given, in torch's channels_last_3d memory format.
     """
-    mean, scale = torch.tensor(MEAN) * 255, 1 / (torch.tensor(STD) * 255)
-    if clips.device.type != "cpu":
-        mean = mean.to(clips.device, non_blocking=True)
-        pixels = torch.sub(clips, mean, out=out)
-        pixels.mul_(scale.to(clips.device, non_blocking=True))
-    else:
-        pixels = torch.empty(clips.shape) if out is None else out
-        width = clips.shape[3]
-        mean, scale = mean.repeat(width), scale.repeat(width)  # inner loops of W * C, not of C
-        with _one_thread():
-            for clip, done in zip(clips.flatten(3), pixels.view(*clips.shape[:3], -1), strict=True):
-                done.copy_(clip).sub_(mean).mul_(scale)
+    if clips.device.type == "cpu":
+        return _normalize_each(clips, clips.shape, out)
+    mean, scale = (constant.to(clips.device, non_blocking=True) for constant in _constants())
+    pixels = torch.sub(clips, mean, out=out)
+    return pixels.mul_(scale).permute(0, 4, 1, 2, 3)
+
+
+def _constants() -> tuple[Tensor, Tensor]:
+    """Return what is taken from each channel of 0..255, and what that is multiplied by."""
+    return torch.tensor(MEAN) * 255, 1 / (torch.tensor(STD) * 255)
+
+
+def _normalize_each(clips: Iterable[Tensor], shape: Sequence[int], out: Tensor | None) -> Tensor:
+    """Normalise clips uint8 [T, H, W, C], each in one go, into [B, T, H, W, C] = shape."""
+    pixels = torch.empty(shape) if out is None else out
+    # inner loops of W * C, not of C
+    mean, scale = (constant.repeat(shape[3]) for constant in _constants())
+    with _one_thread():
+        for clip, done in zip(clips, pixels.view(*shape[:3], -1), strict=True):
+            done.copy_(clip.flatten(2)).sub_(mean).mul_(scale)
     return pixels.permute(0, 4, 1, 2, 3)
 
 
-def _cut(clips: Tensor, crop: int, corner: Tensor, mirrored: Tensor) -> Tensor:
-    """Copy one slice a clip; corner is [2, B, 1], mirrored [B, 1]."""
-    cut = clips.new_empty(*clips.shape[:2], crop, crop, clips.shape[4])
+def _draw(
+    clips: Tensor, crop: int, flip: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw each clip's corner, row and column int64 [2, B, 1], and whether to mirror it, [B, 1]."""
+    batch, side = clips.shape[0], clips.shape[2]
+    corner = torch.randint(0, side - crop + 1, (2, batch, 1), generator=generator)
+    return corner, torch.rand((batch, 1), generator=generator) < flip
+
+
+def _squares(clips: Tensor, crop: int, corner: Tensor, mirrored: Tensor) -> Iterator[Tensor]:
+    """Give each clip's square, [T, crop, crop, C]: a view, or the mirrored copy."""
     draws = zip(*corner.flatten(1).tolist(), mirrored.flatten().tolist(), strict=True)
+    for clip, (top, left, mirror) in zip(clips, draws, strict=True):
+        square = clip[:, top : top + crop, left : left + crop]
+        yield square.flip(2) if mirror else square
+
+
+def _cut(clips: Tensor, crop: int, corner: Tensor, mirrored: Tensor) -> Tensor:
+    """Copy one slice a clip."""
+    cut = clips.new_empty(*clips.shape[:2], crop, crop, clips.shape[4])
     with _one_thread():
-        for clip, done, (top, left, mirror) in zip(clips, cut, draws, strict=True):
-            square = clip[:, top : top + crop, left : left + crop]
-            done.copy_(square.flip(2) if mirror else square)
+        for square, done in zip(_squares(clips, crop, corner, mirrored), cut, strict=True):
+            done.copy_(square)
     return cut
 
 

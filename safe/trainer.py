@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safe.acl import ACL
-from safe.augment import normalize, random_crop_flip
+from safe.augment import normalize, random_crop_flip, random_crop_flip_normalize
 from safe.build import build_model
 from safe.checkpoint import optimizer_tensors, restore_optimizer
 from safe.config import Config
@@ -112,11 +112,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(seeds[0])
         labels = self.ranks.gather(batch["label"].to(self.device, non_blocking=True))
         clips = self.ranks.gather(batch["faces"].to(self.device, non_blocking=True))
-        clips = random_crop_flip(clips, settings.augment.crop, settings.augment.flip, generator)
-        clips, counts = self.tam(clips, labels, generator)
-        clips = self.ranks.own(clips)
-        if self.pixels.shape != clips.shape:
-            self.pixels = torch.empty(clips.shape, device=self.device)
+        pixels, counts = self._prepare(clips, labels, generator)
         rate = learning_rate(settings.train, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -125,7 +121,7 @@ class Trainer:
         losses, logits = backward(
             self.network,
             self.acl,
-            normalize(clips, out=self.pixels),
+            pixels,
             labels,
             precision=self.precision,
             seeds=seeds,
@@ -141,6 +137,21 @@ class Trainer:
         self.tally["tam"] += counts
         pairs = labels * K + logits.argmax(1)  # not bincount: it would wait for the GPU
         self.tally["confusion"].index_add_(0, pairs, torch.ones_like(pairs))
+
+    def _prepare(
+        self, clips: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Crop, mix and normalise a whole batch of faces; return this rank's, and TAM's counts."""
+        crop, flip = self.config.augment.crop, self.config.augment.flip
+        shape = torch.Size((*self.ranks.own(clips).shape[:2], crop, crop, clips.shape[4]))
+        if self.pixels.shape != shape:
+            self.pixels = torch.empty(shape, device=self.device)
+        if self.tam.strategy == "none" and self.ranks.count == 1:  # nobody needs the squares
+            pixels = random_crop_flip_normalize(clips, crop, flip, generator, out=self.pixels)
+            return pixels, torch.zeros_like(self.tally["tam"])
+        squares = random_crop_flip(clips, crop, flip, generator)
+        mixed, counts = self.tam(squares, labels, generator)
+        return normalize(self.ranks.own(mixed), out=self.pixels), counts
 
     def end_epoch(self, seconds: float, steps: int) -> dict[str, float]:
         """Read the tallies, look at the selection split, and keep the best weights.

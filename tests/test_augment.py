@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from safe import augment
-from safe.augment import MEAN, STD, center_crop, normalize, random_crop_flip
+from safe.augment import (
+    MEAN,
+    STD,
+    center_crop,
+    normalize,
+    random_crop_flip,
+    random_crop_flip_normalize,
+)
 
 
 def numbered(batch: int = 3, frames: int = 2, side: int = 12) -> torch.Tensor:
@@ -54,6 +61,16 @@ def test_the_gather_of_a_gpu_cuts_what_the_slices_of_a_cpu_cut(monkeypatch):
     monkeypatch.setattr(augment, "_cut", augment._gather)
     gathered = random_crop_flip(clips, 7, 0.5, torch.Generator().manual_seed(1))
     assert torch.equal(sliced, gathered)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_crop_and_normalisation_in_one_pass_give_the_bits_of_both(given):
+    clips = torch.randint(0, 256, (20, 2, 12, 12, 3), dtype=torch.uint8)
+    memory = torch.empty(20, 2, 7, 7, 3) if given else None
+    once = random_crop_flip_normalize(clips, 7, 0.5, torch.Generator().manual_seed(1), out=memory)
+    squares = random_crop_flip(clips, 7, 0.5, torch.Generator().manual_seed(1))
+    assert torch.equal(once, normalize(squares))
+    assert memory is None or once.data_ptr() == memory.data_ptr()
 
 
 def test_center_crop():

@@ -153,9 +153,10 @@ def test_going_on_is_exact_in_parts_and_recomputed_too(project, shards, tmp_path
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_step_is_what_it_says_bit_for_bit(project, shards):
+@pytest.mark.parametrize("strategy", ["tam", "none"])
+def test_a_step_is_what_it_says_bit_for_bit(project, shards, strategy):
     """The first three updates, written out: data, augmentation, TAM, loss, clipping, AdamW."""
-    config = small_config(project, "train.warmup=1")
+    config = small_config(project, "train.warmup=1", f"tam.strategy={strategy}")
     trainer = Trainer(config, open_shards(shards), 1)
     found = islice(load_batches(trainer.folder, trainer.plan(0), workers=0), 3)
     batches = [{**batch, "faces": batch["faces"].clone()} for batch in found]
