@@ -1,9 +1,15 @@
 """Where is the real data, and how does a test get a tiny video of known pixels?"""
 
+import fcntl
+import io
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
+from unittest import mock
 
 import av
 import numpy as np
@@ -11,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cli.__main__ import main
 from pipeline.datasets.synthetic import synthesize
 from pipeline.faces import find_faces
 from pipeline.index import build_index
@@ -69,10 +76,45 @@ def grey_ramp(count: int, *, height: int = 48, width: int = 64) -> NDArray[np.ui
     return np.ascontiguousarray(np.broadcast_to(levels[:, None, None, None], shape))
 
 
+def call(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Do what `safe-cli WORDS` does in a folder, in this process: a start with torch takes seconds.
+
+    What only a process of its own shows has tests of its own (its exit code, signals).
+    """
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        chdir(folder),
+        mock.patch.object(sys, "argv", ["safe-cli", *words]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with 105 small animated clips taken through index, faces and shard."""
-    folder = tmp_path_factory.mktemp("project")
+    """Return a folder with 105 small animated clips taken through index, faces and shard.
+
+    Not to be changed: of several workers the first makes it, and all use it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, made = shared / "project", shared / "project-made"
+    with (shared / "project-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make_project(folder)
+            made.touch()
+    return folder
+
+
+def make_project(folder: Path) -> None:
     config = small_config(folder)
     root = Path(config.data.root)
     data = folder / "data" / "synthetic"
@@ -90,7 +132,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers=2,
         deadline=60,
     )
-    return folder
 
 
 @pytest.fixture

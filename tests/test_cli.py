@@ -8,17 +8,15 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, call
 
 from pipeline.decode import read_video
 from safe.labels import CLASSES
 
 
 def cli(*arguments: str, folder: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run `python -m cli` in a folder, with the project's code."""
-    command = [sys.executable, "-m", "cli", *arguments]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    """Run safe-cli in a folder, here."""
+    done = call(*arguments, folder=folder)
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
@@ -34,12 +32,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_help_lists_every_verb_without_loading_torch(folder):
-    text = cli("--help", folder=folder).stdout
+    done = start_cli("--help", folder=folder)
+    assert done.returncode == 0
     for verb in ("synthesize", "index", "faces", "shard", "train", "calibrate", "eval", "summary"):
-        assert verb in text
+        assert verb in done.stdout
     probe = "import sys, cli.__main__; print({'torch', 'cv2', 'pyarrow'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
+
+
+def start_cli(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Start `python -m cli` in a folder, with the project's code."""
+    command = [sys.executable, "-m", "cli", *arguments]
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_an_error_is_the_exit_code_and_the_one_line_of_the_process(folder):
+    done = start_cli("faces", folder=folder)
+    here = call("faces", folder=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", here.stderr)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, call
 from safetensors.numpy import save_file
 
 from cli import runs, stages
@@ -45,11 +45,8 @@ def remount(folder: Path, option: str) -> None:
 
 def cli(verb: str, folder: Path) -> tuple[int, list[str]]:
     """Run a verb; return its exit code and the lines on stderr, without the progress bar."""
-    command = [sys.executable, "-m", "cli", verb]
-    for setting in SETTINGS:
-        command += ["-S", setting]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    settings = [word for setting in SETTINGS for word in ("-S", setting)]
+    done = call(verb, *settings, folder=folder)
     lines = [line for line in done.stderr.splitlines() if line.strip() and "-:--" not in line]
     return done.returncode, [line for line in lines if "/s" not in line or "safe-cli" in line]
 

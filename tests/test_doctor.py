@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, SMALL, small_config
+from conftest import ROOT, SMALL, call, small_config
 from test_disk import small_disk
 
 from cli.doctor import run_doctor
@@ -699,11 +698,8 @@ def test_a_device_and_versions_that_are_not_here(tmp_path):
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     settings = [word for pair in (f"data.root={RAW}", *SMALL) for word in ("-S", pair)]
-    command = [sys.executable, "-m", "cli", "doctor", "--params", str(ROOT / "params.yaml")]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *settings, *arguments], env=env, capture_output=True, text=True, check=False
-    )
+    params = ("--params", str(ROOT / "params.yaml"))
+    return call("doctor", *params, *settings, *arguments, folder=Path())
 
 
 def test_what_is_printed(tree):

@@ -5,23 +5,18 @@ page tells the reader to; then TINY is laid over it, so that a run takes seconds
 run as they stand, but for the folders in PLACES.
 """
 
-import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import yaml
-from conftest import ROOT, SMALL
-from test_pipeline import ENV, run
+from conftest import ROOT, SMALL, call
+from test_pipeline import ENV, commit_all, copy_project
 
-from cli.__main__ import main
 from safe.config import Config
 from safe.labels import CLASSES
 from safe.params import parse_config
@@ -75,15 +70,9 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "safe"
         self.data = folder / "data"
-        for name in run("git", "ls-files", "-co", "--exclude-standard", folder=ROOT).splitlines():
-            made = name == "dvc.lock" or name.startswith("results/")
-            if (ROOT / name).is_file() and not made:
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.folder / name)
+        copy_project(self.folder)
         self.put("tutorial-synthetic.md")
-        run("git", "init", "-q", "-b", "main", folder=self.folder)
-        run("git", "add", "-A", folder=self.folder)
-        run("git", "commit", "-qm", "start", folder=self.folder)
+        commit_all(self.folder)
 
     def put(self, page: str) -> None:
         """Put a page's values into params.yaml, and TINY over them."""
@@ -100,13 +89,13 @@ class Reader:
     def type(self, command: str) -> str:
         """Run a command of a page; what it prints.
 
-        A `safe-cli` runs in this process, as its entry point does, since each start of Python with
-        torch takes seconds; all else runs in a shell.
+        A `safe-cli` runs in this process, all else in a shell.
         """
         for name, place in PLACES.items():
             command = command.replace(place, str(self.data / name))
         if command.startswith("safe-cli "):
-            return self._call(command)
+            done = call(*shlex.split(command)[1:], folder=self.folder)
+            return self._check(command, done.returncode, done.stdout, done.stderr)
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
@@ -117,21 +106,6 @@ class Reader:
             timeout=300,
         )
         return self._check(command, done.returncode, done.stdout, done.stderr)
-
-    def _call(self, command: str) -> str:
-        out, err = io.StringIO(), io.StringIO()
-        code = 0
-        with (
-            chdir(self.folder),
-            mock.patch.object(sys, "argv", shlex.split(command)),
-            redirect_stdout(out),
-            redirect_stderr(err),
-        ):
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code or 0
-        return self._check(command, code, out.getvalue(), err.getvalue())
 
     @staticmethod
     def _check(command: str, code: int, out: str, err: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, small_config
+from conftest import ROOT, SMALL, call, small_config
 
 from pipeline.contents import SCHEMA, write_index
 from pipeline.tar import ShardWriter
@@ -470,11 +470,7 @@ def test_train_ends_with_one_line_and_an_exit_code(folder, tmp_path):
     (tmp_path / "params.yaml").write_text(params)
     repack(home / "shards", 2, foreign("00000.pyd"), b"cos\nsystem\n(S'touch x'\ntR.")
     words = [word for pair in (*SMALL, "augment.crop=16") for word in ("-S", pair)]
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "train", "--fold", "1", *words],
-        cwd=tmp_path, capture_output=True, text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = call("train", "--fold", "1", *words, folder=tmp_path)
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("\n") == 1
     assert "holds a file '00000.pyd' where the file '00000.json' belongs" in done.stderr
