@@ -31,8 +31,9 @@ from safe.shards import ShardFolder
 from safe.tar_cache import TarCache
 
 _OPEN_FILES: Final = 16
-_AHEAD: Final = 2
-"""Batches that each worker may be ahead of the consumer."""
+_AHEAD: Final = 3
+"""Batches that each worker may be ahead of the consumer. With 2, where three processes share two
+cores, a worker waits now and then for one that waits for a core: 5 % fewer clips a second."""
 
 Faces = NDArray[np.uint8]
 Rows = NDArray[np.int64]
