@@ -86,10 +86,10 @@ def _constants() -> tuple[Tensor, Tensor]:
 
 
 def _normalize_each(clips: Iterable[Tensor], shape: Sequence[int], out: Tensor | None) -> Tensor:
-    """Normalise clips uint8 [T, H, W, C], each in one go, into [B, T, H, W, C] = shape."""
+    """Normalise B clips uint8 [T, H, W, C], one after the other, into `shape`, [B, T, H, W, C]."""
     pixels = torch.empty(shape) if out is None else out
-    # inner loops of W * C, not of C
-    mean, scale = (constant.repeat(shape[3]) for constant in _constants())
+    width = shape[3]  # the constants are repeated, for inner loops of W * C, not of C
+    mean, scale = (constant.repeat(width) for constant in _constants())
     with _one_thread():
         for clip, done in zip(clips, pixels.view(*shape[:3], -1), strict=True):
             done.copy_(clip.flatten(2)).sub_(mean).mul_(scale)

@@ -361,9 +361,10 @@ def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsy
     pictures |= {"embedding": ["tiny.png"], "calibration": ["tiny-as it is.png"]}
     built = {name: row for name, row in sheet.rows.items() if row.set == {} or row.against}
     config = plan(sheet, settings={}, sets=short)[0].config
+    whole = sheet.model_copy(update={"draw": "calibration", "rows": built})
+    runs = gather(whole, plan(whole, settings={}, sets=short))
     for draw, names in pictures.items():
-        drawn = sheet.model_copy(update={"draw": draw, "rows": built})
-        runs = gather(drawn, plan(drawn, settings={}, sets=short))
+        drawn = whole.model_copy(update={"draw": draw})
         _, *files = render(drawn, runs, config, clone / "out" / draw)
         assert [file.name for file in files] == names
         assert all(len(Image.open(file).getcolors(2**24)) > 50 for file in files)  # not blank
