@@ -1,11 +1,10 @@
-"""Where is the real data, and how does a test get a tiny video of known pixels?"""
+"""What do tests share: the real data, tiny videos of known pixels, a small project, safe-cli?"""
 
 import fcntl
 import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from s3 import proxy, server  # noqa: F401 - fixtures
 
 from cli.__main__ import main
 from pipeline.datasets.synthetic import synthesize
@@ -138,16 +138,6 @@ def make_project(folder: Path) -> None:
 def shards(project: Path) -> Path:
     """Return the shard folder of `project`; not to be changed."""
     return project / "data" / "synthetic" / "shards"
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[int]:
-    """Return the port of an S3 server on loopback; skip the test where there is none."""
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    yield running.get_host_and_port()[1]
-    running.stop()
 
 
 SMALL = (

@@ -1,5 +1,4 @@
 """Raw clips in object storage: the bytes of local ones, through an outage; gone is one line."""
-# ruff: noqa: F811 - a fixture's name is imported, and is a parameter
 
 import shutil
 import threading
@@ -9,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import small_config
-from test_store import KEY, SECRET, Proxy, proxy  # noqa: F401 - the last one is a fixture
+from s3 import KEY, SECRET, Proxy
 
 from pipeline.faces import find_faces
 from pipeline.index import build_index

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL
+from s3 import environment, go_to
 from test_pipeline import ENV, make_repository, run
-from test_store import environment, go_to
 
 from cli.doctor import examine
 from cli.inspect_clip import inspect_clip

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, small_config
+from s3 import KEY, SECRET, environment, go_to
 
 from safe.errors import ConfigError, DataError
 from safe.evaluate import evaluate
@@ -23,84 +24,11 @@ from safe.loader import load_batches
 from safe.plan import TrainPlan
 from safe.push import push_shards
 from safe.shards import open_shards
-from safe.store import Store, _filesystem
+from safe.store import Store
 from safe.tar_cache import TarCache
 from safe.train import train
 
 pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
-
-SECRET = "hush-this-is-the-secret-key"
-KEY = "AKIAHUSHHUSHHUSHHUSH"
-
-
-class Proxy:
-    """A TCP proxy that can refuse: what lies between a machine and its store."""
-
-    def __init__(self, target: int) -> None:
-        self.target, self.open, self.passed, self.fuse = target, True, 0, float("inf")
-        self.live: set[socket.socket] = set()
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.port = self.server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                ours, _ = self.server.accept()
-                if not self.open:
-                    ours.close()
-                    continue
-                theirs = socket.create_connection(("127.0.0.1", self.target))
-                self.live |= {ours, theirs}
-                for pair in ((ours, theirs), (theirs, ours)):
-                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
-
-    def _pass(self, a: socket.socket, b: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := a.recv(2**16):
-                self.passed += len(data)
-                if self.passed > self.fuse:
-                    self.fuse = float("inf")
-                    self.stop()
-                    threading.Timer(3, setattr, (self, "open", True)).start()
-                b.sendall(data)
-        for end in (a, b):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def stop(self) -> None:
-        """Refuse, and cut what is open."""
-        self.open = False
-        for end in self.live:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        self.live.clear()
-
-
-@pytest.fixture
-def proxy(server, monkeypatch):
-    made = Proxy(server)
-    go_to(made.port, monkeypatch)
-    yield made
-    made.stop()
-    made.server.close()
-
-
-def go_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let s3:// mean the server at a port."""
-    for name, value in environment(port).items():
-        monkeypatch.setenv(name, value)
-    _filesystem.cache_clear()  # it knows the address of the test before
-
-
-def environment(port: int) -> dict[str, str]:
-    return {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
 
 
 @pytest.fixture

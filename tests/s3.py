@@ -1,0 +1,95 @@
+"""An S3 server on loopback, and what may lie between it and a test."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from safe.store import _filesystem
+
+SECRET = "hush-this-is-the-secret-key"
+KEY = "AKIAHUSHHUSHHUSHHUSH"
+
+
+class Proxy:
+    """A TCP proxy that can refuse: what lies between a machine and its store."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.open, self.passed, self.fuse = target, True, 0, float("inf")
+        self.live: set[socket.socket] = set()
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                ours, _ = self.server.accept()
+                if not self.open:
+                    ours.close()
+                    continue
+                theirs = socket.create_connection(("127.0.0.1", self.target))
+                self.live |= {ours, theirs}
+                for pair in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, a: socket.socket, b: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := a.recv(2**16):
+                self.passed += len(data)
+                if self.passed > self.fuse:
+                    self.fuse = float("inf")
+                    self.stop()
+                    threading.Timer(3, setattr, (self, "open", True)).start()
+                b.sendall(data)
+        for end in (a, b):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        """Refuse, and cut what is open."""
+        self.open = False
+        for end in self.live:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self.live.clear()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[int]:
+    """Return the port of an S3 server; skip the test where it or its client is missing."""
+    pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
+    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    yield running.get_host_and_port()[1]
+    running.stop()
+
+
+@pytest.fixture
+def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Let s3:// mean that server, behind a proxy."""
+    made = Proxy(server)
+    go_to(made.port, monkeypatch)
+    yield made
+    made.stop()
+    made.server.close()
+
+
+def go_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let s3:// mean the server at a port."""
+    for name, value in environment(port).items():
+        monkeypatch.setenv(name, value)
+    _filesystem.cache_clear()  # it knows the address of the test before
+
+
+def environment(port: int) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
