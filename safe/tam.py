@@ -20,7 +20,7 @@ from torch import Tensor
 
 from safe.errors import ModelError
 from safe.labels import K
-from safe.mix import in_words, mix_at_once, mix_in_turn
+from safe.mix import in_words, mix_at_once, mix_in_turn, settle
 
 STRATEGIES: Final = ("none", "random", "frame", "videomix", "tam")
 """What Table III compares. All but none replace about mask_ratio of a chosen clip's volume."""
@@ -67,6 +67,7 @@ class TAM:
         self.classes = classes
         self._seen = torch.zeros(classes, dtype=torch.int64)  # clips of each class so far
         self._clips: Tensor | None = None  # [K, bank, T, H, W, C]
+        self._late: dict[int, Tensor] = {}  # of the last batch, not copied yet; on a CPU only
 
     def __call__(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator
@@ -74,7 +75,8 @@ class TAM:
         """Mix floor(ratio * B) clips of the batch; then remember the unmixed batch in the bank.
 
         Args:
-            clips: [B, T, H, W, C], any dtype, contiguous; becomes the mixed batch, in place.
+            clips: [B, T, H, W, C], any dtype, contiguous; becomes the mixed batch, in place. On a
+                CPU it must not be written to before the next call, which takes clips over from it.
             labels: int64 [B], 0..K-1, on the clips' device.
             generator: where all draws come from, on the CPU or on the clips' device.
 
@@ -110,8 +112,11 @@ class TAM:
             device=clips.device,
         )
         run = {"frame": width, "videomix": 1}.get(self.strategy, self.block)
-        mix = mix_in_turn if clips.device.type == "cpu" else mix_at_once
-        mix(*in_words(clips, bank, masks, run), chosen, sources, self._take_places(labels))
+        drawn = (*in_words(clips, bank, masks, run), chosen, sources, self._take_places(labels))
+        if clips.device.type == "cpu":
+            mix_in_turn(*drawn, self._late)
+        else:
+            mix_at_once(*drawn)
         return clips, counts
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -119,6 +124,7 @@ class TAM:
 
         The tensors are never written to later, so this is a snapshot.
         """
+        self._settle()
         banked = {} if self._clips is None else {"clips": self._clips.clone()}
         return {"seen": self._seen, **banked}
 
@@ -136,6 +142,7 @@ class TAM:
                 f"{self.bank} of {self.classes}; resume with the settings it was made with"
             )
         self._seen, self._clips = seen, None if clips is None else clips.clone()
+        self._late.clear()
 
     def _open_bank(self, clips: Tensor) -> Tensor:
         """Return the bank on the clips' device, [K, bank, T, H, W, C]; empty at the first batch."""
@@ -147,8 +154,18 @@ class TAM:
                 f"clips {tuple(clips.shape[1:])} {clips.dtype} do not fit the banked clips "
                 f"{tuple(self._clips.shape[2:])} {self._clips.dtype}; one TAM, one kind of clip"
             )
-        self._clips = self._clips.to(clips.device)
+        if self._clips.device != clips.device:
+            self._settle()
+            self._clips = self._clips.to(clips.device)
         return self._clips
+
+    def _settle(self) -> None:
+        """Bring what is late into the bank."""
+        if self._clips is not None and self._late:
+            word = next(iter(self._late.values())).dtype
+            rows = self._clips.view(self.classes * self.bank, *self._clips.shape[2:4], -1)
+            settle(rows.view(word), self._late)
+            self._late.clear()
 
     def _draw_partners(
         self, labels: Tensor, chosen: Tensor, generator: torch.Generator
