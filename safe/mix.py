@@ -75,7 +75,7 @@ def mix_in_turn(
     writers: Tensor,
     late: dict[int, Tensor],
 ) -> None:
-    """Do the same clip by clip: on a CPU, where memory is the limit, in less than a third of the traffic.
+    """Do the same clip by clip: where memory is the limit, on a CPU, with far less of its traffic.
 
     Clips that are not mixed come into the bank one batch later, and only those whose place the
     later batch leaves them: few. `late` has them, views [T, H, X] by their places: on the way in
