@@ -123,8 +123,12 @@ def touch_slowly(path: Path) -> None:
 
 
 def pipes() -> list[int]:
-    """Return the open sockets of this child: the pipe to its parent."""
-    return [fd for fd in range(3, 64) if Path(f"/proc/self/fd/{fd}").is_socket()]
+    """Return the open sockets of this child: the pipe to its parent, under the parent's number."""
+    return [
+        int(fd.name)
+        for fd in Path("/proc/self/fd").iterdir()
+        if int(fd.name) > 2 and fd.is_socket()
+    ]
 
 
 def write_garbage(how: str) -> str:
