@@ -173,8 +173,13 @@ def _figures(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
             live.log_metric(name, value)
         live.next_step()
 
-    with naming(folder), live:
-        yield log
+    try:
+        with naming(folder), live:
+            yield log
+    finally:
+        repository = getattr(live, "_dvc_repo", None)  # dvclive leaves it open: eight files of git
+        if repository is not None:
+            repository.close()
 
 
 def _nowhere(row: dict[str, float]) -> None:

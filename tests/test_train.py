@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import sys
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -151,6 +153,23 @@ def test_going_on_is_exact_in_parts_and_recomputed_too(project, shards, tmp_path
     run(config, tmp_path / "parts", shards)
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_training_leaves_no_file_open(project, shards, tmp_path):
+    config = small_config(project, "train.epochs=1", "runtime.workers=2")
+    run(config, tmp_path / "first", shards)  # imports, and opens what stays
+    before = open_files()
+    run(config, tmp_path / "second", shards)
+    assert open_files() == before
+
+
+def open_files() -> list[str]:
+    found = []
+    for number in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of the listing itself is closed by now
+            found.append(str(number.readlink()))
+    return sorted(name for name in found if name.startswith("/"))
 
 
 @pytest.mark.parametrize("strategy", ["tam", "none"])
