@@ -198,8 +198,9 @@ def test_thirty_steps_give_the_parameters_of_one_rank(project, shards, count):
         assert tensors.keys() == expected.keys()
         for name in expected:
             if not name.startswith("optimizer/"):
+                sums = name.startswith("tally/")  # of losses, some units large
                 np.testing.assert_allclose(
-                    tensors[name], expected[name], rtol=0, atol=1e-5, err_msg=name
+                    tensors[name], expected[name], rtol=1e-5 * sums, atol=1e-5, err_msg=name
                 )
             assert np.array_equal(tensors[name], found[0][0][name]), name
         for ours, one in zip(our_history, history, strict=True):
