@@ -43,8 +43,8 @@ class Batch(TypedDict):
     """One batch as it leaves the loader; its faces are overwritten once the next is asked for."""
 
     faces: Tensor  # uint8 [B, T, S, S, 3], RGB, 0..255
-    label: Tensor  # int64 [B]
-    row: Tensor  # int64 [B], of the shard folder's table
+    label: Tensor  # int64 [B], on the CPU
+    row: Tensor  # int64 [B], of the shard folder's table, on the CPU
 
 
 class ClipReader:
@@ -116,7 +116,7 @@ def load_batches(
         folder: the shards.
         plan: row arrays int64 [B]; none is longer than the first.
         workers: processes; with 0 this one reads.
-        device: where the tensors are to be.
+        device: where the faces are to be.
 
     Raises:
         DataError: one line, also when a worker met it, or was killed.
@@ -231,6 +231,7 @@ def _work(folder: ShardFolder, buffers: Faces, pipe: Connection) -> None:
 
 def _copy_ahead(batches: Iterator[Batch], buffers: Faces, device: torch.device) -> Iterator[Batch]:
     """Copy each batch to a GPU while the one before it is used."""
+    batches = started(batches)  # its workers are forked before CUDA is touched here
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address = buffers.ctypes.data
     runtime.cudaHostRegister(address, buffers.nbytes, 0)  # pins pages that exist already
@@ -239,16 +240,12 @@ def _copy_ahead(batches: Iterator[Batch], buffers: Faces, device: torch.device) 
     try:
         for batch in batches:
             with torch.cuda.stream(stream):
-                moved = Batch(
-                    faces=batch["faces"].to(device, non_blocking=True),
-                    label=batch["label"].to(device, non_blocking=True),
-                    row=batch["row"],
-                )
+                faces = batch["faces"].to(device, non_blocking=True)
             done = stream.record_event()
             if ready is not None:
                 yield _take(ready, device)
             done.synchronize()  # before the slot is filled anew; the GPU works on meanwhile
-            ready = (moved, done)
+            ready = (Batch(faces=faces, label=batch["label"], row=batch["row"]), done)
         if ready is not None:
             yield _take(ready, device)
     finally:
@@ -260,6 +257,5 @@ def _take(ready: tuple[Batch, torch.cuda.Event], device: torch.device) -> Batch:
     batch, done = ready
     current = torch.cuda.current_stream(device)
     current.wait_event(done)
-    for name in ("faces", "label"):
-        batch[name].record_stream(current)  # type: ignore[literal-required]
+    batch["faces"].record_stream(current)
     return batch

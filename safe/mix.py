@@ -5,8 +5,9 @@ In: a batch, the bank, and what was drawn (safe/tam.py). Both change in place:
     bank  <- unmixed clips of the batch, where a class's ring has moved on
     batch <- I_u * (1 - M) + I_s * M, with unmixed partners I_s of the batch or of the old bank
 
-There are two ways with the same results: one for devices, which must not wait for the host and
-where every operation is a launch, and one for CPUs, where every byte counts.
+What was drawn is on the CPU. There are two ways with the same results: one for devices, which must
+not wait for the host and where every operation is a launch, and one for CPUs, where every byte
+counts.
 Shapes: B clips, n of them chosen, T frames, H W pixels, C channels, K classes.
 """
 
@@ -29,8 +30,8 @@ def in_words(clips: Tensor, bank: Tensor, masks: Tensor, run: int) -> tuple[Tens
         run: pixels of a row that always have the same mask; a word must lie within them.
 
     Returns:
-        Clips, bank and masks as mix_at_once takes them, X words wide; or W * C elements wide, where
-        words do not fit.
+        Clips, bank and masks as mix_at_once takes them, all on the clips' device, X words wide; or
+        W * C elements wide, where words do not fit.
     """
     height, width, channels = clips.shape[2:]
     pixel = channels * clips.element_size()  # bytes
@@ -38,8 +39,9 @@ def in_words(clips: Tensor, bank: Tensor, masks: Tensor, run: int) -> tuple[Tens
     rows = clips.view(*clips.shape[:3], -1).view(element)
     masks, (tall, wide) = masks[..., 0], masks.shape[2:4]
     if wide > 1:
-        start = torch.arange(rows.shape[3], device=clips.device) * element.itemsize
+        start = torch.arange(rows.shape[3]) * element.itemsize
         masks = masks.index_select(3, start * wide // (width * pixel))
+    masks = masks.to(clips.device, non_blocking=True)
     if tall > 1:
         masks = masks[:, :, :, None].expand(-1, -1, -1, height // tall, -1).flatten(2, 3)
     return rows, bank.view(-1, *clips.shape[1:3], width * channels).view(element), masks
@@ -53,16 +55,23 @@ def mix_at_once(
     Args:
         clips: [B, T, H, X] of any dtype; becomes the mixed batch.
         bank: [K * bank, T, H, X]; then holds unmixed clips of the batch too.
-        masks: bool [n, T, H, X], or with 1 for some of the last three; True where replaced.
+        masks: bool [n, T, H, X], or with 1 for some of the last three; True where replaced. On the
+            clips' device; all below on the CPU.
         chosen: int64 [n], the clips to be mixed.
-        sources: int64 [n], the partner of each: below B in the batch, from B on in the bank.
+        sources: int64 [n], the partner of each, ascending: below B in the batch, from B on in the
+            bank.
         writers: int64 [K * bank], which clip of the batch comes to each place; -1 leaves it.
     """
     batch = len(clips)
-    in_batch = clips[sources.clamp(max=batch - 1)]
-    in_bank = bank[(sources - batch).clamp(min=0)]
-    partners = torch.where(_per_clip(sources < batch), in_batch, in_bank)
-    torch.where(_per_clip(writers >= 0), clips[writers.clamp(min=0)], bank, out=bank)
+    inside = int((sources < batch).sum())
+    places = (writers >= 0).nonzero()[:, 0]
+    parts = [chosen, sources[:inside], sources[inside:] - batch, places, writers[places]]
+    there = torch.cat(parts).to(clips.device, non_blocking=True)  # one copy for all
+    chosen, in_batch, in_bank, places, kept = torch.split(there, [len(part) for part in parts])
+    partners = clips.new_empty(len(chosen), *clips.shape[1:])
+    torch.index_select(clips, 0, in_batch, out=partners[:inside])
+    torch.index_select(bank, 0, in_bank, out=partners[inside:])
+    bank.index_copy_(0, places, clips[kept])
     clips.index_copy_(0, chosen, torch.where(masks, partners, clips[chosen]))
 
 
@@ -116,7 +125,3 @@ def settle(bank: Tensor, late: dict[int, Tensor]) -> None:
     """Copy late clips to their places in the bank, [K * bank, T, H, X]."""
     for place, clip in late.items():
         bank[place].copy_(clip)
-
-
-def _per_clip(values: Tensor) -> Tensor:
-    return values[:, None, None, None]

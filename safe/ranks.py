@@ -127,7 +127,7 @@ ALONE: Final = Ranks()
 def joined(device: str) -> Iterator[Ranks]:
     """Join the ranks that a launcher started; without a launcher this process is alone.
 
-    They speak by NCCL where they have GPUs, else by gloo.
+    What is on a GPU goes by NCCL, what is on a CPU by gloo.
 
     Args:
         device: runtime.device.
@@ -147,7 +147,8 @@ def joined(device: str) -> Iterator[Ranks]:
     try:
         if where.type == "cuda":
             torch.cuda.set_device(where)
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=_PATIENCE)
+        way = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(way, timeout=_PATIENCE)
         yield ranks
     except RuntimeError as error:
         if not _is_loss(error):

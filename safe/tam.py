@@ -1,14 +1,15 @@
 """Which clips of a batch are mixed with which partners, and where?
 
-In: a batch of clips on any device, their labels and a generator. Out: the batch with some of its
-clips mixed (Algorithm 1, or one of its rivals), and how many. Labels never change, because a
-partner always has the clip's own class:
+In: a batch of clips on any device, their labels and a generator on the CPU. Out: the batch with
+some of its clips mixed (Algorithm 1, or one of its rivals), and how many. Labels never change,
+because a partner always has the clip's own class:
 
     I_mix = I_u * (1 - M) + I_s * M          label(I_s) = label(I_u), s != u, M in {0, 1}
 
 A batch alone often has no companion for a rare class (DFEW: 116 disgust clips in 9,356), which
 would starve the very classes TAM is for: so the last few unmixed clips of each class are banked.
-Every shape is known beforehand and nothing is read back from the device, so nothing waits for it.
+All is drawn on the CPU, which knows the labels first: a device gets the places and the masks, and
+moves pixels alone, in few operations. Nothing is read back from it, so nothing waits for it.
 Shapes: B clips, n of them chosen, T frames, H W pixels, C channels, K classes.
 """
 
@@ -77,11 +78,11 @@ class TAM:
         Args:
             clips: [B, T, H, W, C], any dtype, contiguous; becomes the mixed batch, in place. On a
                 CPU it must not be written to before the next call, which takes clips over from it.
-            labels: int64 [B], 0..K-1, on the clips' device.
-            generator: where all draws come from, on the CPU or on the clips' device.
+            labels: int64 [B], 0..K-1, on the CPU.
+            generator: where all draws come from, on the CPU.
 
         Returns:
-            The same clips, and int64 [3] on the device: how many chosen clips were mixed with a
+            The same clips, and int64 [3] on the CPU: how many chosen clips were mixed with a
             companion of the batch, with a banked clip, and not at all, because no other clip of
             their class was seen yet.
 
@@ -90,7 +91,7 @@ class TAM:
                 fit the banked ones.
         """
         if self.strategy == "none":
-            return clips, torch.zeros(3, dtype=torch.int64, device=clips.device)
+            return clips, torch.zeros(3, dtype=torch.int64)
         batch, frames, height, width, _ = clips.shape
         if height % self.block or width % self.block:
             raise ValueError(
@@ -101,7 +102,7 @@ class TAM:
             raise ValueError("clips are mixed in place, for which they must be contiguous")
         bank = self._open_bank(clips)
         count = math.floor(self.ratio * batch)
-        chosen = _uniform((batch,), generator, clips.device).argsort()[:count]
+        chosen = torch.rand(batch, generator=generator).argsort()[:count]
         sources, counts = self._draw_partners(labels, chosen, generator)
         masks = draw_masks(
             self.strategy,
@@ -109,10 +110,11 @@ class TAM:
             mask_ratio=self.mask_ratio,
             block=self.block,
             generator=generator,
-            device=clips.device,
         )
         run = {"frame": width, "videomix": 1}.get(self.strategy, self.block)
-        drawn = (*in_words(clips, bank, masks, run), chosen, sources, self._take_places(labels))
+        order = sources.argsort()  # partners of the batch before those of the bank
+        pixels = in_words(clips, bank, masks[order], run)
+        drawn = (*pixels, chosen[order], sources[order], self._take_places(labels))
         if clips.device.type == "cpu":
             mix_in_turn(*drawn, self._late)
         else:
@@ -134,7 +136,7 @@ class TAM:
         Raises:
             ModelError: if the snapshot is of another number of classes or banked clips.
         """
-        seen, clips = state["seen"], state.get("clips")
+        seen, clips = state["seen"].cpu(), state.get("clips")
         shape = (len(seen), self.bank if clips is None else clips.shape[1])
         if shape != (self.classes, self.bank):
             raise ModelError(
@@ -146,7 +148,6 @@ class TAM:
 
     def _open_bank(self, clips: Tensor) -> Tensor:
         """Return the bank on the clips' device, [K, bank, T, H, W, C]; empty at the first batch."""
-        self._seen = self._seen.to(clips.device)
         if self._clips is None:
             self._clips = clips.new_zeros(self.classes, self.bank, *clips.shape[1:])
         if self._clips.shape[2:] != clips.shape[1:] or self._clips.dtype != clips.dtype:
@@ -179,12 +180,12 @@ class TAM:
         label = labels[chosen]
         companion = (label[:, None] == labels).scatter(1, chosen[:, None], False)  # not itself
         from_batch = companion.any(1)
-        filled = torch.arange(self.bank, device=labels.device) < self._seen[label][:, None]
+        filled = torch.arange(self.bank) < self._seen[label][:, None]
         banked = filled & ~from_batch[:, None]
 
         # The highest of independent uniform numbers is equally likely to be any of them.
         allowed = torch.cat([companion, banked], dim=1)  # [n, B + bank]
-        score = _uniform(tuple(allowed.shape), generator, labels.device)
+        score = torch.rand(allowed.shape, generator=generator)
         drawn = torch.where(allowed, score, -1).argmax(1)  # the first, 0, where none is allowed
         from_bank = drawn >= len(labels)
         drawn = drawn + label * self.bank * from_bank  # in the class's own ring
@@ -198,7 +199,7 @@ class TAM:
         Returns:
             int64 [K * bank], which clip of the batch is to lie in each place; -1 leaves it.
         """
-        order = torch.arange(len(labels), device=labels.device)
+        order = torch.arange(len(labels))
         earlier = ((labels == labels[:, None]) & (order < order[:, None])).sum(1)
         place = labels * self.bank + (self._seen[labels] + earlier) % self.bank
         self._seen = self._seen.index_add(0, labels, torch.ones_like(labels))
@@ -213,7 +214,6 @@ def draw_masks(
     mask_ratio: float,
     block: int,
     generator: torch.Generator,
-    device: torch.device,
 ) -> Tensor:
     """Draw where n clips are replaced by their partners.
 
@@ -229,55 +229,39 @@ def draw_masks(
         shape: (n, T, H, W); H and W are multiples of block.
         mask_ratio: rho, 0..1.
         block: side of a patch, in pixels.
-        generator: of the draws, on the CPU or on the device.
-        device: of the masks.
+        generator: of the draws, on the CPU.
 
     Returns:
-        bool, True where replaced: [n, t, h, w, 1]. Each value is that of T/t frames, H/h rows and
-        W/w columns: t is T or 1, where all frames have the same; h x w are pixels, patches, or 1.
+        bool on the CPU, True where replaced: [n, t, h, w, 1]. Each value is that of T/t frames, H/h
+        rows and W/w columns: t is T or 1, where all frames have the same; h x w are pixels,
+        patches, or 1.
     """
     count, frames, height, width = shape
     if strategy == "frame":
-        drawn = _exactly(int(mask_ratio * frames), (count, frames), generator, device)
+        drawn = _exactly(int(mask_ratio * frames), (count, frames), generator)
         return drawn[:, :, None, None, None]
     rows, columns = height // block, width // block
     masked = int(mask_ratio * rows * columns)
     if strategy == "videomix":
-        return _box(count, (height, width), masked * block**2, generator, device)
+        return _box(count, (height, width), masked * block**2, generator)
     times = frames if strategy == "random" else 1
-    patches = _exactly(masked, (count, times, rows * columns), generator, device)
+    patches = _exactly(masked, (count, times, rows * columns), generator)
     return patches.view(count, times, rows, columns, 1)
 
 
-def _box(
-    count: int,
-    size: tuple[int, int],
-    area: int,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Tensor:
+def _box(count: int, size: tuple[int, int], area: int, generator: torch.Generator) -> Tensor:
     """Draw a box of about `area` pixels inside each frame of size (H, W): bool [n, 1, H, W, 1]."""
     inside = []
     share = math.sqrt(area / (size[0] * size[1]))
     tall = max(1, round(size[0] * share))
     wide = min(size[1], round(area / tall))
     for length, side in zip(size, (tall, wide), strict=True):
-        corner = torch.randint(
-            length - side + 1, (count, 1), generator=generator, device=generator.device
-        ).to(device, non_blocking=True)
-        pixel = torch.arange(length, device=device)
+        corner = torch.randint(length - side + 1, (count, 1), generator=generator)
+        pixel = torch.arange(length)
         inside.append((corner <= pixel) & (pixel < corner + side))
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None, :, :, None]
 
 
-def _exactly(
-    count: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device
-) -> Tensor:
+def _exactly(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Shuffle `count` ones among zeros along the last axis: bool, of the given shape."""
-    return _uniform(shape, generator, device).argsort(-1) < count
-
-
-def _uniform(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw float32 in [0, 1) where the generator lives, and bring it to the device."""
-    drawn = torch.rand(shape, generator=generator, device=generator.device)
-    return drawn.to(device, non_blocking=True)
+    return torch.rand(shape, generator=generator).argsort(-1) < count

@@ -110,9 +110,10 @@ class Trainer:
         state = np.random.SeedSequence([settings.seed, self.step])
         seeds = state.generate_state(settings.train.accumulate, np.uint64).tolist()
         generator = torch.Generator().manual_seed(seeds[0])
-        labels = self.ranks.gather(batch["label"].to(self.device, non_blocking=True))
+        known = self.ranks.gather(batch["label"])
+        labels = known.to(self.device, non_blocking=True)
         clips = self.ranks.gather(batch["faces"].to(self.device, non_blocking=True))
-        pixels, counts = self._prepare(clips, labels, generator)
+        pixels, counts = self._prepare(clips, known, generator)
         rate = learning_rate(settings.train, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -134,21 +135,24 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self.tally["parts"] += torch.stack([losses[part] for part in PARTS])
-        self.tally["tam"] += counts
+        self.tally["tam"] += counts.to(self.device, non_blocking=True)
         pairs = labels * K + logits.argmax(1)  # not bincount: it would wait for the GPU
         self.tally["confusion"].index_add_(0, pairs, torch.ones_like(pairs))
 
     def _prepare(
         self, clips: Tensor, labels: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Crop, mix and normalise a whole batch of faces; return this rank's, and TAM's counts."""
+        """Crop, mix and normalise a whole batch of faces; return this rank's, and TAM's counts.
+
+        Clips are on the device, labels on the CPU.
+        """
         crop, flip = self.config.augment.crop, self.config.augment.flip
         shape = torch.Size((*self.ranks.own(clips).shape[:2], crop, crop, clips.shape[4]))
         if self.pixels.shape != shape:
             self.pixels = torch.empty(shape, device=self.device)
         if self.tam.strategy == "none" and self.ranks.count == 1:  # nobody needs the squares
             pixels = random_crop_flip_normalize(clips, crop, flip, generator, out=self.pixels)
-            return pixels, torch.zeros_like(self.tally["tam"])
+            return pixels, torch.zeros(3, dtype=torch.int64)
         squares = random_crop_flip(clips, crop, flip, generator)
         mixed, counts = self.tam(squares, labels, generator)
         return normalize(self.ranks.own(mixed), out=self.pixels), counts

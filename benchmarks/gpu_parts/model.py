@@ -44,8 +44,8 @@ def crop_size(setup: Setup) -> int:
 
 
 def draw_faces(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:
-    """Draw stored faces, uint8 [B, 16, 128, 128, 3], and labels, int64 [B], on the device."""
+    """Draw faces, uint8 [B, 16, 128, 128, 3], on the device, and labels, int64 [B], on the CPU."""
     side = setup.pick(128, 32)
     generator = torch.Generator().manual_seed(batch)
     faces = torch.randint(256, (batch, 16, side, side, 3), dtype=torch.uint8, generator=generator)
-    return faces.to(setup.device), (torch.arange(batch) % K).to(setup.device)
+    return faces.to(setup.device), torch.arange(batch) % K

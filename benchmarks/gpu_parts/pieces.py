@@ -27,8 +27,7 @@ def tam(setup: Setup) -> Iterator[Figure | str]:
     yield f"uint8 [{batch}, 16, {side}, {side}, 3]; four batches in turn, more than the cache holds"
     shape = (batch, 16, side, side, 3)
     batches = [torch.randint(256, shape, dtype=torch.uint8, device=setup.device) for _ in range(4)]
-    labels = (torch.arange(batch) % K).to(setup.device)
-    generator = torch.Generator().manual_seed(0)
+    labels, generator = torch.arange(batch) % K, torch.Generator().manual_seed(0)
     mixer = TAM(**MIXING)
     patches = torch.rand(batch, 1, side // 16, side // 16, 1, device=setup.device) < 0.5
     masks = patches.repeat_interleave(16, 2).repeat_interleave(16, 3)  # [B, 1, H, W, 1]

@@ -176,7 +176,7 @@ def _train(setup: Setup, trainer: Trainer, batches: Iterator[Batch], count: int)
 def _resident(trainer: Trainer) -> Iterator[Batch]:
     """Give four batches that lie on the device, over and over."""
     shape = (trainer.config.train.batch, FRAMES, *[trainer.folder.face_size] * 2, 3)
-    labels = (torch.arange(shape[0]) % K).to(trainer.device)
+    labels = torch.arange(shape[0]) % K
     kept = [torch.randint(256, shape, dtype=torch.uint8).to(trainer.device) for _ in range(4)]
     return cycle([Batch(faces=faces, label=labels, row=labels) for faces in kept])
 

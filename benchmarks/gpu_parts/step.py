@@ -61,7 +61,7 @@ class Step:
             self.network,
             self.acl,
             normalize(clips),
-            self.labels,
+            self.labels.to(clips.device, non_blocking=True),
             precision=self.precision,
             seeds=self.seeds,
         )
@@ -88,6 +88,7 @@ def usual_loop(setup: Setup, batch: int) -> Callable[[], float]:
         [*model.parameters(), *acl.parameters()], lr=RECIPE.lr, weight_decay=RECIPE.weight_decay
     )
     faces, labels = draw_faces(setup, batch)
+    labels = labels.to(setup.device)
     clips = normalize(center_crop(faces, crop_size(setup))).contiguous()
 
     def step() -> float:
