@@ -8,6 +8,7 @@ next pass reads it.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,11 +107,19 @@ def _draw(
 
 
 def _squares(clips: Tensor, crop: int, corner: Tensor, mirrored: Tensor) -> Iterator[Tensor]:
-    """Give each clip's square, [T, crop, crop, C]: a view, or the mirrored copy."""
+    """Give each clip's square, [T, crop, crop, C]: a view of it, or of a copy until the next."""
+    import cv2  # here, because only a CPU needs it; its flip takes half of the time of torch's
+
+    frames, side, _, channels = clips.shape[1:]
+    strips = clips.reshape(len(clips), frames * side, side, channels).numpy()
+    copy = np.empty((frames * side, crop, channels), np.uint8)
     draws = zip(*corner.flatten(1).tolist(), mirrored.flatten().tolist(), strict=True)
-    for clip, (top, left, mirror) in zip(clips, draws, strict=True):
-        square = clip[:, top : top + crop, left : left + crop]
-        yield square.flip(2) if mirror else square
+    for strip, (top, left, mirror) in zip(strips, draws, strict=True):
+        cut = strip[:, left : left + crop]
+        if mirror:
+            cut = cv2.flip(cut, 1, copy)
+        square = torch.from_numpy(cut).view(frames, side, crop, channels)
+        yield square[:, top : top + crop]
 
 
 def _cut(clips: Tensor, crop: int, corner: Tensor, mirrored: Tensor) -> Tensor:
