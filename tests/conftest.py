@@ -151,6 +151,7 @@ SMALL = (
     "augment.crop=32",
     "tam.bank=2",
     "model.hidden=16",
+    "model.stride=4",
     "train.epochs=2",
     "train.batch=8",
     "train.warmup=0",
@@ -159,6 +160,12 @@ SMALL = (
     "runtime.device=cpu",
 )
 """What makes a run small enough for a test; the rest is params.yaml."""
+
+TINY = (
+    *SMALL,
+    *("synthesize.clips=35", "synthesize.identities=5", "synthesize.size=64", "shard.size=32"),
+)
+"""What makes the whole pipeline small enough to be run several times in one test."""
 
 
 def small_config(folder: Path, *overrides: str) -> Config:

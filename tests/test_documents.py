@@ -1,7 +1,7 @@
 """Do the commands of docs/ run, in their order, and is what the pages name there?
 
 A copy of the project is what a reader has. A yaml block of a page goes into its params.yaml, as the
-page tells the reader to; then TINY is laid over it, so that a run takes seconds. The commands are
+page tells the reader to; then SHORT is laid over it, so that a run takes seconds. The commands are
 run as they stand, but for the folders in PLACES.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, SMALL, call
-from test_pipeline import ENV, commit_all, copy_project
+from conftest import ROOT, TINY, call
+from test_pipeline import commit_all, copy_project, warm_env
 
 from safe.config import Config
 from safe.labels import CLASSES
@@ -26,11 +26,9 @@ PAGES = sorted(
     for path in (ROOT / "docs").glob("*.md")
     if path.name.startswith("tutorial-") or path.name in ("compare.md", "concepts.md")
 )
-TINY = (
-    *SMALL,
-    *("synthesize.clips=35", "synthesize.identities=5", "synthesize.size=64", "shard.size=32"),
-    *("augment.crop=32", "model.backbone=small", "train.epochs=1", "train.select=val"),
-    "runtime.workers=0",
+SHORT = (
+    *TINY,
+    *("model.backbone=small", "train.epochs=1", "train.select=val", "runtime.workers=0"),
 )
 PLACES = {"dfew": "/data/DFEW", "ferv39k": "/data/FERV39k", "own": "/data/mine"}
 """The folder of each dataset in the pages; in the tests it is one of drawn clips."""
@@ -75,10 +73,10 @@ class Reader:
         commit_all(self.folder)
 
     def put(self, page: str) -> None:
-        """Put a page's values into params.yaml, and TINY over them."""
+        """Put a page's values into params.yaml, and SHORT over them."""
         params = params_of(page)
         parse_config(params)
-        for line in TINY:
+        for line in SHORT:
             key, value = line.split("=")
             section, name = key.split(".")
             params[section][name] = yaml.safe_load(value)
@@ -99,7 +97,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
-            env={**ENV, "PYTHONPATH": str(self.folder), "COLUMNS": "150"},
+            env={**warm_env(), "PYTHONPATH": str(self.folder), "COLUMNS": "150"},
             capture_output=True,
             text=True,
             check=False,

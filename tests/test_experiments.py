@@ -4,7 +4,6 @@ import itertools
 import json
 import shlex
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from PIL import Image
-from test_pipeline import ENV, clone, run  # noqa: F401  (clone is a fixture)
+from test_pipeline import clone, run, warm_env, work_off_queue  # noqa: F401  (clone is a fixture)
 
 from cli.experiments import (
     Planned,
@@ -268,7 +267,6 @@ def test_figures_of_other_parameters_are_not_taken_for_these():
     assert not is_of_its_params(lock(), RAW | {"shard": RAW["shard"] | {"size": 96}})
 
 
-WAITING = ("Queued", "Running")
 TINY = """
 title: Does the order of frames matter?
 paper: none
@@ -315,9 +313,9 @@ def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsy
     run("git", "add", "-A", folder=clone)
     run("git", "commit", "-qm", "a sheet", folder=clone)
     monkeypatch.chdir(clone)
-    for key, value in ENV.items():
+    for key, value in warm_env().items():
         monkeypatch.setenv(key, value)
-    short = ["train.epochs=1", "synthesize.clips=35", "data.source=strips", "synthesize.size=48"]
+    short = ["train.epochs=1", "data.source=strips", "synthesize.size=48", "runtime.workers=0"]
 
     def queue() -> str:
         run_queue("tiny", None, short, dry_run=False)
@@ -325,11 +323,7 @@ def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsy
 
     assert "2 queued, 0 held, 0 waiting" in queue()
     assert "0 queued, 0 held, 2 waiting" in queue()
-    run("dvc", "queue", "start", folder=clone)
-    end = time.monotonic() + 300
-    while any(word in (said := run("dvc", "queue", "status", folder=clone)) for word in WAITING):
-        assert time.monotonic() < end, said
-        time.sleep(4)  # each look takes a second of the core that the queue could have
+    said = work_off_queue(clone)
     assert said.count("Success") == 2, said
     assert "0 queued, 2 held, 0 waiting" in queue()
 

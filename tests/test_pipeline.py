@@ -4,16 +4,19 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 import yaml
-from conftest import ROOT, SMALL
+from conftest import ROOT, TINY
+from warm import bin_folder
 
 BIN = Path(sys.executable).parent
 ENV = {
@@ -27,9 +30,15 @@ ENV = {
 }
 
 
+def warm_env() -> dict[str, str]:
+    """ENV with a `dvc` and a `python` that start fast."""
+    return ENV | {"PATH": f"{bin_folder()}:{ENV['PATH']}"}
+
+
 def run(*command: str, folder: Path, **env: str) -> str:
+    env = warm_env() | env
     done = subprocess.run(
-        command, cwd=folder, env=ENV | env, capture_output=True, text=True, check=False, timeout=400
+        command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=400
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -37,7 +46,8 @@ def run(*command: str, folder: Path, **env: str) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_repository(tmp_path_factory.mktemp("clone"), *SMALL, "train.epochs=4")
+    settings = (*TINY, "train.epochs=4", "runtime.workers=1")
+    return make_repository(tmp_path_factory.mktemp("clone"), *settings)
 
 
 def make_repository(folder: Path, *settings: str) -> Path:
@@ -96,8 +106,8 @@ def test_killed_in_train_it_leaves_nothing_behind_and_goes_on(clone):
         [str(BIN / "dvc"), "repro"],
         cwd=clone,
         env=ENV,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
         start_new_session=True,
     ) as dvc:
         state = clone / ".safe" / "checkpoints"
@@ -127,7 +137,7 @@ def test_what_comes_out(clone):
     run("dvc", "repro", folder=clone)
     result = json.loads((clone / "results" / "metrics.json").read_text())
     assert (result["dataset"], result["n_folds"], result["selection"]) == ("synthetic", 1, "last")
-    assert (result["n_test"], result["n_left_out"]) == (21, 0)
+    assert (result["n_test"], result["n_left_out"]) == (7, 0)
     table = run("dvc", "exp", "show", "--csv", folder=clone)
     row = next(csv.DictReader(io.StringIO(table)))
     assert float(row["uar"]) == result["uar"]
@@ -140,15 +150,21 @@ def test_the_queue_takes_folds_and_the_run_cache_brings_them_together(clone):
     run("git", "add", "-A", folder=clone)
     run("git", "commit", "-qm", "ran", folder=clone)
     run("dvc", "exp", "run", "--queue", "-S", "data.folds=[2]", folder=clone)
-    run("dvc", "queue", "start", folder=clone)
-    run("dvc", "queue", "logs", "--follow", *queue_names(clone), folder=clone)
+    work_off_queue(clone)
     said = run("dvc", "exp", "run", "-S", "data.folds=[1,2]", folder=clone)
     assert said.count("is cached - skipping run") + said.count("didn't change, skipping") >= 6
     assert "epoch" not in said  # no fold was trained again
     result = json.loads((clone / "results" / "metrics.json").read_text())
-    assert (result["n_folds"], result["n_test"]) == (2, 42)
+    assert (result["n_folds"], result["n_test"]) == (2, 14)
 
 
-def queue_names(clone: Path) -> list[str]:
-    lines = run("dvc", "queue", "status", folder=clone).splitlines()
-    return [lines[1].split()[0]]
+def work_off_queue(clone: Path) -> str:
+    """Have DVC run what is queued; give its table in the end."""
+    # The worker keeps the streams, and lives on for half a minute when there is nothing to do.
+    started = subprocess.run(["dvc", "queue", "start"], cwd=clone, env=warm_env(), stdout=DEVNULL)
+    assert started.returncode == 0
+    end = time.monotonic() + 300
+    while re.search("Queued|Running", said := run("dvc", "queue", "status", folder=clone)):
+        assert time.monotonic() < end, said
+        time.sleep(3)  # each look takes a second of the core that the queue could have
+    return said

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, TINY
 from s3 import environment, go_to
-from test_pipeline import ENV, make_repository, run
+from test_pipeline import make_repository, run, warm_env
 
 from cli.doctor import examine
 from cli.inspect_clip import inspect_clip
@@ -61,7 +61,7 @@ def test_training_and_evaluating_in_clones_without_raw_clips(bucket, server, tmp
     raw = make_raw(tmp_path / "raw")
     settings = ["name=own", f"root={raw}", "splits=clips.csv", "source=frames"]
     settings = [
-        *SMALL,
+        *TINY,
         "train.epochs=1",
         "runtime.workers=0",
         *(f"data.{setting}" for setting in settings),
@@ -95,7 +95,7 @@ def test_training_and_evaluating_in_clones_without_raw_clips(bucket, server, tmp
     sh("dvc pull shard", trainer)
     assert [path.name for path in (trainer / "data" / "own").iterdir()] == ["shards"]
     plain = subprocess.run(
-        ["dvc", "repro"], cwd=trainer, env=ENV | keys, capture_output=True, text=True
+        ["dvc", "repro"], cwd=trainer, env=warm_env() | keys, capture_output=True, text=True
     )
     assert plain.returncode != 0
     assert f"{raw}/clips.csv" in plain.stderr
