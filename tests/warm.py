@@ -10,6 +10,7 @@ be the first of PATH. What dies with its parent, or is killed from outside, need
 """
 
 import atexit
+import ctypes
 import functools
 import gc
 import json
@@ -30,6 +31,8 @@ PACKAGES = (
     *("safetensors.torch", "scipy.stats", "simplejpeg", "sklearn.metrics", "torch._dynamo"),
     *("torchvision.models.video", "typer"),
 )
+
+PR_SET_PDEATHSIG = 1
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -89,6 +92,8 @@ def serve(listener: socket.socket) -> None:
 def be(line: socket.socket) -> None:
     """Be the program that was asked for; say its exit code in the end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if sys.platform == "linux":  # so that no test leaves it behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     length, streams, _, _ = socket.recv_fds(line, 4, 3)
     with line.makefile("rb") as file:
         name, words, folder, environment = json.loads(file.read(int.from_bytes(length, "big")))
