@@ -47,11 +47,16 @@ def test_gradients_equal_float64_in_the_precision_that_auto_chooses(name):
     assert error < (2e-2 if precision == torch.bfloat16 else 1e-4)
 
 
-def test_bf16_is_never_chosen_and_refused_on_a_cpu():
+def test_bf16_is_never_chosen_and_refused_on_a_cpu(monkeypatch):
     cpu = torch.device("cpu")
     assert pick_precision("auto", cpu) == torch.float32
     with pytest.raises(ConfigError, match="bf16: gradients of conv3d"):
         pick_precision("bf16", cpu)
+    monkeypatch.setattr("safe.recipe.cpu_has_bf16", lambda: False)
+    with pytest.raises(ConfigError, match=r"eval\.precision = bf16: this CPU has no bf16"):
+        pick_precision("bf16", cpu, trains=False)
+    monkeypatch.setattr("safe.recipe.cpu_has_bf16", lambda: True)
+    assert pick_precision("bf16", cpu, trains=False) == torch.bfloat16
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -13,6 +13,7 @@ from safe.calibration import Calibration
 from safe.errors import ModelError
 from safe.evaluate import evaluate
 from safe.metrics import summarize
+from safe.recipe import cpu_has_bf16
 from safe.saved import info_digest
 from safe.shards import open_shards
 from safe.train import train
@@ -79,6 +80,7 @@ def test_batch_size_and_workers_change_nothing_and_twice_is_the_same(
     )
 
 
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU has no bf16")
 def test_bf16_is_told_and_near_float32(project, model, shards, tmp_path):
     plain = run(project, model, shards, tmp_path / "a")
     short = run(project, model, shards, tmp_path / "b", "eval.precision=bf16")
