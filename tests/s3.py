@@ -51,10 +51,10 @@ class Proxy:
     def stop(self) -> None:
         """Refuse, and cut what is open."""
         self.open = False
-        for end in self.live:
+        live, self.live = self.live, set()  # at once: another thread may add to it
+        for end in live:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-        self.live.clear()
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_the_time_of_fetching_is_no_part_of_the_deadline(far: Store, tmp_path: P
     late = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < late:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # threads of earlier tests may end meanwhile
 
 
 def test_what_fetching_raises_is_raised(tmp_path: Path) -> None:
