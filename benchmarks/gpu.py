@@ -55,9 +55,8 @@ PARTS: Final = (
     Part("benchmarks.gpu_parts.pieces", "s2am2", 50),
     Part("benchmarks.gpu_parts.step", "waits", 40),
     Part("benchmarks.gpu_parts.inference", "inference", 40),
-    Part("benchmarks.gpu_parts.pieces", "s2am2_graph", 40),
-    Part("benchmarks.gpu_parts.pieces", "s2am2_compiled", 60),
-    Part("benchmarks.gpu_parts.step", "benchmarked", 60),
+    Part("benchmarks.gpu_parts.step", "graphed", 40),
+    Part("benchmarks.gpu_parts.step", "benchmarked", 30),
     Part("benchmarks.gpu_parts.step", "compiled", 150),
 )
 """In the order in which they run; together they may be more than the time there is."""

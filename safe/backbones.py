@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from safe.errors import ModelError
 from safe.light import Light
+from safe.norms import Norm
 
 GRID: Final = 4
 """Side of the spatial grid that the small backbone keeps."""
@@ -29,13 +30,13 @@ class _Block(nn.Module):
         steps = (1, stride, stride)
         self.body = nn.Sequential(
             nn.Conv3d(inner, outer, (1, 3, 3), stride=steps, padding=(0, 1, 1), bias=False),
-            nn.BatchNorm3d(outer),
+            Norm(outer),
             nn.ReLU(inplace=True),
             nn.Conv3d(outer, outer, (3, 1, 1), padding=(1, 0, 0), bias=False),
-            nn.BatchNorm3d(outer),
+            Norm(outer),
         )
         self.shortcut = nn.Sequential(
-            nn.Conv3d(inner, outer, 1, stride=steps, bias=False), nn.BatchNorm3d(outer)
+            nn.Conv3d(inner, outer, 1, stride=steps, bias=False), Norm(outer)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class Small(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv3d(3, 16, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False),
-            nn.BatchNorm3d(16),
+            Norm(16),
             nn.ReLU(inplace=True),
             nn.MaxPool3d((1, 2, 2)),
         )

@@ -13,6 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from safe.norms import Norm
+
 STEM: Final = 24
 """Channels of the stem."""
 
@@ -53,19 +55,19 @@ class Block(nn.Module):
         steps = (1, stride, stride)
         self.body = nn.Sequential(
             nn.Conv3d(inner, wide, 1, bias=False),
-            nn.BatchNorm3d(wide),
+            Norm(wide),
             nn.ReLU(inplace=True),
             nn.Conv3d(wide, wide, 3, stride=steps, padding=1, groups=wide, bias=False),
-            nn.BatchNorm3d(wide),
+            Norm(wide),
             SqueezeExcitation(wide) if excitation else nn.Identity(),
             nn.SiLU(inplace=True),
             nn.Conv3d(wide, outer, 1, bias=False),
-            nn.BatchNorm3d(outer),
+            Norm(outer),
         )
         self.shortcut: nn.Module = nn.Identity()
         if inner != outer or stride != 1:
             self.shortcut = nn.Sequential(
-                nn.Conv3d(inner, outer, 1, stride=steps, bias=False), nn.BatchNorm3d(outer)
+                nn.Conv3d(inner, outer, 1, stride=steps, bias=False), Norm(outer)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ class Light(nn.Module):
         layers: list[nn.Module] = [
             nn.Conv3d(3, STEM, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
             nn.Conv3d(STEM, STEM, (5, 1, 1), padding=(2, 0, 0), groups=STEM, bias=False),
-            nn.BatchNorm3d(STEM),
+            Norm(STEM),
             nn.ReLU(inplace=True),
         ]
         inner = STEM
@@ -95,7 +97,7 @@ class Light(nn.Module):
                 inner = outer
         layers += [
             nn.Conv3d(inner, self.features, 1, bias=False),
-            nn.BatchNorm3d(self.features),
+            Norm(self.features),
             nn.ReLU(inplace=True),
             nn.AdaptiveAvgPool3d(1),
             nn.Flatten(),

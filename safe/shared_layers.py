@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from safe.norms import Norm
 from safe.ranks import Ranks
 
 
@@ -27,6 +28,8 @@ def share_layers(model: nn.Module, ranks: Ranks, *, sync_bn: bool) -> None:
             module.forward = partial(_drop, module, ranks)  # type: ignore[method-assign]
         elif sync_bn and isinstance(module, _BatchNorm):
             alone = module.forward
+            if isinstance(module, Norm):
+                module.alone = False
             module.forward = partial(_normalize, module, ranks, alone)  # type: ignore[method-assign]
 
 

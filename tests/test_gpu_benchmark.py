@@ -15,7 +15,7 @@ from benchmarks.report import Figure
 from safe.cost import count
 from safe.model import SAFE
 
-SLOW = ("compiled", "s2am2_compiled", "benchmarked")
+SLOW = ("compiled", "benchmarked")
 """Parts that the test leaves out: torch.compile, and what differs from `training` on a GPU only."""
 
 ON_CPU = Setup(torch.device("cpu"), quick=True)
@@ -56,7 +56,7 @@ def test_gradients_of_single_convolutions_are_float64s_but_for_rounding(tried):
 
 
 def test_the_convolutions_are_those_whose_work_safe_cost_counts():
-    convs = list_convs(112)
+    convs = list_convs(112, torch.device("meta"))
     flops = sum(times * conv.multiply_adds for conv, times in convs.items())
     settings = {"weights": None, "window": 4, "stride": 2, "hidden": 8, "dropout": 0.0}
     model = SAFE(backbone="r3d_18", temporal="s2am2", **settings)

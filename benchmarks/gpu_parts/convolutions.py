@@ -16,28 +16,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.gpu_parts.model import WINDOWS, crop_size
 from benchmarks.gpu_parts.timing import Setup, queued, step_seconds
 from benchmarks.report import Figure, ratio, spread
-from safe.r3d import R3D18
+from safe.r3d import R3D18, StemConv
 
 
 class Conv(NamedTuple):
-    """A convolution of r3d_18 and what it is given."""
+    """A convolution of r3d_18, in two or three dimensions, and what it is given."""
 
     inner: int
     outer: int
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
-    given: tuple[int, ...]  # T, H, W of the input
+    given: tuple[int, ...]  # inputs a window, C, and T, H, W or H, W of each
 
     @property
     def multiply_adds(self) -> int:
         """Of one window, forward."""
-        sizes = zip(self.given, self.padding, self.kernel, self.stride, strict=True)
+        sizes = zip(self.given[2:], self.padding, self.kernel, self.stride, strict=True)
         out = [(size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in sizes]
-        return math.prod((self.inner, self.outer, *self.kernel, *out))
+        return math.prod((self.given[0], self.inner, self.outer, *self.kernel, *out))
 
     def __str__(self) -> str:
-        kernel, given = ("x".join(map(str, sizes)) for sizes in (self.kernel, self.given))
+        kernel, given = ("x".join(map(str, sizes)) for sizes in (self.kernel, self.given[2:]))
         return f"{self.inner} to {self.outer}, {kernel} / {self.stride[-1]}, on {given}"
 
 
@@ -45,10 +45,11 @@ def convolutions(setup: Setup) -> Iterator[Figure | str]:
     """Which share of the card's bf16 rate do r3d_18's convolutions reach, and of the step?"""
     batch, rounds = setup.pick((32, 10), (1, 1))
     products, matrix = yield from _card(setup, rounds)
-    yield f"each convolution alone, {batch} clips, {batch * WINDOWS} windows, channels_last_3d"
+    yield f"each convolution alone, {batch} clips, {batch * WINDOWS} windows, channels last"
+    yield "sums over padding and zeros count as work, but not in the lines of the training step"
     sums = {"forward": [0.0] * rounds, "forward and backward": [0.0] * rounds}
     work = dict.fromkeys(sums, 0.0)
-    for conv, times in list_convs(crop_size(setup)).items():
+    for conv, times in list_convs(crop_size(setup), setup.device).items():
         runs, flops = _runs(setup, conv, batch * WINDOWS)
         found, late = queued(setup, runs, rounds=rounds, inner=setup.pick(3, 1))
         yield from late
@@ -64,7 +65,9 @@ def convolutions(setup: Setup) -> Iterator[Figure | str]:
     steps = step_seconds(setup, setup.pick(32, 4), rounds)
     both = sums["forward and backward"]
     yield ratio("convolutions alone, share of the training step", both, steps)
-    rates = [work["forward and backward"] / value / 1e12 for value in steps]
+    needed = list_convs(crop_size(setup), torch.device("meta"))
+    flops = sum(times * _flops(conv, batch * WINDOWS, 3) for conv, times in needed.items())
+    rates = [flops / value / 1e12 for value in steps]
     yield spread("training step, its convolutions' work over its time", rates, unit="TFLOP/s")
     yield ratio("training step, share of the matrix product's rate", rates, matrix)
     yield f"the matrix product: {products}"
@@ -87,8 +90,11 @@ def _card(setup: Setup, rounds: int) -> Generator[Figure, None, tuple[str, list[
     return what, rates
 
 
-def list_convs(side: int) -> Counter[Conv]:
-    """Count the equal convolutions of r3d_18 on windows of 4 frames; runs on shapes alone."""
+def list_convs(side: int, device: torch.device) -> Counter[Conv]:
+    """Count the equal convolutions of r3d_18 on windows of 4 frames, as `device` is asked for them.
+
+    Those of a CPU, which leave out most sums over padding, for the device meta, on shapes alone.
+    """
     found: Counter[Conv] = Counter()
 
     class Note(TorchDispatchMode):
@@ -96,13 +102,19 @@ def list_convs(side: int) -> Counter[Conv]:
             if func is torch.ops.aten.convolution.default:
                 x, weight, _, stride, padding = args[:5]
                 outer, inner, *kernel = weight.shape
-                sizes = map(tuple, (kernel, stride, padding, x.shape[2:]))
+                sizes = map(tuple, (kernel, stride, padding, x.shape))
                 found[Conv(inner, outer, *sizes)] += 1
             return func(*args, **(kwargs or {}))
 
-    with torch.device("meta"), Note():
-        R3D18().eval()(torch.empty(1, 3, 4, side, side))
+    with torch.device(device), torch.no_grad(), Note():
+        R3D18().eval()(torch.zeros(1, 3, 4, side, side))
     return found
+
+
+def _flops(conv: Conv, windows: int, passes: int) -> float:
+    """Return the operations forward (1 pass) and of the gradients (1 each) of weight and input."""
+    of_clip = conv.inner in (3, StemConv.channels)  # which needs no gradient
+    return 2.0 * windows * conv.multiply_adds * (passes - (of_clip and passes == 3))
 
 
 def _runs(
@@ -110,16 +122,16 @@ def _runs(
 ) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
     """Return the runs of one convolution, and their floating-point operations."""
     place = {"device": setup.device, "dtype": setup.precision}
-    layer = nn.Conv3d(
+    flat = len(conv.kernel) == 2
+    kind, form = (nn.Conv2d, torch.channels_last) if flat else (nn.Conv3d, torch.channels_last_3d)
+    layer = kind(
         conv.inner, conv.outer, conv.kernel, conv.stride, conv.padding, bias=False, **place
-    ).to(memory_format=torch.channels_last_3d)
-    x = torch.randn(windows, conv.inner, *conv.given, **place)
-    x = x.to(memory_format=torch.channels_last_3d)
-    of_input = conv.inner > 3  # the stem's input is the clip, which needs no gradient
-    x.requires_grad_(of_input)
+    ).to(memory_format=form)
+    x = torch.randn(windows * conv.given[0], *conv.given[1:], **place).to(memory_format=form)
+    x.requires_grad_(conv.inner not in (3, StemConv.channels))
     with torch.no_grad():
         pull = torch.randn_like(layer(x))
-    wanted = [layer.weight, *([x] if of_input else [])]
+    wanted = [layer.weight, *([x] if x.requires_grad else [])]
 
     def forward() -> None:
         with torch.no_grad():
@@ -128,8 +140,7 @@ def _runs(
     def both() -> None:
         torch.autograd.grad(layer(x), wanted, pull)
 
-    once = 2.0 * windows * conv.multiply_adds
     return (
         {"forward": forward, "forward and backward": both},
-        {"forward": once, "forward and backward": once * (1 + len(wanted))},
+        {"forward": _flops(conv, windows, 1), "forward and backward": _flops(conv, windows, 3)},
     )

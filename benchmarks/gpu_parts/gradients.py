@@ -105,9 +105,9 @@ def _whole(setup: Setup, seed: int) -> tuple[nn.Module, Pass]:
 def _errors(setup: Setup, model: nn.Module, run: Pass, modes: dict[str, Mode]) -> dict[str, float]:
     """Return the errors by kind and mode, as "kind, mode"."""
     exact = copy.deepcopy(model).double()
-    convs = _record(exact)
     with tf32(on=False):
-        right = _gradient(exact, run, torch.float64)
+        with _recorded(exact) as convs:
+            right = _gradient(exact, run, torch.float64)
         near = copy.deepcopy(model)
         with torch.no_grad():
             for p in near.parameters():
@@ -127,33 +127,40 @@ def _errors(setup: Setup, model: nn.Module, run: Pass, modes: dict[str, Mode]) -
     return found
 
 
-def _record(model: nn.Module) -> list[tuple[nn.Conv3d, Tensor, Tensor]]:
-    """Return a list that a pass fills: each convolution, its input, and the pull at its output."""
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[list[tuple[nn.Conv3d, Tensor, Tensor]]]:
+    """Give a list that a pass fills: each convolution, its input, and the pull at its output."""
     seen: list[tuple[nn.Conv3d, Tensor, Tensor]] = []
 
     def note(module: nn.Conv3d, args: tuple[Tensor, ...], out: Tensor) -> None:
         x = args[0].detach()
         out.register_hook(lambda pull: seen.append((module, x, pull.detach())))
 
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            module.register_forward_hook(note)
-    return seen
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
+    hooks = [conv.register_forward_hook(note) for conv in convs]
+    yield seen
+    for hook in hooks:
+        hook.remove()
 
 
 def _conv_error(conv: nn.Conv3d, x: Tensor, pull: Tensor, precision: torch.dtype) -> float:
     """Return the larger error of a convolution's two gradients, of its weight and of its input."""
 
-    def both(dtype: torch.dtype) -> tuple[Tensor, ...]:
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        settings = conv.stride, conv.padding, conv.dilation, conv.groups
+        return nn.functional.conv3d(x, weight, None, *settings)
+
+    def module(x: Tensor, weight: Tensor) -> Tensor:  # may compute it in another form
+        return torch.func.functional_call(conv, {"weight": weight}, (x,))
+
+    def both(run: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
         given = [t.to(dtype, copy=True).requires_grad_() for t in (x, weight)]
-        settings = conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
-        out = nn.functional.conv3d(*given, *settings)
-        return torch.autograd.grad(out, given, pull.to(dtype))
+        return torch.autograd.grad(run(*given), given, pull.to(dtype))
 
     # As if the rounded operands were the exact ones: what is left is the kernel's own.
     x, weight, pull = (t.detach().to(precision).double() for t in (x, conv.weight, pull))
-    exact = both(torch.float64)
-    return max(_distance([got], [right]) for got, right in zip(both(precision), exact, strict=True))
+    pairs = zip(both(module, precision), both(plain, torch.float64), strict=True)
+    return max(_distance([got], [right]) for got, right in pairs)
 
 
 def _gradient(

@@ -10,11 +10,12 @@ from benchmarks.gpu_parts.model import build_safe, crop_size, draw_faces
 from benchmarks.gpu_parts.timing import Setup, rate, wall
 from benchmarks.report import Figure, ratio, spread
 from safe.augment import center_crop, normalize
+from safe.backbones import fold_norms
 
 
 @torch.inference_mode()
 def infer(model: nn.Module, faces: Tensor, setup: Setup, precision: torch.dtype) -> Tensor:
-    """Return the logits [B, K] of faces on the device, as safe.evaluate.predict makes them."""
+    """Return the logits [B, K] of faces on the device, as safe.inference makes them."""
     clips = normalize(center_crop(faces, crop_size(setup)))
     with setup.autocast(precision):
         return model(clips).logits
@@ -23,7 +24,7 @@ def infer(model: nn.Module, faces: Tensor, setup: Setup, precision: torch.dtype)
 def inference(setup: Setup) -> Iterator[Figure | str]:
     """How many clips a second, and how long for one clip?"""
     yield "from uint8 faces on the device to logits; tf32 as torch sets it"
-    model = build_safe(setup).eval()
+    model = fold_norms(build_safe(setup))
     rounds, inner = setup.pick((15, 5), (1, 1))
     precisions = {str(p).removeprefix("torch."): p for p in (torch.float32, torch.bfloat16)}
     for batch in (setup.pick(32, 4), 1):

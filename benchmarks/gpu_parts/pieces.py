@@ -4,7 +4,6 @@ Each alone, beside what it is measured by: torch.where on the same bytes, cuDNN'
 """
 
 import copy
-import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from itertools import cycle
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu_parts.gradients import tf32
 from benchmarks.gpu_parts.model import MIXING, WINDOWS
 from benchmarks.gpu_parts.timing import Setup, queued, step_seconds, wall
 from benchmarks.report import Figure, ratio, spread
@@ -76,8 +76,13 @@ def s2am2(setup: Setup) -> Iterator[Figure | str]:
     """What does S2AM2 take forward and backward, against cuDNN's LSTM and of the step?"""
     ours, lstm, x, pull = _rivals(setup)
     yield f"batch {len(x)}, {WINDOWS} steps, {x.shape[2]} wide, both directions, under autocast"
+    yield "float32: without tf32, which cuDNN would take and other products not, as torch sets it"
     both = partial(_both_ways, setup, x.to(setup.precision), pull)
-    wide = partial(_both_ways, setup, x, pull, precision=torch.float32)
+
+    def wide(module: nn.Module) -> None:
+        with tf32(on=False):
+            _both_ways(setup, x, pull, module, precision=torch.float32)
+
     runs = {
         "S2AM2": partial(both, ours),
         "LSTM": partial(both, lstm),
@@ -93,42 +98,6 @@ def s2am2(setup: Setup) -> Iterator[Figure | str]:
     own = yield from _compare(setup, runs, rounds)
     steps = step_seconds(setup, len(x), rounds)
     yield ratio("S2AM2, share of the training step", own, steps, most=0.02)
-
-
-def s2am2_compiled(setup: Setup) -> Iterator[Figure | str]:
-    """What does torch.compile gain in S2AM2?"""
-    backend = "inductor" if setup.device.type == "cuda" else "eager"
-    yield from _other(setup, "compiled", lambda ours, _: torch.compile(ours, backend=backend))
-
-
-def s2am2_graph(setup: Setup) -> Iterator[Figure | str]:
-    """What does S2AM2 gain as two CUDA graphs, one forward and one backward?"""
-    if setup.device.type != "cuda":
-        yield "only a GPU captures graphs"
-        return
-
-    def capture(ours: nn.Module, sample: Tensor) -> nn.Module:
-        with setup.autocast(cache=False):  # as make_graphed_callables asks for
-            return torch.cuda.make_graphed_callables(ours, (sample,))
-
-    yield from _other(setup, "CUDA graph", capture)
-
-
-def _other(
-    setup: Setup, name: str, make: Callable[[nn.Module, Tensor], nn.Module]
-) -> Iterator[Figure | str]:
-    """Time S2AM2 as `make` turns it, and say how far its gradients are from the plain one's."""
-    ours, lstm, x, pull = _rivals(setup)
-    both = partial(_both_ways, setup, x.to(setup.precision), pull)
-    began = time.perf_counter()
-    other = make(copy.deepcopy(ours), x.to(setup.precision, copy=True).requires_grad_())
-    both(other)
-    setup.finish()
-    yield spread(f"S2AM2, {name}: first run", [time.perf_counter() - began], unit="s")
-    errors = [_relative(a, b) for a, b in zip(both(other), both(ours), strict=True)]
-    yield spread(f"S2AM2, {name}: a gradient's difference from plain S2AM2's", errors)
-    runs = {f"S2AM2, {name}": partial(both, other), "LSTM": partial(both, lstm)}
-    yield from _compare(setup, runs | {"S2AM2": partial(both, ours)}, setup.pick(20, 1))
 
 
 def _both_ways(
@@ -172,8 +141,3 @@ def _made_by(out: Tensor) -> str:
             names += node.name() + " "
             open_ += [following for following, _ in node.next_functions]
     return names
-
-
-def _relative(got: Tensor, right: Tensor) -> float:
-    norm = right.float().norm().item()
-    return (got.float() - right.float()).norm().item() / norm if norm else float("inf")

@@ -36,6 +36,7 @@ class Step:
         accumulate: int = 1,
         again: bool = False,
         compiled: bool = False,
+        graphed: bool = False,
     ) -> None:
         self.precision, self.crop = setup.precision, crop_size(setup)
         self.seeds = range(accumulate)
@@ -51,6 +52,10 @@ class Step:
         self.tam = TAM(**MIXING)
         self.optimizer = build_optimizer(RECIPE, self.model, self.acl)
         self.faces, self.labels = draw_faces(setup, batch)
+        if graphed:
+            sample = normalize(center_crop(self.faces, self.crop).contiguous())
+            with setup.autocast(cache=False):  # as make_graphed_callables asks for
+                self.network = torch.cuda.make_graphed_callables(self.model, (sample,))
 
     def __call__(self) -> None:
         """Crop, mix, normalise, forward, backward, clip, update."""
@@ -179,6 +184,23 @@ def compiled(setup: Setup) -> Iterator[Figure]:
     found = wall(setup, steps, rounds=rounds, inner=inner)
     yield rate(f"compiled training step, batch {batch}", batch, found["compiled"])
     yield ratio(f"compiled against eager, batch {batch}", found["eager"], found["compiled"])
+
+
+def graphed(setup: Setup) -> Iterator[Figure | str]:
+    """What does a step gain where the network is two CUDA graphs, one forward and one backward?
+
+    Then the host asks for two things in place of some hundred.
+    """
+    if setup.device.type != "cuda":
+        yield "only a GPU captures graphs"
+        return
+    for batch in (16, 32):
+        steps = {"eager": Step(setup, batch), "graphed": Step(setup, batch, graphed=True)}
+        found = wall(setup, steps, rounds=7, inner=3)
+        yield rate(f"training step as CUDA graphs, batch {batch}", batch, found["graphed"])
+        what = f"as CUDA graphs against without, batch {batch}"
+        yield ratio(what, found["eager"], found["graphed"])
+        del steps
 
 
 def waits(setup: Setup) -> Iterator[Figure | str]:

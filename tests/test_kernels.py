@@ -1,0 +1,139 @@
+"""Do the kernels for GPUs give what torch's own operations give, with their gradients?
+
+Without a GPU, Triton's interpreter runs them: in a process of its own, because it is chosen before
+Triton is loaded.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from safe.stm import run_steps
+
+LOWS = {"float32": 2e-6} | ({"bfloat16": 5e-2} if torch.cuda.is_available() else {"float16": 2e-3})
+"""Most error by precision. The interpreter gets products in bfloat16 wrong."""
+
+STEPS = {
+    "one step": (1, 3, 8),
+    "the paper's number of steps, odd sizes": (7, 5, 12),
+    "several programs a side": (2, 17, 40),
+    "the smallest size": (2, 1, 3),
+}
+"""Steps, clips, hidden units."""
+
+NORMS = {
+    "with a shortcut": ((3, 5, 2, 4, 3), True, True),
+    "without": ((2, 20, 2, 9, 8), False, True),
+    "more channels than a program has": ((2, 70, 1, 5, 5), True, True),
+    "without a ReLU": ((5, 3, 1, 2, 2), False, False),
+    "more rows than all programs have at once": ((2, 1, 1, 30, 20), False, True),
+}
+"""Shape of x, whether something is added, whether there is a ReLU."""
+
+Tensors = list[torch.Tensor]
+
+
+def step_arguments(steps: int, batch: int, size: int, low: torch.dtype) -> Tensors:
+    squeezed = max(1, size // 4)
+    return [
+        torch.randn(2, steps, batch, 4 * size).to(low),
+        torch.randn(2, 6 * size + squeezed, size).mT / size**0.5,
+        torch.randn(2, squeezed),
+        torch.randn(2, squeezed, size) / squeezed**0.5,
+        torch.randn(2, size) + 2,
+        torch.randn(2, size),
+    ]
+
+
+def norm_arguments(shape: tuple[int, ...], added: bool, low: torch.dtype) -> Tensors:
+    """x, weight, bias and what is added; the mean of x is far from 0."""
+    windows = [20 + 3 * torch.randn(shape), torch.randn(shape)][: 1 + added]
+    laid = [each.to(low).to(memory_format=torch.channels_last_3d) for each in windows]
+    return [laid[0], torch.randn(shape[1]), torch.randn(shape[1]), *laid[1:]]
+
+
+def plain_norm(relu: bool, running: Tensors, x, weight, bias, added=0):
+    out = F.batch_norm(x, *running, weight, bias, training=True, momentum=0.1) + added
+    return out.relu() if relu else out
+
+
+def fused_norm(relu: bool, running: Tensors, x, weight, bias, added=None):
+    from safe.norm_gpu import NormRelu
+
+    return NormRelu.apply(x, added, weight, bias, *running, (1e-5, 0.1, relu))
+
+
+def results(run, given: Tensors, pull: torch.Tensor) -> Tensors:
+    """Return the values and the gradient of each argument."""
+    given = [each.detach().requires_grad_() for each in given]
+    out = run(*given)
+    gradients = torch.autograd.grad(out, given, pull.to(out), allow_unused=True)
+    pairs = zip(gradients, given, strict=True)
+    return [out, *(torch.zeros_like(g) if found is None else found for found, g in pairs)]
+
+
+def relative(got: Tensors, right: Tensors) -> list[float]:
+    return [
+        ((a.double() - b).norm() / b.norm().clamp(min=1e-30)).item()
+        for a, b in zip(got, right, strict=True)
+    ]
+
+
+def step_errors(case: tuple[int, int, int], low: torch.dtype, device: str) -> list[float]:
+    from safe.stm_gpu import Steps
+
+    given = [each.to(device) for each in step_arguments(*case, low)]
+    pull = torch.randn(2, *case, device=device).to(low)
+    right = results(run_steps, [each.double() for each in given], pull)
+    return relative(results(Steps.apply, given, pull), right)
+
+
+def norm_errors(case: tuple, low: torch.dtype, device: str) -> list[float]:
+    """Errors of the running statistics too."""
+    shape, added, relu = case
+    given = [each.to(device) for each in norm_arguments(shape, added, low)]
+    running = [torch.rand(2, shape[1], device=device).unbind() for _ in range(2)]
+    running[1] = [each.double() for each in running[0]]
+    pull = torch.randn(shape, device=device).to(low)
+    exact = [each.double() for each in given]
+    right = results(partial(plain_norm, relu, running[1]), exact, pull)
+    got = results(partial(fused_norm, relu, running[0]), given, pull)
+    assert got[0].is_contiguous(memory_format=torch.channels_last_3d)
+    return relative([*got, *running[0]], [*right, *running[1]])
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, list[float]]:
+    env = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
+    run = [sys.executable, __file__]
+    done = subprocess.run(run, env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("low", LOWS)
+@pytest.mark.parametrize("name", [*STEPS, *NORMS])
+def test_values_and_gradients_are_those_of_plain_operations(found, name, low):
+    assert 0 < max(found[f"{low} {name}"]) < LOWS[low]
+
+
+if __name__ == "__main__":
+    from safe import norm_gpu
+
+    norm_gpu.PROGRAMS = 2
+    torch.manual_seed(0)
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = ((STEPS, step_errors), (NORMS, norm_errors))
+    measured = {
+        f"{low} {name}": errors(case, getattr(torch, low), where)
+        for cases, errors in parts
+        for name, case in cases.items()
+        for low in LOWS
+    }
+    sys.stdout.write(json.dumps(measured))
