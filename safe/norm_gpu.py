@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, WIDE = 64, 64
+ROWS, WIDE = 32, 64
 """Rows and channels that a program has at a time."""
 
 PROGRAMS = 1024
@@ -102,14 +102,14 @@ def _load(place, there):
 
 
 @triton.jit
-def _tile(first, rows, channel, channels: tl.constexpr, high: tl.constexpr):
+def _tile(first, rows, channel, channels, high: tl.constexpr):
     """Return where `high` rows from `first` on are, and which of them are there."""
     row = (first + tl.arange(0, high))[:, None]
     return row.to(tl.int64) * channels + channel[None, :], (row < rows) & (channel < channels)
 
 
 @triton.jit
-def _sums(x, partial, rows, channels: tl.constexpr, high: tl.constexpr, wide: tl.constexpr):
+def _sums(x, partial, rows, channels, high: tl.constexpr, wide: tl.constexpr):
     """Add up x and its square, about its first row: partial [2, P, C]."""
     channel = tl.program_id(1) * wide + tl.arange(0, wide)
     inside = channel < channels
@@ -138,7 +138,7 @@ def _statistics(
     programs,
     eps,
     momentum,
-    channels: tl.constexpr,
+    channels,
     most: tl.constexpr,
     wide: tl.constexpr,
 ):
@@ -171,7 +171,7 @@ def _normalise(
     mean,
     inverse,
     rows,
-    channels: tl.constexpr,
+    channels,
     high: tl.constexpr,
     wide: tl.constexpr,
     adds: tl.constexpr,
@@ -232,7 +232,7 @@ def _gradient_sums(
     inverse,
     partial,
     rows,
-    channels: tl.constexpr,
+    channels,
     high: tl.constexpr,
     wide: tl.constexpr,
     by_y: tl.constexpr,
@@ -268,7 +268,7 @@ def _gradients(
     of_x,
     of_added,
     rows,
-    channels: tl.constexpr,
+    channels,
     high: tl.constexpr,
     wide: tl.constexpr,
     by_y: tl.constexpr,

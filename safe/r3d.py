@@ -25,8 +25,9 @@ class SeenTaps(Conv3DSimple):  # type: ignore[misc]
         depth, stride, padding = x.shape[2], self.stride, (0, *self.padding[1:])
         gpu = is_gpu(x)
         if gpu and depth == 1:  # cuDNN has more kernels for two dimensions
-            seen = x[:, :, 0], self.weight[:, :, 1], self.bias
-            return F.conv2d(*seen, stride[1:], padding[1:])[:, :, None]
+            taps = self.weight[:, :, 1]
+            flat = F.conv2d(x[:, :, 0], taps, self.bias, stride[1:], padding[1:])
+            return flat[:, :, None]
         # Two kernels and a copy for depth 2 take cuDNN 1.4 times as long as one with padding.
         if depth > 2 or (gpu and stride[0] == 1):
             output: Tensor = super().forward(x)
@@ -47,8 +48,8 @@ class StemConv(nn.Conv3d):
     column of zeros to have an even side; the sums are the same.
     """
 
-    channels = 40
-    """36, and zeros up to a multiple of 8, which tensor cores ask for."""
+    channels = 64
+    """36 and zeros: on an H200 3.4 ms a step with 40 channels, 3.8 with 48, 2.2 with 64."""
 
     def __init__(self) -> None:
         super().__init__(3, 64, (3, 7, 7), (1, 2, 2), (1, 3, 3), bias=False)
@@ -59,7 +60,7 @@ class StemConv(nn.Conv3d):
             output: Tensor = super().forward(x)
             return output
         flat = F.conv2d(self._squares(x), self._kernel(), self.bias)
-        return flat.unflatten(0, (len(x), -1)).transpose(1, 2)
+        return flat.view(len(x), -1, *flat.shape[1:]).transpose(1, 2)
 
     def _squares(self, x: Tensor) -> Tensor:
         """Gather what an output sees: [B T, channels, H / 2 + 3, W / 2 + 3], channels_last."""
@@ -68,8 +69,9 @@ class StemConv(nn.Conv3d):
         dtype = torch.get_autocast_dtype(x.device.type) if low else x.dtype
         shape = batch, depth, height // 2 + 3, width // 2 + 3, self.channels
         padded = x.new_zeros(shape, dtype=dtype)
-        inner = padded[:, :, 2:-1, 2:-1, : 12 * colours].unflatten(4, (3, 2, 2, colours))
-        cells = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 2, 3, 5, 4, 6, 1)
+        cells = x.reshape(batch, colours, depth, height // 2, 2, width // 2, 2)
+        cells = cells.permute(0, 2, 3, 5, 4, 6, 1)  # [B, T, H / 2, W / 2, 2, 2, colours]
+        inner = padded[:, :, 2:-1, 2:-1, : 12 * colours].view(*cells.shape[:4], 3, 2, 2, colours)
         inner[:, 1:, :, :, 0] = cells[:, :-1]  # the frame before
         inner[:, :, :, :, 1] = cells
         inner[:, :-1, :, :, 2] = cells[:, 1:]
@@ -77,7 +79,7 @@ class StemConv(nn.Conv3d):
 
     def _kernel(self) -> Tensor:
         """Return the weights for it, [64, channels, 4, 4]."""
-        even = F.pad(self.weight, (1, 0, 1, 0)).unflatten(4, (4, 2)).unflatten(3, (4, 2))
+        even = F.pad(self.weight, (1, 0, 1, 0)).reshape(*self.weight.shape[:3], 4, 2, 4, 2)
         kernel = even.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 4)
         return F.pad(kernel, (0, 0, 0, 0, 0, self.channels - kernel.shape[1]))
 

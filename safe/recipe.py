@@ -20,11 +20,11 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"params: runtime.device = {name}: no usable GPU here; use cpu or auto")
-    device = torch.device(name)
-    if device.index is not None and device.index >= torch.cuda.device_count():
+    if name.startswith("cuda"):  # torch takes 999 for -25
         count = torch.cuda.device_count()
-        raise ConfigError(f"params: runtime.device = {name}: this machine has {count} GPUs")
-    return device
+        if int(name.partition(":")[2] or 0) >= count:
+            raise ConfigError(f"params: runtime.device = {name}: this machine has {count} GPUs")
+    return torch.device(name)
 
 
 def cpu_has_bf16() -> bool:

@@ -9,7 +9,7 @@ features.
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +108,7 @@ class S2AM2(nn.Module):
         w_a = torch.stack([cell.w_a for cell in cells])
         from_x = self._project(x)
         run = pick_steps(from_x)
-        h = run(from_x, recurrent, mlp_bias_1, mlp_weight_2, mlp_bias_2, w_a)
+        h: Tensor = run(from_x, recurrent, mlp_bias_1, mlp_weight_2, mlp_bias_2, w_a)
         ahead, back = h.transpose(1, 2)  # [2, B, N, hidden]
         return torch.cat([ahead, back.flip(1)], dim=2)
 
@@ -123,13 +123,14 @@ class S2AM2(nn.Module):
         return torch.stack([ahead, back]).transpose(1, 2)
 
 
-def pick_steps(from_x: Tensor) -> Callable[..., Tensor]:
+def pick_steps(from_x: Tensor) -> Callable[..., Any]:
     """Return what runs the steps: run_steps, or on a GPU what gives the same in few launches."""
     fused = from_x.is_cuda and from_x.dtype != torch.float64 and not torch.compiler.is_compiling()
     if fused and find_spec("triton"):
         from safe.stm_gpu import Steps
 
-        return Steps.apply
+        run: Callable[..., Any] = Steps.apply
+        return run
     return run_steps
 
 

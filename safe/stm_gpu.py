@@ -63,7 +63,8 @@ class Steps(torch.autograd.Function):
         middle = slice(4 * size, 4 * size + squeezed)
         hidden = (from_h[..., middle] + mlp_bias_1[:, None, None]).relu().to(h.dtype)
         is_open = (hidden > 0).to(h.dtype)
-        of_h, of_c, of_w_a = h.new_zeros(2, batch, size), *w_a.new_zeros(2, 2, batch, size)
+        of_h = h.new_zeros(2, batch, size)
+        of_c, of_w_a = w_a.new_zeros(2, 2, batch, size)
         of_sums, of_z = torch.empty_like(from_h), torch.empty_like(h)
         for t in reversed(range(steps)):
             _backward[_grid(batch, size)](

@@ -44,7 +44,8 @@ def test_gradients_equal_float64_in_the_precision_that_auto_chooses(name):
     backbone = backbone.float().to(device).to(memory_format=torch.channels_last_3d)
     got = gradients(backbone, clips.to(device), precision)
     error = (got - exact).norm() / exact.norm()
-    assert error < (2e-2 if precision == torch.bfloat16 else 1e-4)
+    # Of bf16 the layers magnify the rounding: 0.12 on an H100. A wrong kernel makes it 1 or more.
+    assert error < (0.3 if precision == torch.bfloat16 else 1e-4)
 
 
 def test_bf16_is_never_chosen_and_refused_on_a_cpu(monkeypatch):

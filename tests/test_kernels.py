@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -108,8 +110,27 @@ def norm_errors(case: tuple, low: torch.dtype, device: str) -> list[float]:
     return relative([*got, *running[0]], [*right, *running[1]])
 
 
+def looks_at_what_a_card_gives(device: str) -> list[bool]:
+    """Is NormRelu used where it is right, and torch with a warning where it is not?"""
+    from safe import norm_gpu, norms
+
+    right = norms.fused_norm(torch.device(device)) is norm_gpu.NormRelu
+    norms.fused_norm.cache_clear()
+
+    def wrong(x, added, weight, bias, *_):
+        return (x * weight.view(-1, 1, 1, 1) + added + bias.view(-1, 1, 1, 1)).relu()
+
+    with (
+        mock.patch.object(norm_gpu.NormRelu, "apply", wrong),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        refused = norms.fused_norm(torch.device(device)) is None
+    norms.fused_norm.cache_clear()
+    return [right, refused, any("give other values than torch" in str(w.message) for w in said)]
+
+
 @pytest.fixture(scope="module")
-def found() -> dict[str, list[float]]:
+def found() -> dict[str, list]:
     env = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
     run = [sys.executable, __file__]
     done = subprocess.run(run, env=env, capture_output=True, text=True, check=False, timeout=300)
@@ -123,6 +144,10 @@ def test_values_and_gradients_are_those_of_plain_operations(found, name, low):
     assert 0 < max(found[f"{low} {name}"]) < LOWS[low]
 
 
+def test_a_card_on_which_the_kernels_are_wrong_is_found_out(found):
+    assert found["a card"] == [True, True, True]
+
+
 if __name__ == "__main__":
     from safe import norm_gpu
 
@@ -130,7 +155,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     where = "cuda" if torch.cuda.is_available() else "cpu"
     parts = ((STEPS, step_errors), (NORMS, norm_errors))
-    measured = {
+    measured = {"a card": looks_at_what_a_card_gives(where)} | {
         f"{low} {name}": errors(case, getattr(torch, low), where)
         for cases, errors in parts
         for name, case in cases.items()
