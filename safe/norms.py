@@ -38,12 +38,12 @@ class Norm(nn.BatchNorm3d):
 
     def _fuses(self, x: Tensor) -> bool:
         return (
-            is_gpu(x)
+            not torch.compiler.is_compiling()
+            and is_gpu(x)
             and self.training
             and self.alone
             and x.dtype in _FUSED
             and x.is_contiguous(memory_format=torch.channels_last_3d)
-            and not torch.compiler.is_compiling()
             and fused_norm(x.device) is not None
         )
 

@@ -1,9 +1,9 @@
 """How does a GPU run the steps of S2AM2 in few launches?
 
 As safe.stm.run_steps says it, a step is some twenty small operations forward and forty backward,
-each a launch that takes the GPU longer than its arithmetic. Here a step is a product and one kernel
-forward; backward it is that kernel's inverse, three products, and the gradients of the weights are
-made once for all steps. Between the products all is float32.
+each a launch that takes the GPU longer than its arithmetic. Here it is a product and one kernel
+forward, and one kernel, two products and a mask backward; the gradients of the weights are made
+once for all steps. Between the products all is float32.
 Shapes: B clips, N steps, R = 4 hidden + squeezed + 2 hidden, the width of the product with h.
 """
 

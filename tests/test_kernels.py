@@ -15,7 +15,11 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from safe.gradients import recompute
+from safe.norms import Norm, replace_norms
+from safe.r3d import Block, SeenTaps
 from safe.stm import run_steps
 
 LOWS = {"float32": 2e-6} | ({"bfloat16": 5e-2} if torch.cuda.is_available() else {"float16": 2e-3})
@@ -129,6 +133,40 @@ def looks_at_what_a_card_gives(device: str) -> list[bool]:
     return [right, refused, any("give other values than torch" in str(w.message) for w in said)]
 
 
+class TwoBlocks(nn.Sequential):
+    """Two blocks of r3d_18, few channels wide."""
+
+    sections = (Block,)
+
+    def __init__(self) -> None:
+        shortcut = nn.Sequential(nn.Conv3d(8, 16, 1, stride=2, bias=False), Norm(16))
+        super().__init__(Block(8, 8, SeenTaps), Block(8, 16, SeenTaps, 2, shortcut))
+        replace_norms(self)
+
+
+def network(fused: bool, again: bool, device: str) -> Tensors:
+    """Return the gradients and the running statistics of a network after one step."""
+    torch.manual_seed(0)
+    model = TwoBlocks().to(device, memory_format=torch.channels_last_3d)
+    windows = torch.randn(3, 8, 4, 8, 8, device=device)
+    pull = torch.randn(3, 16, 2, 4, 4, device=device)
+    if again:
+        recompute(model)
+    with mock.patch("safe.norms.is_gpu", return_value=fused):
+        model(windows.to(memory_format=torch.channels_last_3d)).backward(pull)
+    return [*(p.grad for p in model.parameters()), *model.buffers()]
+
+
+def network_errors(device: str) -> list[float]:
+    """How far is a network with the kernels from without; with blocks computed twice from once?"""
+    plain, fused, again = (
+        torch.cat([each.flatten() for each in network(*ways, device)]).double()
+        for ways in ((False, False), (True, False), (True, True))
+    )
+    pairs = ((fused, plain), (again, fused))
+    return [((a - b).norm() / b.norm()).item() for a, b in pairs]
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, list]:
     env = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
@@ -144,6 +182,12 @@ def test_values_and_gradients_are_those_of_plain_operations(found, name, low):
     assert 0 < max(found[f"{low} {name}"]) < LOWS[low]
 
 
+def test_a_network_with_them_is_the_same_network_also_where_blocks_are_computed_again(found):
+    off, again = found["a network"]
+    assert 0 < off < 1e-5
+    assert again == 0
+
+
 def test_a_card_on_which_the_kernels_are_wrong_is_found_out(found):
     assert found["a card"] == [True, True, True]
 
@@ -155,7 +199,9 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     where = "cuda" if torch.cuda.is_available() else "cpu"
     parts = ((STEPS, step_errors), (NORMS, norm_errors))
-    measured = {"a card": looks_at_what_a_card_gives(where)} | {
+    measured: dict[str, list] = {"a card": looks_at_what_a_card_gives(where)}
+    measured["a network"] = network_errors(where)
+    measured |= {
         f"{low} {name}": errors(case, getattr(torch, low), where)
         for cases, errors in parts
         for name, case in cases.items()
