@@ -6,12 +6,13 @@ piece (safe/norm_gpu.py).
 
 import warnings
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from safe.recipe import has_triton
 
 _FUSED: Final = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -83,7 +84,7 @@ def fused_norm(device: torch.device) -> Any:
     Triton compiles for the very card that is here, which no test has seen: so a small case is
     computed both ways first, once a process. A card that fails it is warned of, and torch computes.
     """
-    if not find_spec("triton"):
+    if not has_triton():
         return None
     from safe.norm_gpu import NormRelu
 

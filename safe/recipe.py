@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +27,12 @@ def pick_device(name: str) -> torch.device:
         if int(name.partition(":")[2] or 0) >= count:
             raise ConfigError(f"params: runtime.device = {name}: this machine has {count} GPUs")
     return torch.device(name)
+
+
+@cache
+def has_triton() -> bool:
+    """Tell whether our kernels for GPUs can be compiled; torch for Linux brings Triton."""
+    return find_spec("triton") is not None
 
 
 def cpu_has_bf16() -> bool:

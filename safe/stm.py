@@ -8,12 +8,13 @@ features.
 
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from safe.recipe import has_triton
 
 GATE_BIAS: Final = 2.0
 """Initial bias of the sparse gate: M starts near sigmoid(2) = 0.88, mostly open yet not saturated
@@ -126,7 +127,7 @@ class S2AM2(nn.Module):
 def pick_steps(from_x: Tensor) -> Callable[..., Any]:
     """Return what runs the steps: run_steps, or on a GPU what gives the same in few launches."""
     fused = from_x.is_cuda and from_x.dtype != torch.float64 and not torch.compiler.is_compiling()
-    if fused and find_spec("triton"):
+    if fused and has_triton():
         from safe.stm_gpu import Steps
 
         run: Callable[..., Any] = Steps.apply
