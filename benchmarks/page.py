@@ -18,11 +18,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
 def section(path: Path) -> str:
-    """Return the part of the page for one benchmark."""
+    """Return the part of the page for one benchmark: NAME.json, or NAME.WHERE.json."""
+    name, _, where = path.stem.partition(".")
     found = json.loads(path.read_text(encoding="utf-8"))
     body = [*gpu_parts(found)] if "parts" in found else [found["note"], table(found)]
-    made = under(f"python -m benchmarks.{path.stem}", found)
-    return "\n\n".join([f"## {found['title']}", *body, made]) + "\n"
+    made = under(f"python -m benchmarks.{name}", found)
+    title = found["title"] + (f", {where}" if where else "")
+    return "\n\n".join([f"## {title}", *body, made]) + "\n"
 
 
 def gpu_parts(found: dict) -> Iterator[str]:
