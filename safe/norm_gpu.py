@@ -102,6 +102,12 @@ def _load(place, there):
 
 
 @triton.jit
+def _cut(x):
+    """Return max(0, x), but NaN for NaN, as torch: tl.maximum would hide a run that diverged."""
+    return tl.where(x < 0, 0, x)
+
+
+@triton.jit
 def _tile(first, rows, channel, channels, high: tl.constexpr):
     """Return where `high` rows from `first` on are, and which of them are there."""
     row = (first + tl.arange(0, high))[:, None]
@@ -150,7 +156,7 @@ def _statistics(
     at = partial + program[:, None] * channels + channel[None, :]
     far = tl.sum(_load(at, there), 0) / rows
     variance = tl.sum(_load(at + programs * channels, there), 0) / rows - far * far
-    variance = tl.maximum(variance, 0)
+    variance = _cut(variance)
     centre = _load(x + channel, inside) + far
     tl.store(mean + channel, centre, mask=inside)
     tl.store(inverse + channel, 1 / tl.sqrt(variance + eps), mask=inside)
@@ -187,7 +193,7 @@ def _normalise(
     if adds:
         out += _load(added + at, there)
     if relu:
-        out = tl.maximum(out, 0)
+        out = _cut(out)
     tl.store(y + at, out, mask=there)
 
 
@@ -217,7 +223,7 @@ def _pulled(
         else:
             scale = _load(weight + channel, inside) * stretch
             out = centred * scale[None, :] + _load(bias + channel, inside)[None, :]
-        g = tl.where(out > 0, g, 0)
+        g = tl.where(out <= 0, 0, g)
     return g, centred * stretch[None, :]
 
 

@@ -96,6 +96,12 @@ def _load(place, there):
 
 
 @triton.jit
+def _cut(x):
+    """Return max(0, x), but NaN for NaN, as torch does."""
+    return tl.where(x < 0, 0, x)
+
+
+@triton.jit
 def _tanh(x):
     return 2 * tl.sigmoid(2 * x) - 1
 
@@ -111,7 +117,7 @@ def _gates(from_x, from_h, line, unit, there, size: tl.constexpr, squeezed: tl.c
         _tanh(_load(x + 2 * size, there) + _load(h + 2 * size, there)),
         tl.sigmoid(_load(x + 3 * size, there) + _load(h + 3 * size, there)),
         tl.sigmoid(_load(h + 4 * size + squeezed, there)),
-        tl.maximum(_load(h + 5 * size + squeezed, there), 0),
+        _cut(_load(h + 5 * size + squeezed, there)),
     )
 
 
@@ -149,7 +155,7 @@ def _forward(
     hidden += _load(bias_1 + way * squeezed + column, column < squeezed)[None, :]
     weights = weight_2 + (way * squeezed + column[:, None]) * size + unit
     weight = tl.load(weights, mask=(column < squeezed)[:, None] & (unit < size), other=0)
-    z = tl.dot(tl.maximum(hidden, 0).to(weight.dtype), weight, input_precision="ieee")
+    z = tl.dot(_cut(hidden).to(weight.dtype), weight, input_precision="ieee")
     gate = tl.sigmoid(z + _load(bias_2 + way * size + unit, unit < size))
 
     old = c + ((way * (steps + 1) + t) * batch + row) * size + unit
@@ -207,4 +213,4 @@ def _backward(
     tl.store(sums + 2 * size, ds * i * gate * (1 - g * g), mask=there)
     tl.store(sums + 3 * size, dh * bent * o * (1 - o), mask=there)
     tl.store(sums + 4 * size + squeezed, dc * u * r * (1 - r), mask=there)
-    tl.store(sums + 5 * size + squeezed, tl.where(u > 0, dc * r, 0), mask=there)
+    tl.store(sums + 5 * size + squeezed, tl.where(u <= 0, 0, dc * r), mask=there)

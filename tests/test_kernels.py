@@ -167,6 +167,20 @@ def network_errors(device: str) -> list[float]:
     return [((a - b).norm() / b.norm()).item() for a, b in pairs]
 
 
+def keeps_nan(device: str) -> list[bool]:
+    """Is a NaN in what goes in one in what comes out, and not cut off at zero?"""
+    from safe.stm_gpu import Steps
+
+    x, weight, bias = norm_arguments((2, 3, 1, 4, 4), False, torch.float32)
+    x[0, 0, 0, 0, 0] = torch.nan
+    running = [torch.zeros(3, device=device), torch.ones(3, device=device)]
+    y = fused_norm(True, running, *(each.to(device) for each in (x, weight, bias)))
+    given = [each.to(device) for each in step_arguments(2, 3, 8, torch.float32)]
+    given[1][:, :, -1] = torch.nan  # of U_r, whose product goes through a ReLU
+    last = Steps.apply(*given)[:, 1]
+    return [bool(each.isnan().all()) for each in (y[:, 0], running[0][0], last[..., -1])]
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, list]:
     env = os.environ if torch.cuda.is_available() else os.environ | {"TRITON_INTERPRET": "1"}
@@ -188,6 +202,10 @@ def test_a_network_with_them_is_the_same_network_also_where_blocks_are_computed_
     assert again == 0
 
 
+def test_a_run_that_diverges_is_not_hidden(found):
+    assert found["nan"] == [True, True, True]
+
+
 def test_a_card_on_which_the_kernels_are_wrong_is_found_out(found):
     assert found["a card"] == [True, True, True]
 
@@ -201,6 +219,7 @@ if __name__ == "__main__":
     parts = ((STEPS, step_errors), (NORMS, norm_errors))
     measured: dict[str, list] = {"a card": looks_at_what_a_card_gives(where)}
     measured["a network"] = network_errors(where)
+    measured["nan"] = keeps_nan(where)
     measured |= {
         f"{low} {name}": errors(case, getattr(torch, low), where)
         for cases, errors in parts
