@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from safe.augment import center_crop, normalize
-from safe.loader import load_batches
-from safe.plan import in_order
+from safe.networks.stm import S2AM2Cell
+from safe.reading.loader import load_batches
+from safe.reading.plan import in_order
+from safe.reading.shards import open_shards
 from safe.saved import load_model
-from safe.shards import open_shards
-from safe.stm import S2AM2Cell
 
 
 @torch.inference_mode()

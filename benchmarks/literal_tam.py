@@ -1,6 +1,6 @@
 """What does Algorithm 1 look like as one writes it from the paper, and what does it cost so?
 
-The rival of safe/tam.py: the same mixing with the same kind of class bank, loop by loop.
+The rival of safe/training/tam.py: the same mixing with the same kind of class bank, loop by loop.
 """
 
 import torch

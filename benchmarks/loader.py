@@ -29,11 +29,11 @@ from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.shard import write_shards
 from safe.augment import normalize, random_crop_flip_normalize
-from safe.loader import load_batches
 from safe.params import load_config
-from safe.plan import TrainPlan
+from safe.reading.loader import load_batches
+from safe.reading.plan import TrainPlan
+from safe.reading.shards import ShardFolder, open_shards
 from safe.sample import FRAMES, decode_strip
-from safe.shards import ShardFolder, open_shards
 
 ROOT = Path(__file__).parents[1]
 SIDE, CROP, BATCH, WORKERS = 128, 112, 16, 2

@@ -22,10 +22,10 @@ import numpy as np
 
 from benchmarks.report import publish, ratio, spread
 from safe.labels import CLASSES, K
-from safe.loader import load_batches
-from safe.plan import TrainPlan
+from safe.reading.loader import load_batches
+from safe.reading.plan import TrainPlan
+from safe.reading.shards import open_shards
 from safe.sample import FRAMES, encode_strip
-from safe.shards import open_shards
 
 FEW, MANY, CLIPS, SIDE, BATCH, WORKERS = 10, 10_000, 4, 16, 16, 2
 STEPS: Final = 100

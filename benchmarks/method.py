@@ -21,13 +21,13 @@ from torchvision.models.video import r3d_18
 
 from benchmarks.literal_tam import BANK, BLOCK, MASK_RATIO, RATIO, LiteralTAM
 from benchmarks.report import Figure, interleaved, publish, ratio, spread
-from safe.backbones import fold_norms
 from safe.cost import count
 from safe.labels import K
-from safe.model import SAFE
+from safe.networks.backbones import fold_norms
+from safe.networks.model import SAFE
+from safe.networks.stm import S2AM2
 from safe.recipe import cpu_has_bf16
-from safe.stm import S2AM2
-from safe.tam import TAM
+from safe.training.tam import TAM
 
 
 @dataclass(frozen=True)

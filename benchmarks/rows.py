@@ -62,7 +62,7 @@ def index(root: Path) -> None:
 
 def faces(root: Path) -> None:
     """Manifest to a table of faces, 16 boxes a clip."""
-    from pipeline.face_table import ClipFaces, write_faces
+    from pipeline.face.face_table import ClipFaces, write_faces
     from pipeline.manifest import read_manifest
 
     clips = read_manifest(root / "manifest.parquet")["clip"]
@@ -81,8 +81,8 @@ def faces(root: Path) -> None:
 def shard(root: Path) -> None:
     """Both tables to the order of the tars, every clip with its face, index.json, clips.parquet."""
     from pipeline.contents import ClipRows, write_index
-    from pipeline.leftover import made_by
-    from pipeline.preprocessing import preprocessing
+    from pipeline.face.leftover import made_by
+    from pipeline.face.preprocessing import preprocessing
     from pipeline.shard_plan import plan_shards
 
     config = load_config(ROOT / "params.yaml")
@@ -127,8 +127,8 @@ def _close(folder: Path, name: str, labels: list[int], shards: list[dict[str, An
 
 def plan(root: Path) -> None:
     """Open the folder and order an epoch."""
-    from safe.plan import TrainPlan
-    from safe.shards import open_shards
+    from safe.reading.plan import TrainPlan
+    from safe.reading.shards import open_shards
 
     folder = open_shards(root / "shards")
     train, _ = folder.split(1)

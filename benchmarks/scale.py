@@ -30,7 +30,7 @@ from benchmarks.scale_parts.rates import (
     read,
     run_stage,
 )
-from safe.build import build_model
+from safe.networks.build import build_model
 from safe.process import whole_file
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "scale.md"

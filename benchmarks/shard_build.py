@@ -26,10 +26,10 @@ from PIL import Image
 from benchmarks.report import Figure, interleaved, publish, ratio, spread
 from benchmarks.videos import write_videos
 from pipeline.decode import frame_indices
-from pipeline.detect import Detector
-from pipeline.face_table import read_faces
+from pipeline.face.detect import Detector
+from pipeline.face.face_table import read_faces
+from pipeline.face.leftover import Leave
 from pipeline.faces import find_faces
-from pipeline.leftover import Leave
 from pipeline.manifest import SCHEMA
 from pipeline.shard import write_shards
 from safe.config import Faces

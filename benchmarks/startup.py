@@ -23,7 +23,7 @@ UNTIL = f"""
 import os
 from pathlib import Path
 import cli.runs, safe.train
-from safe.trainer import Trainer
+from safe.training.trainer import Trainer
 load, step = safe.train.load_batches, Trainer.train_step
 def end(found):
     print("got here", flush=True)

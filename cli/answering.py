@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from cli.layout import find_model
-from pipeline.preprocessing import preprocessing
+from pipeline.face.preprocessing import preprocessing
 from pipeline.windows import FaceWindow, Film, Gap, find_windows
 from safe.answers import Answer, Verdict, judge
 from safe.calibration import Calibration

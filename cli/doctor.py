@@ -20,7 +20,7 @@ from safe.finding import Bar, Examination, Finding, Severity, number, silent
 from safe.store import Store
 
 if TYPE_CHECKING:  # it takes a second to import
-    from safe.shards import ShardFolder
+    from safe.reading.shards import ShardFolder
 
 EXIT_CODES: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "error": 2}
 
@@ -151,7 +151,7 @@ def _examine_store(found: Examination, store: Store, layout: Layout) -> "ShardFo
     The contents of their tars are left to those who fetch them.
     """
     from safe.push import check_same
-    from safe.shards import open_shards
+    from safe.reading.shards import open_shards
 
     store = replace(store, patience=min(store.patience, _STORE_PATIENCE))
     try:
@@ -167,7 +167,7 @@ def _examine_store(found: Examination, store: Store, layout: Layout) -> "ShardFo
 
 def _preprocessing(config: Config) -> dict[str, Any] | None:
     """Return what the parameters mean; None without the detector, of which the machine tells."""
-    from pipeline.preprocessing import preprocessing
+    from pipeline.face.preprocessing import preprocessing
 
     try:
         return preprocessing(config.data.source, faces=config.faces, shard=config.shard)

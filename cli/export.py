@@ -34,9 +34,9 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
     import numpy as np
 
     from safe.evaluate import check_fit
-    from safe.loader import ClipReader
+    from safe.reading.loader import ClipReader
+    from safe.reading.shards import open_shards
     from safe.sample import FRAMES
-    from safe.shards import open_shards
 
     opened = open_shards(shards)
     check_fit(info, opened, info["fold"], folder)

@@ -14,16 +14,16 @@ from cli.inspect_shard import read_strips
 from cli.layout import Layout, source
 from cli.said import Answers, find_answers
 from pipeline.decode import Source
-from pipeline.engine import Failure
-from pipeline.face_table import ClipFaces, read_faces
+from pipeline.face.face_table import ClipFaces, read_faces
 from pipeline.manifest import read_manifest
+from pipeline.tasks.engine import Failure
 from pipeline.view import View, box_kinds, view_clip
 from safe.config import Config
 from safe.errors import DataError
 from safe.figures.contact import Frames, Row, contact_figure
 from safe.labels import CLASSES
+from safe.reading.shards import open_shards
 from safe.sample import FRAMES, decode_strip
-from safe.shards import open_shards
 
 _SIDES: Final = ("x0", "y0", "x1", "y1")
 _IMAGES: Final = {".jpg", ".jpeg", ".png"}

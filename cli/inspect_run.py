@@ -17,8 +17,8 @@ from cli.said import Answers, read_answers
 from safe.errors import DataError
 from safe.figures.contact import Row, contact_figure
 from safe.labels import CLASSES
+from safe.reading.shards import ShardFolder, open_shards
 from safe.saved import load_model
-from safe.shards import ShardFolder, open_shards
 
 _EPOCHS = 6
 """Epochs of the history that are shown, the first and the last among them."""

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cli.facts import Facts
-from safe.clip_table import read_table
 from safe.errors import DataError
 from safe.figures.contact import Row, contact_figure
 from safe.labels import CLASSES
-from safe.loader import ClipReader
+from safe.reading.clip_table import read_table
+from safe.reading.loader import ClipReader
+from safe.reading.shard_index import Index, read_index
+from safe.reading.shards import ShardFolder, open_shards
 from safe.sample import FRAMES
-from safe.shard_index import Index, read_index
-from safe.shards import ShardFolder, open_shards
 
 
 def inspect_shard(

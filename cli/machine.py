@@ -127,7 +127,7 @@ def _try_decoder(found: Examination, config: Config) -> None:
         what = f"cannot be used: {' '.join(str(error).split())[:200]}"
         found.error("decoder", "av, decord", what, INSTALL)
     try:
-        from pipeline.detect import detector_id
+        from pipeline.face.detect import detector_id
 
         found.facts["detector"] = detector_id(config.faces.detector)
     except DataError as error:

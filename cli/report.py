@@ -122,7 +122,7 @@ def _clips(layout: Layout) -> int | None:
 
 def _face_counts(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """Count the clips of faces.parquet by status, and those that are not ok by reason."""
-    from pipeline.face_table import read_faces
+    from pipeline.face.face_table import read_faces
 
     try:
         table = read_faces(layout.faces)

@@ -14,7 +14,7 @@ from safe.config import Calibrate, Config
 from safe.process import only_one
 
 if TYPE_CHECKING:  # it imports torch
-    from safe.ranks import Ranks
+    from safe.training.ranks import Ranks
 
 
 def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc: int = 1) -> None:
@@ -25,7 +25,7 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc
 
         launch_train(params, overrides, fold, nproc)
         return
-    from safe.ranks import joined  # after the parameters: a wrong one is told at once
+    from safe.training.ranks import joined  # after the parameters: a wrong one is told at once
 
     with joined(config.runtime.device) as ranks:
         _train(config, layout, [fold] if fold else config.data.folds, ranks)
@@ -181,10 +181,10 @@ def run_summary(params: Path, overrides: list[str] | None) -> None:
 def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> None:
     """Print what the model of params.yaml costs, and the paper's baseline, and one pass."""
     config, _ = read(params, overrides)
-    from safe.backbones import build_backbone
-    from safe.build import RIVALS, build_model
     from safe.cost import Row, count, table
     from safe.cost import measure as measure_speed
+    from safe.networks.backbones import build_backbone
+    from safe.networks.build import RIVALS, build_model
     from safe.recipe import pick_device
     from safe.sample import FRAMES
 
@@ -200,7 +200,7 @@ def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> Non
             f"one pass of {config.model.backbone}": build_backbone(config.model.backbone),
         }
         if config.model.backbone == "r3d_18":
-            from safe.r3d import R3D18
+            from safe.networks.r3d import R3D18
 
             padded = build_model(**settings | {"temporal": "s2am2"})
             padded.backbone = R3D18(padded=True)

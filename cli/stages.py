@@ -10,7 +10,7 @@ from safe.config import Config
 from safe.process import only_one
 
 if TYPE_CHECKING:
-    from pipeline.cluster import Cluster
+    from pipeline.tasks.cluster import Cluster
 
 
 def run_synthesize(params: Path, overrides: list[str] | None) -> None:
@@ -95,8 +95,8 @@ def _index(config: Config, layout: Layout) -> None:
 
 
 def _faces(config: Config, layout: Layout) -> None:
+    from pipeline.face.leftover import Leave
     from pipeline.faces import find_faces
-    from pipeline.leftover import Leave
     from pipeline.manifest import read_manifest
 
     total = read_manifest(layout.manifest).num_rows
@@ -122,7 +122,7 @@ def _cluster(config: Config, verb: str) -> "Cluster | None":
     runtime, data = config.runtime, config.data
     if runtime.engine == "local":
         return None
-    from pipeline.cluster import Cluster
+    from pipeline.tasks.cluster import Cluster
 
     # With the clips in a store, workers need no file of ours.
     witness = (Path(data.root) / data.splits).absolute() if runtime.clips is None else None

@@ -20,9 +20,9 @@ from faults.mutate import mutate, replace_file
 from faults.mutate_json import mutate_json
 from faults.outcome import Outcome
 from faults.watch import try_all, watched
-from safe.checkpoint import load_checkpoint
 from safe.errors import ModelError
 from safe.saved import info_digest, load_model
+from safe.training.checkpoint import load_checkpoint
 
 WORDS: Final = ("light", "r3d_18", "bilstm", "c3d", "m3dfel", "resnet18_lstm", "val", "F64", "BF16")
 """Values that mean something in model.json or in the header of a safetensors file."""

@@ -28,10 +28,10 @@ from faults.watch import try_all, watched
 from pipeline.contents import write_index
 from pipeline.tar import ShardWriter
 from safe.errors import DataError
-from safe.loader import ClipReader
+from safe.reading.loader import ClipReader
+from safe.reading.shards import open_shards
+from safe.reading.verify import verify
 from safe.sample import FRAMES
-from safe.shards import open_shards
-from safe.verify import verify
 
 TARS: Final = ("fold1-000000.tar", "fold2-000000.tar")
 

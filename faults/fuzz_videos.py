@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from faults.mutate import mutate
 from faults.originals import config, write_manifest
 from faults.outcome import Outcome, brief, general
-from pipeline.face_table import read_faces
+from pipeline.face.face_table import read_faces
 from pipeline.faces import find_faces
 from pipeline.shard import write_shards
 from safe.errors import DataError

@@ -122,9 +122,9 @@ def make_model(folder: Path) -> Path:
     """Write a model folder and in it a folder of two checkpoints of some of its weights."""
     import torch
 
-    from safe.build import build_model
-    from safe.checkpoint import save_checkpoint
+    from safe.networks.build import build_model
     from safe.saved import save_model
+    from safe.training.checkpoint import save_checkpoint
 
     architecture = config().model.model_dump(exclude={"weights"})
     torch.manual_seed(0)

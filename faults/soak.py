@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from faults.page import keep
 from pipeline.datasets.synthetic import synthesize
+from pipeline.face.leftover import Leave
 from pipeline.faces import find_faces
-from pipeline.leftover import Leave
 from safe.params import load_config
 from safe.sample import FRAMES
 
@@ -96,9 +96,9 @@ def soak_batches(count: int, scratch: Path, *, every: int) -> list[Look]:
 
     from benchmarks.memory import write
     from safe.augment import normalize, random_crop_flip
-    from safe.loader import load_batches
-    from safe.plan import TrainPlan
-    from safe.shards import open_shards
+    from safe.reading.loader import load_batches
+    from safe.reading.plan import TrainPlan
+    from safe.reading.shards import open_shards
 
     torch.set_num_threads(1)
     write(scratch / "shards", SHARDS, side=SIDE)

@@ -1,6 +1,7 @@
 """Does a piece of code end with an answer or a typed error, in time, in memory, in its own folder?
 
-The reader of a hostile file runs here, in a child process of pipeline.engine that may die of it.
+The reader of a hostile file runs here, in a child process of pipeline.tasks.engine that may die
+of it.
 """
 
 import resource
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from faults.outcome import Outcome, brief, general
-from pipeline.engine import Failure, run_tasks
+from pipeline.tasks.engine import Failure, run_tasks
 from safe.errors import SafeError
 
 LONGEST: Final = 10.0

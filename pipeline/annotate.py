@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine import Failure, run_tasks
 from pipeline.stretch import LONGEST
+from pipeline.tasks.engine import Failure, run_tasks
 from pipeline.video import Listing, decoded_frames, list_frames, open_video, reading, upright
 from safe.errors import DataError
 from safe.process import naming, whole_file

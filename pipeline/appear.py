@@ -13,13 +13,13 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.crop import crop_faces, crop_side
 from pipeline.decode import Decoded, Decoder, load_decoder, read_video
-from pipeline.detect import load_detector
-from pipeline.look import detect_clip
+from pipeline.face.crop import crop_faces, crop_side
+from pipeline.face.detect import load_detector
+from pipeline.face.look import detect_clip
+from pipeline.face.track import Track, all_tracks
 from pipeline.quality import find_flags
 from pipeline.stretch import Stretch, read_windows
-from pipeline.track import Track, all_tracks
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.sample import FRAMES, encode_strip
@@ -90,7 +90,7 @@ def find_in_window(
     """Find the faces of a window.
 
     Where all faces are wanted and a look met more than one, every frame is looked at: beside a
-    steady face much smaller ones would go unseen (pipeline/look.py).
+    steady face much smaller ones would go unseen (pipeline/face/look.py).
 
     Args:
         decoded: its frames.

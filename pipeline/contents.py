@@ -57,7 +57,7 @@ def write_index(
         folder: where the tars are.
         shards: of each tar file, bucket, sha256, bytes, clips, classes: ShardWriter.shards.
         left_out: of each clip without a sample clip, bucket, reason.
-        made: what pipeline.preprocessing gives: id and made_from.
+        made: what pipeline.face.preprocessing gives: id and made_from.
         rows: of each clip the columns of SCHEMA: ShardWriter.rows. Those of a tar stand together,
             in the order of its members.
     """

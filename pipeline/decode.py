@@ -2,7 +2,7 @@
 
 A video file, a folder of face frames or a strip of 16 faces in, 16 upright RGB frames out. A frame
 that could not be decoded is replaced by the nearest one that could, and the result says so. Native
-decoders can hang or crash: call this inside pipeline.engine.run_tasks.
+decoders can hang or crash: call this inside pipeline.tasks.engine.run_tasks.
 
 The rule: the centre frame of each of 16 equal segments of the clip. A clip of fewer than 16 frames
 is spread over evenly, each frame repeated in its place. The length of a video is what its container

@@ -5,7 +5,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Final, get_args
 
-from pipeline.face_table import Status, read_faces
+from pipeline.face.face_table import Status, read_faces
 from safe.errors import DataError
 from safe.finding import SHARDS_SUFFICE, Examination, number, some
 from safe.sample import FRAMES

@@ -16,19 +16,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.blocks import Blocks
-from pipeline.cluster import Cluster
-from pipeline.crop import centre_square
 from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
-from pipeline.detect import DETECTORS, load_detector
-from pipeline.engine import Failure, run_tasks
-from pipeline.face_table import ClipFaces, Status, write_faces
-from pipeline.fetch import fetched, require_store
-from pipeline.leftover import Leave, leaving, made_by, seal
-from pipeline.look import detect_clip
+from pipeline.face.crop import centre_square
+from pipeline.face.detect import DETECTORS, load_detector
+from pipeline.face.face_table import ClipFaces, Status, write_faces
+from pipeline.face.leftover import Leave, leaving, made_by, seal
+from pipeline.face.look import detect_clip
+from pipeline.face.preprocessing import preprocessing
+from pipeline.face.strip import make_strip
+from pipeline.face.track import choose_track
 from pipeline.manifest import read_manifest
-from pipeline.preprocessing import preprocessing
-from pipeline.strip import make_strip
-from pipeline.track import choose_track
+from pipeline.tasks.cluster import Cluster
+from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.tasks.fetch import fetched, require_store
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.store import Store
@@ -79,7 +79,7 @@ def find_faces(
         memory: GiB that the work on one clip may take; None: no limit.
         store: where the clips are, in place of `root`. Changes no byte.
         cluster: Dask workers that do it, in place of processes here. Changes no byte.
-        leave: which strips to make in passing, for the stage shard (pipeline/leftover.py).
+        leave: which strips to make in passing, for the stage shard (pipeline/face/leftover.py).
         on_done: called with the number of clips finished so far.
 
     Returns:
@@ -178,7 +178,7 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
 
     A box with score 0 is interpolated. Where the face was lost, `reason` counts those frames, and
     all frames were looked at; where the face is steady and frames between were not looked at
-    (pipeline/look.py), `reason` is empty. No clip has both.
+    (pipeline/face/look.py), `reason` is empty. No clip has both.
     """
     count = len(decoded.indices)
     height, width = decoded.frames.shape[1:3]

@@ -13,12 +13,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.track import Track, step_within_reach
+from pipeline.face.track import Track, step_within_reach
 from safe.sample import FRAMES
 
 _OVERLAP: Final = 0.3
 """IoU from which two boxes of one moment are one face; the detector gives no two that overlap more
-(pipeline/detect.py)."""
+(pipeline/face/detect.py)."""
 
 _FORGET: Final = 3 * FRAMES
 """Sampled frames, three windows, after which a face that was lost gets a new number: by then

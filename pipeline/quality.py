@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.track import Track
+from pipeline.face.track import Track
 
 FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost")
 """All flags, in the order in which they are given."""

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from pipeline.blocks import write_rows
 from pipeline.contents import write_index
-from pipeline.face_table import SCHEMA as FACES
-from pipeline.face_table import write_table
+from pipeline.face.face_table import SCHEMA as FACES
+from pipeline.face.face_table import write_table
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.tar import TarWriter, clear_beside, describe, whole_folder
 from safe.errors import DataError

@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import Cluster
 from pipeline.contents import write_index
 from pipeline.decode import Decoder, load_decoder, read_clip
-from pipeline.engine import Failure, run_tasks
-from pipeline.fetch import fetched
-from pipeline.leftover import Leftover, made_by
-from pipeline.preprocessing import preprocessing
+from pipeline.face.leftover import Leftover, made_by
+from pipeline.face.preprocessing import preprocessing
+from pipeline.face.strip import make_strip
 from pipeline.shard_plan import Clip, plan_shards
-from pipeline.strip import make_strip
 from pipeline.tar import ShardWriter, whole_folder
+from pipeline.tasks.cluster import Cluster
+from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.tasks.fetch import fetched
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.labels import CLASSES

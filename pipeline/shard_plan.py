@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.blocks import Blocks
 from pipeline.decode import Source
-from pipeline.face_table import ClipFaces, FaceFile
+from pipeline.face.face_table import ClipFaces, FaceFile
 from pipeline.manifest import read_manifest
 from safe.errors import DataError
 

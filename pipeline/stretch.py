@@ -3,7 +3,7 @@
 A file is surveyed once: how many frames, when each is shown, how large. Then any stretch of it can
 be decoded by itself: from the key frame before it, with the pixels that decoding from the start
 would give, holding the 16 frames of one window at a time. Native decoders can hang or crash: call
-this inside pipeline.engine.run_tasks.
+this inside pipeline.tasks.engine.run_tasks.
 """
 
 from collections.abc import Iterator, Sequence

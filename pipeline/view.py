@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode import Decoder, Source, read_clip
-from pipeline.engine import Failure, run_tasks
-from pipeline.face_table import ClipFaces
+from pipeline.face.face_table import ClipFaces
+from pipeline.face.strip import make_strip
 from pipeline.faces import locate, prepare
-from pipeline.strip import make_strip
+from pipeline.tasks.engine import Failure, run_tasks
 from safe.config import Config, Faces, Shard
 from safe.errors import DataError
 
@@ -102,7 +102,7 @@ def box_kinds(face: ClipFaces, *, source: Source, max_gap: int) -> list[Kind]:
 
     Where a face was lost all frames were looked at, and the reason says so; so a frame without a
     score is one that was not looked at if there is no reason, else one without a detection, which
-    pipeline/track.py fills by `max_gap`. Empty for a clip that could not be read.
+    pipeline/face/track.py fills by `max_gap`. Empty for a clip that could not be read.
     """
     count = len(face.score)
     if source != "video":

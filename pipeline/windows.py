@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.appear import Answer, Settings, Who, find_in_stretch, find_in_whole, prepare
-from pipeline.detect import DETECTORS
-from pipeline.engine import Failure, run_tasks
+from pipeline.face.detect import DETECTORS
 from pipeline.people import People
 from pipeline.stretch import Survey, cut_stretch, places, survey
+from pipeline.tasks.engine import Failure, run_tasks
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.sample import FRAMES

@@ -18,15 +18,15 @@ from safe.errors import ModelError
 from safe.evaluate import check_fit
 from safe.exact_pass import predict, write_predictions
 from safe.metrics import Floats, Ints
+from safe.reading.shards import ShardFolder, open_shards
+from safe.reading.verify import verify
 from safe.recipe import pick_device, pick_precision
 from safe.saved import load_model, save_calibrated
 from safe.scaling import FITS, class_cutoffs
 from safe.selective import threshold_for
-from safe.shards import ShardFolder, open_shards
 from safe.split import Rows, choose_rows
 from safe.store import Store
 from safe.trust import trust_figures
-from safe.verify import verify
 
 BATCH: Final = 32
 """Clips at once; not a parameter, because it changes no result that anyone could see."""

@@ -21,9 +21,9 @@ from safe.card_figures import Interval, card_figures
 from safe.errors import ModelError
 from safe.labels import CLASSES
 from safe.process import whole_file
+from safe.reading.shards import ShardFolder, open_shards
 from safe.sample import FRAMES
 from safe.saved import load_model
-from safe.shards import ShardFolder, open_shards
 from safe.terms import DRAWN, DUTIES, LICENCE, MEANING, REFUSED, licence_of
 
 PAPER: Final = (

@@ -16,12 +16,12 @@ from safe.exact_pass import predict, write_predictions
 from safe.metrics import summarize
 from safe.perturb import perturb
 from safe.process import whole_file
+from safe.reading.shards import ShardFolder, open_shards
+from safe.reading.verify import verify
 from safe.recipe import pick_device, pick_precision
 from safe.saved import load_model
-from safe.shards import ShardFolder, open_shards
 from safe.store import Store
 from safe.trust import trust_figures
-from safe.verify import verify
 
 
 def evaluate(
@@ -36,7 +36,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a fold's model on its test split; write predictions.parquet and metrics.json.
 
-    `seen` is the memory of shards that safe.verify found good; without it all are read.
+    `seen` is the memory of shards that safe.reading.verify found good; without it all are read.
 
     Returns:
         What metrics.json holds: the figures of safe.metrics.summarize, of the model's own logits;

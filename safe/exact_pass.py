@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from safe.errors import DataError
 from safe.inference import Recogniser
-from safe.loader import load_batches
-from safe.plan import in_order
 from safe.process import whole_file
-from safe.shards import ShardFolder
+from safe.reading.loader import load_batches
+from safe.reading.plan import in_order
+from safe.reading.shards import ShardFolder
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 from safe.errors import DataError, explain
 from safe.finding import Bar, Examination, number, silent, some, tell_duplicates, tell_forgotten
 from safe.labels import CLASSES
-from safe.shard_index import read_index
-from safe.shards import ShardFolder, open_shards
-from safe.verify import verify
+from safe.reading.shard_index import read_index
+from safe.reading.shards import ShardFolder, open_shards
+from safe.reading.verify import verify
 
 ANEW: Final = "`dvc checkout` where DVC has them, else `safe-cli shard` makes them anew"
 
@@ -41,7 +41,7 @@ def examine_shards(
         forgotten: keys that must not be here.
         right: id and made_from of the preprocessing that params.yaml means; None: not known.
         read: whether to read every tar that was not found good before.
-        seen: the memory of those that were (safe.verify).
+        seen: the memory of those that were (safe.reading.verify).
         bar: shows how many tars were read.
 
     Returns:

@@ -12,8 +12,8 @@ import numpy as np
 from safe.errors import DataError, ModelError
 from safe.finding import Examination, number, some, tell_forgotten
 from safe.predictions import read_predictions
+from safe.reading.shards import ShardFolder
 from safe.saved import load_model, read_info
-from safe.shards import ShardFolder
 
 
 def examine_models(

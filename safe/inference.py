@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from safe.augment import center_crop, normalize
-from safe.backbones import fold_norms
 from safe.metrics import Floats
+from safe.networks.backbones import fold_norms
 
 
 class Recogniser:

@@ -10,9 +10,9 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from safe.bounded import read_bounded
 from safe.config import Config
 from safe.errors import ConfigError
+from safe.reading.bounded import read_bounded
 
 EXPONENT: Final = (
     "tag:yaml.org,2002:float",

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from safe.bounded import read_bounded
 from safe.errors import DataError
-from safe.shard_index import INDEX_BYTES
-from safe.shards import open_shards
+from safe.reading.bounded import read_bounded
+from safe.reading.shard_index import INDEX_BYTES
+from safe.reading.shards import open_shards
+from safe.reading.verify import verify
 from safe.store import Store
-from safe.verify import verify
 
 STREAMS: Final = 4
 """Objects that are sent at the same time."""
@@ -34,9 +34,9 @@ def push_shards(
     """Send a shard folder to a store.
 
     Args:
-        shards: the folder; every tar is read before (safe.verify).
+        shards: the folder; every tar is read before (safe.reading.verify).
         store: where to; a prefix of its own, since names of tars do not tell their content.
-        seen: as in safe.verify.
+        seen: as in safe.reading.verify.
         on_done: called after each object with how many are done.
 
     Returns:

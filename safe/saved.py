@@ -19,13 +19,13 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from safe.bounded import read_bounded
-from safe.build import build_model
 from safe.calibration import Calibration
 from safe.config import Model
 from safe.errors import ModelError
 from safe.labels import CLASSES, K
+from safe.networks.build import build_model
 from safe.process import whole_file
+from safe.reading.bounded import read_bounded
 
 MODEL_FORMAT: Final = 2
 

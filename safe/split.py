@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe.errors import DataError
-from safe.plan import hold_out
-from safe.shards import ShardFolder
+from safe.reading.plan import hold_out
+from safe.reading.shards import ShardFolder
 
 Rows = NDArray[np.int64]
 

@@ -54,7 +54,7 @@ class Store:
     Attributes:
         url: of the folder, as runtime.shards and runtime.clips in safe.config.
         patience: seconds for which a request that fails is tried again.
-        cache: local folder in which tars of it may lie (safe.tar_cache); clips need none.
+        cache: local folder in which tars of it may lie (safe.reading.tar_cache); clips need none.
         room: bytes that this folder may take.
     """
 

@@ -1,8 +1,8 @@
 """How does one run train a fold, and go on after a stop?
 
 A run that goes on from a checkpoint equals one that never stopped, bit for bit on the CPU: see
-trainer.py for why. Several ranks may train it together (safe/ranks.py), and other than those that
-began it: the first one alone writes.
+safe/training/trainer.py for why. Several ranks may train it together (safe/training/ranks.py), and
+other than those that began it: the first one alone writes.
 """
 
 import hashlib
@@ -15,25 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safe.checkpoint import (
+from safe.config import Config
+from safe.errors import ConfigError
+from safe.process import naming, only_one
+from safe.reading.loader import Batch, load_batches, started
+from safe.reading.shards import ShardFolder, open_shards
+from safe.reading.verify import verify
+from safe.recipe import pick_device, pick_precision
+from safe.saved import save_model
+from safe.split import choose_rows
+from safe.store import Store
+from safe.training.checkpoint import (
     LOCK,
     fingerprint,
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
 )
-from safe.config import Config
-from safe.errors import ConfigError
-from safe.loader import Batch, load_batches, started
-from safe.process import naming, only_one
-from safe.ranks import ALONE, Ranks
-from safe.recipe import pick_device, pick_precision
-from safe.saved import save_model
-from safe.shards import ShardFolder, open_shards
-from safe.split import choose_rows
-from safe.store import Store
-from safe.trainer import SELECTION_METRIC, Trainer, make_plan
-from safe.verify import verify
+from safe.training.ranks import ALONE, Ranks
+from safe.training.trainer import SELECTION_METRIC, Trainer, make_plan
 
 
 def train(
@@ -60,7 +60,7 @@ def train(
         checkpoints: folder outside DVC's outputs; this run's state lies in a subfolder by
         fingerprint.
         commit: of the code, for model.json.
-        seen: the memory of shards that safe.verify found good; None: all are read.
+        seen: the memory of shards that safe.reading.verify found good; None: all are read.
         stop_after: leave a checkpoint and return after this step of the run, unless it ended
         before.
         on_epoch: called by the first rank with the epoch's number (from 1) and its figures.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from safe.augment import MEAN, STD, center_crop
-from safe.backbones import fold_norms
 from safe.calibration import Calibration
+from safe.networks.backbones import fold_norms
 
 
 class Whole(nn.Module):

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models.video import r3d_18
 
-from safe.backbones import BACKBONES, build_backbone, fold_norms
 from safe.errors import ConfigError, ModelError
+from safe.networks.backbones import BACKBONES, build_backbone, fold_norms
 from safe.recipe import pick_device, pick_precision
 
 
@@ -94,7 +94,7 @@ def test_taps_left_out_and_the_ways_of_gpus_change_no_gradient(depth, monkeypatc
         network.to(memory_format=torch.channels_last_3d)
     theirs.train()(clips).backward(upstream)
     for network, gpu in zip(ours, (False, True), strict=True):
-        for module in ("safe.r3d", "safe.norms"):  # the same operations, on a CPU
+        for module in ("safe.networks.r3d", "safe.networks.norms"):  # the same operations, on a CPU
             monkeypatch.setattr(f"{module}.is_gpu", lambda x, gpu=gpu: gpu)
         network.train()(clips).backward(upstream)
         mine = network.net

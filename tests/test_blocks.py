@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.blocks import BLOCK, Blocks
-from pipeline.face_table import ClipFaces, FaceFile, write_faces
+from pipeline.face.face_table import ClipFaces, FaceFile, write_faces
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest
 from pipeline.shard_plan import plan_shards

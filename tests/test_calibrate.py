@@ -14,8 +14,8 @@ from safe.errors import DataError, ModelError
 from safe.evaluate import evaluate
 from safe.metrics import softmax
 from safe.predictions import read_predictions
+from safe.reading.shards import open_shards
 from safe.saved import info_digest, load_model, save_calibrated
-from safe.shards import open_shards
 from safe.split import choose_rows
 from safe.train import train
 from safe.trust import trust_figures

@@ -16,15 +16,15 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_score, recall_score
 
 from cli.card import run_card
-from safe.build import build_model
 from safe.calibration import Calibration
 from safe.card import write_card
 from safe.errors import DataError, ModelError
 from safe.exact_pass import Predictions, write_predictions
 from safe.labels import CLASSES
 from safe.metrics import softmax, summarize
+from safe.networks.build import build_model
+from safe.reading.shards import open_shards
 from safe.saved import info_digest, read_info, save_model
-from safe.shards import open_shards
 
 ARCHITECTURE = {
     "name": "safe", "backbone": "small", "temporal": "s2am2",

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from safe.checkpoint import (
+from safe.errors import ModelError
+from safe.training.checkpoint import (
     LOCK,
     fingerprint,
     load_checkpoint,
@@ -14,7 +15,6 @@ from safe.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from safe.errors import ModelError
 
 
 def test_round_trip_is_exact(tmp_path):

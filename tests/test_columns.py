@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.datasets.own import _each_line
 from pipeline.datasets.own_columns import LINES, Lines, first_twice, read_plain
 from pipeline.datasets.own_lines import SPLITS, WORDS
-from pipeline.face_table import SCHEMA, ClipFaces, FaceFile, write_faces
+from pipeline.face.face_table import SCHEMA, ClipFaces, FaceFile, write_faces
 from safe.errors import DataError
 
 WHERE = Path("list.csv")

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video import R3D_18_Weights, r3d_18
 
-from safe.backbones import build_backbone
 from safe.cost import REST, Part, Row, Speed, count, measure, table
-from safe.model import SAFE
-from safe.r3d import R3D18
+from safe.networks.backbones import build_backbone
+from safe.networks.model import SAFE
+from safe.networks.r3d import R3D18
 
 HIDDEN, FEATURES, WINDOWS = 512, 512, 7
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.crop import centre_square, crop_faces
+from pipeline.face.crop import centre_square, crop_faces
 
 
 def gradient(height: int, width: int) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.decode import Decoder, frame_indices, read_clip, read_frames, read_video
-from pipeline.engine import Failure, run_tasks
+from pipeline.tasks.engine import Failure, run_tasks
 from safe.errors import DataError
 
 DECODERS: list[Decoder] = ["decord", "pyav"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.detect import DETECTORS, Detector, _decode, detector_id, suppress
+from pipeline.face.detect import DETECTORS, Detector, _decode, detector_id, suppress
 
 
 @pytest.fixture(scope="module")

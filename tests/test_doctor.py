@@ -25,14 +25,14 @@ from test_disk import small_disk
 from cli.doctor import run_doctor
 from cli.machine import examine_machine, plan_gib
 from pipeline.datasets.official import OFFICIAL, exchanged
-from safe.build import build_model
 from safe.calibration import Calibration
 from safe.config import Data
 from safe.evaluate import evaluate
 from safe.labels import CLASSES
+from safe.networks.build import build_model
+from safe.reading.shards import open_shards
 from safe.sample import FRAMES
 from safe.saved import read_info, save_calibrated, save_model
-from safe.shards import open_shards
 
 DATA = Path("data/synthetic")
 RAW = Path("data/raw/synthetic")
@@ -667,7 +667,7 @@ def test_the_estimate_holds_what_the_stages_really_wrote(project):
 
 def test_no_detector_weights(tree, doctor, monkeypatch):
     """The package is not where Python looks for packages."""
-    from pipeline import detect
+    from pipeline.face import detect
 
     detect.detector_id.cache_clear()
     monkeypatch.setattr(detect, "find_spec", lambda name: None)

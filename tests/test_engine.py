@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import Failure, run_tasks
+from pipeline.tasks.engine import Failure, run_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 _set_up_in: list[int] = []
@@ -238,7 +238,7 @@ def test_look_ahead_is_bounded(tmp_path: Path) -> None:
 def test_children_die_with_a_killed_parent() -> None:
     main = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from pipeline.engine import run_tasks\n"
+        "from pipeline.tasks.engine import run_tasks\n"
         "from test_engine import pid_or_hang\n"
         "results = run_tasks(pid_or_hang, ['pid', 'hang'], workers=1, deadline=600)\n"
         "print(next(results), flush=True)\n"

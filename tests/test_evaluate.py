@@ -13,9 +13,9 @@ from safe.calibration import Calibration
 from safe.errors import ModelError
 from safe.evaluate import evaluate
 from safe.metrics import summarize
+from safe.reading.shards import open_shards
 from safe.recipe import cpu_has_bf16
 from safe.saved import info_digest
-from safe.shards import open_shards
 from safe.train import train
 from safe.trust import trust_figures
 

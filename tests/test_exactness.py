@@ -12,9 +12,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.memory import write
-from safe.loader import load_batches
-from safe.plan import TrainPlan, epoch_order, in_order
-from safe.shards import open_shards
+from safe.reading.loader import load_batches
+from safe.reading.plan import TrainPlan, epoch_order, in_order
+from safe.reading.shards import open_shards
 
 SHARDS = {
     "one shard": [23],

@@ -243,7 +243,7 @@ def lock(**changes) -> dict:
         "train@1": {
             "deps": [
                 {"path": "data/x/shards", "md5": changes.get("shards", "a.dir")},
-                {"path": "safe/acl.py", "md5": "c"},
+                {"path": "safe/training/acl.py", "md5": "c"},
             ],
             "params": {"params.yaml": train},
             "outs": [{"path": "runs/x/train/fold-1", "md5": "b.dir"}],

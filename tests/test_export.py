@@ -16,16 +16,16 @@ from torch import nn
 
 from cli.export import read_test_faces
 from safe.augment import MEAN, STD
-from safe.build import build_model
 from safe.calibration import Calibration
 from safe.errors import ModelError
 from safe.export import TOLERANCE, export_model, random_faces
 from safe.labels import CLASSES
-from safe.loader import ClipReader
 from safe.metrics import softmax
-from safe.model import Output
+from safe.networks.build import build_model
+from safe.networks.model import Output
+from safe.reading.loader import ClipReader
+from safe.reading.shards import open_shards
 from safe.saved import load_model, save_model
-from safe.shards import open_shards
 from safe.whole import PlainPool
 
 ARCHITECTURE = {

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from pipeline import faces
 from pipeline.decode import Decoded
-from pipeline.engine import Failure
-from pipeline.face_table import SCHEMA, read_faces
+from pipeline.face.face_table import SCHEMA, read_faces
+from pipeline.face.look import LOOK_RULE
+from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, Found, find_clip, find_faces, locate
 from pipeline.index import build_index
-from pipeline.look import LOOK_RULE
 from pipeline.manifest import SCHEMA as MANIFEST
-from pipeline.preprocessing import preprocessing
+from pipeline.tasks.engine import Failure
 from safe.config import Data, Faces
 from safe.errors import DataError
 from safe.params import load_config

@@ -13,7 +13,7 @@ from benchmarks.gpu_parts.timing import Setup
 from benchmarks.page import section
 from benchmarks.report import Figure
 from safe.cost import count
-from safe.model import SAFE
+from safe.networks.model import SAFE
 
 SLOW = ("compiled", "benchmarked")
 """Parts that the test leaves out: torch.compile, and what differs from `training` on a GPU only."""

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from safe.acl import ACL
-from safe.backbones import BACKBONES, build_backbone
 from safe.errors import ConfigError
-from safe.gradients import backward, recompute, unchanged_buffers
-from safe.model import SAFE
+from safe.networks.backbones import BACKBONES, build_backbone
+from safe.networks.model import SAFE
+from safe.training.acl import ACL
+from safe.training.gradients import backward, recompute, unchanged_buffers
 
 FIELDS = ("logits", "embedding")
 LABELS = torch.tensor([0, 1, 1, 2, 0, 3, 1, 0])

@@ -14,10 +14,10 @@ from conftest import ROOT, grey_ramp, write_video
 from test_faces import write_manifest
 
 from pipeline.decode import Decoder, load_decoder, read_video
-from pipeline.engine import Failure, run_tasks
-from pipeline.face_table import read_faces
+from pipeline.face.face_table import read_faces
 from pipeline.faces import find_faces
 from pipeline.shard import Clip, encode_clip
+from pipeline.tasks.engine import Failure, run_tasks
 from pipeline.video import MAX_FRAMES
 from safe.errors import DataError
 from safe.params import load_config

@@ -19,17 +19,17 @@ from cli.inspect_run import inspect_run
 from cli.inspect_shard import inspect_shard
 from cli.layout import Layout
 from pipeline import view
-from pipeline.face_table import ClipFaces
-from pipeline.track import choose_track
-from safe.build import build_model
+from pipeline.face.face_table import ClipFaces
+from pipeline.face.track import choose_track
 from safe.calibration import Calibration
 from safe.errors import ConfigError, DataError
 from safe.figures.contact import KINDS, Frames, Row, Said, contact_figure
 from safe.labels import CLASSES, K
 from safe.metrics import softmax
+from safe.networks.build import build_model
+from safe.reading.shards import open_shards
 from safe.sample import FRAMES, decode_strip
 from safe.saved import save_model
-from safe.shards import open_shards
 
 T = FRAMES
 LAYOUT = Layout("synthetic")

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from safe.gradients import recompute
-from safe.norms import Norm, replace_norms
-from safe.r3d import Block, SeenTaps
-from safe.stm import run_steps
+from safe.networks.norms import Norm, replace_norms
+from safe.networks.r3d import Block, SeenTaps
+from safe.networks.stm import run_steps
+from safe.training.gradients import recompute
 
 LOWS = {"float32": 1e-5} | ({"bfloat16": 5e-2} if torch.cuda.is_available() else {"float16": 2e-3})
 """Most error by precision. The interpreter gets products in bfloat16 wrong."""
@@ -70,7 +70,7 @@ def plain_norm(relu: bool, running: Tensors, x, weight, bias, added=0):
 
 
 def fused_norm(relu: bool, running: Tensors, x, weight, bias, added=None):
-    from safe.norm_gpu import NormRelu
+    from safe.networks.norm_gpu import NormRelu
 
     return NormRelu.apply(x, added, weight, bias, *running, (1e-5, 0.1, relu))
 
@@ -92,7 +92,7 @@ def relative(got: Tensors, right: Tensors) -> list[float]:
 
 
 def step_errors(case: tuple[int, int, int], low: torch.dtype, device: str) -> list[float]:
-    from safe.stm_gpu import Steps
+    from safe.networks.stm_gpu import Steps
 
     given = [each.to(device) for each in step_arguments(*case, low)]
     pull = torch.randn(2, *case, device=device).to(low)
@@ -116,7 +116,7 @@ def norm_errors(case: tuple, low: torch.dtype, device: str) -> list[float]:
 
 def looks_at_what_a_card_gives(device: str) -> list[bool]:
     """Is NormRelu used where it is right, and torch with a warning where it is not?"""
-    from safe import norm_gpu, norms
+    from safe.networks import norm_gpu, norms
 
     right = norms.fused_norm(torch.device(device)) is norm_gpu.NormRelu
     norms.fused_norm.cache_clear()
@@ -152,7 +152,7 @@ def network(fused: bool, again: bool, device: str) -> Tensors:
     pull = torch.randn(3, 16, 2, 4, 4, device=device)
     if again:
         recompute(model)
-    with mock.patch("safe.norms.is_gpu", return_value=fused):
+    with mock.patch("safe.networks.norms.is_gpu", return_value=fused):
         model(windows.to(memory_format=torch.channels_last_3d)).backward(pull)
     return [*(p.grad for p in model.parameters()), *model.buffers()]
 
@@ -169,7 +169,7 @@ def network_errors(device: str) -> list[float]:
 
 def keeps_nan(device: str) -> list[bool]:
     """Is a NaN in what goes in one in what comes out, and not cut off at zero?"""
-    from safe.stm_gpu import Steps
+    from safe.networks.stm_gpu import Steps
 
     x, weight, bias = norm_arguments((2, 3, 1, 4, 4), False, torch.float32)
     x[0, 0, 0, 0, 0] = torch.nan
@@ -211,7 +211,7 @@ def test_a_card_on_which_the_kernels_are_wrong_is_found_out(found):
 
 
 if __name__ == "__main__":
-    from safe import norm_gpu
+    from safe.networks import norm_gpu
 
     norm_gpu.PROGRAMS = 2
     torch.manual_seed(0)

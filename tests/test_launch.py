@@ -165,7 +165,7 @@ def _rank() -> int:
 
 
 def _kill_after(steps: int) -> None:
-    from safe.trainer import Trainer
+    from safe.training.trainer import Trainer
 
     step = Trainer.train_step
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from safe.backbones import BACKBONES
-from safe.light import Light, SqueezeExcitation
-from safe.model import SAFE
+from safe.networks.backbones import BACKBONES
+from safe.networks.light import Light, SqueezeExcitation
+from safe.networks.model import SAFE
 
 
 def multiply_adds(make, *shape: int) -> int:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pipeline import faces
 from pipeline.datasets.animate import Clip, draw_clip
 from pipeline.decode import Decoded, frame_indices, read_video
-from pipeline.face_table import ClipFaces
+from pipeline.face.face_table import ClipFaces
+from pipeline.face.look import detect_clip
 from pipeline.faces import locate
-from pipeline.look import detect_clip
 from safe.params import load_config
 
 CONFIG = load_config(ROOT / "params.yaml")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from safe.model import SAFE
+from safe.networks.model import SAFE
 
 
 def build(**changes) -> SAFE:

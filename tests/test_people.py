@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.face.track import Track
 from pipeline.people import People
-from pipeline.track import Track
 
 STEP = 3  # frames of the video between two of a window's frames
 LENGTH = 16 * STEP
@@ -23,7 +23,7 @@ def still(x: float, y: float = 100, *, since: int = 0, until: int = 10**6) -> Pa
 
 
 def track(path: Path, indices: list[int], size: float = 40) -> Track | None:
-    """Return the track of a face as pipeline.track would: held where there is no detection."""
+    """Return the track of a face as pipeline.face.track would: held where there is no detection."""
     centres = [path(n) for n in indices]
     known = [i for i, centre in enumerate(centres) if centre is not None]
     if not known:

@@ -21,15 +21,15 @@ from cli.predict import predict, run_predict
 from cli.videos import find_videos
 from pipeline.datasets.animate import Clip as Drawn
 from pipeline.datasets.animate import draw_clip
+from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, find_clip
-from pipeline.preprocessing import preprocessing
 from safe.answers import SCHEMA
 from safe.augment import center_crop, normalize
-from safe.build import build_model
 from safe.calibration import Calibration
 from safe.config import Config
 from safe.errors import ConfigError, DataError, ModelError
 from safe.labels import CLASSES
+from safe.networks.build import build_model
 from safe.sample import decode_strip
 from safe.saved import load_model, save_model
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.crop import crop_faces, crop_side
 from pipeline.decode import read_video
-from pipeline.detect import Detector
-from pipeline.look import detect_clip
+from pipeline.face.crop import crop_faces, crop_side
+from pipeline.face.detect import Detector
+from pipeline.face.look import detect_clip
+from pipeline.face.track import Track, choose_track
 from pipeline.quality import FLAGS, find_flags
-from pipeline.track import Track, choose_track
 
 T = 16
 

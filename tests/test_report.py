@@ -36,6 +36,7 @@ from safe.calibration import Calibration
 from safe.errors import ConfigError, DataError
 from safe.labels import CLASSES, K
 from safe.metrics import summarize
+from safe.reading.shards import open_shards
 from safe.report.cells import attention_chart
 from safe.report.compared import compare, differing
 from safe.report.gather import Experiment, gather
@@ -46,7 +47,6 @@ from safe.report.strips import SIDE, choose, read_strips
 from safe.report.svg import Panel, element, marker, spread, ticks
 from safe.sample import decode_strip, encode_strip
 from safe.saved import save_model
-from safe.shards import open_shards
 
 NOW = datetime(2026, 11, 23, 12, 0)
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>"

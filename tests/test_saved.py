@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load, save, save_file
 
 from safe import saved
-from safe.build import build_model
 from safe.errors import ModelError
 from safe.labels import CLASSES
+from safe.networks.build import build_model
 from safe.saved import info_digest, load_model, read_info, save_model
 
 ARCHITECTURE = {

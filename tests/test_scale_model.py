@@ -30,7 +30,7 @@ from benchmarks.scale_parts.model import (
     train,
 )
 from benchmarks.scale_parts.rates import read
-from pipeline.face_table import ClipFaces
+from pipeline.face.face_table import ClipFaces
 
 START = {name: 0.0 for name in ("index", "faces", "shard", "train", "calibrate", "eval")}
 RATES = Rates(

@@ -21,14 +21,14 @@ from conftest import ROOT, write_video
 
 from pipeline import shard
 from pipeline.decode import Decoded, frame_indices
-from pipeline.engine import Failure
-from pipeline.face_table import SCHEMA as FACES
-from pipeline.face_table import ClipFaces
+from pipeline.face.face_table import SCHEMA as FACES
+from pipeline.face.face_table import ClipFaces
+from pipeline.face.preprocessing import preprocessing
+from pipeline.face.strip import cut_faces
 from pipeline.manifest import SCHEMA as MANIFEST
-from pipeline.preprocessing import preprocessing
 from pipeline.shard import write_shards
-from pipeline.strip import cut_faces
 from pipeline.tar import TarWriter, whole_folder
+from pipeline.tasks.engine import Failure
 from safe.errors import DataError
 from safe.labels import CLASSES
 from safe.params import load_config

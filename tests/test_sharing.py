@@ -19,7 +19,7 @@ from cli.push import push_made
 from cli.stages import run_shard
 from safe.errors import DataError
 from safe.labels import CLASSES
-from safe.shards import open_shards
+from safe.reading.shards import open_shards
 from safe.store import Store
 
 DATA = Path("data", "synthetic")

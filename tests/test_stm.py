@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from safe.stm import (
+from safe.networks.stm import (
     S2AM2,
     BiLSTM,
     Conv1DClassifier,

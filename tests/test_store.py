@@ -20,12 +20,12 @@ from s3 import KEY, SECRET, environment, go_to
 
 from safe.errors import ConfigError, DataError
 from safe.evaluate import evaluate
-from safe.loader import load_batches
-from safe.plan import TrainPlan
 from safe.push import push_shards
-from safe.shards import open_shards
+from safe.reading.loader import load_batches
+from safe.reading.plan import TrainPlan
+from safe.reading.shards import open_shards
+from safe.reading.tar_cache import TarCache
 from safe.store import Store
-from safe.tar_cache import TarCache
 from safe.train import train
 
 pytest.importorskip("s3fs", reason="the extra `scale` is not installed")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from safe.errors import ModelError
-from safe.mix import mix_at_once, mix_in_turn
-from safe.tam import STRATEGIES, TAM, draw_masks
+from safe.training.mix import mix_at_once, mix_in_turn
+from safe.training.tam import STRATEGIES, TAM, draw_masks
 
 T, H, W, BLOCK = 16, 24, 40, 8  # 3 x 5 = 15 patches; H and W differ on purpose
 RIVALS = [name for name in STRATEGIES if name != "none"]
@@ -270,7 +270,7 @@ def literal_tam(
 def test_equals_a_literal_loop_with_the_same_draws(
     way: Callable[..., None], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("safe.tam.mix_in_turn", way)  # what runs on CPUs
+    monkeypatch.setattr("safe.training.tam.mix_in_turn", way)  # what runs on CPUs
     rings: Rings = [[] for _ in range(7)]
     seen, tam, generators = [0] * 7, make_tam(), (seeded(), seeded())
     total = torch.zeros(3, dtype=torch.int64)
@@ -300,7 +300,7 @@ def test_the_way_of_a_gpu_and_that_of_a_cpu_give_the_same(
         targets = torch.randint(7, (9,), generator=seeded(step))
         found = []
         for way, tam, generator in zip((mix_in_turn, at_once), tams, generators, strict=True):
-            monkeypatch.setattr("safe.tam.mix_in_turn", way)
+            monkeypatch.setattr("safe.training.tam.mix_in_turn", way)
             found.append(tam(clips.clone(), targets, generator)[0])
         assert torch.equal(found[0], found[1])
         assert not torch.equal(found[0], clips)

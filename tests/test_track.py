@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.track import Track, choose_track, link, smooth_boxes
+from pipeline.face.track import Track, choose_track, link, smooth_boxes
 
 T = 16
 

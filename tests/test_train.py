@@ -14,18 +14,18 @@ import torch
 from conftest import small_config
 from safetensors.torch import load_file
 
-from safe.acl import ACL
 from safe.augment import normalize, random_crop_flip
-from safe.build import build_model
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
-from safe.loader import load_batches
+from safe.networks.build import build_model
+from safe.reading.loader import load_batches
+from safe.reading.shards import ShardFolder, open_shards
 from safe.recipe import learning_rate
 from safe.saved import load_model
-from safe.shards import ShardFolder, open_shards
-from safe.tam import TAM
 from safe.train import _fingerprint, train
-from safe.trainer import PARTS, Trainer
+from safe.training.acl import ACL
+from safe.training.tam import TAM
+from safe.training.trainer import PARTS, Trainer
 
 
 def run(config: Config, folder, shards, **changes) -> bool:

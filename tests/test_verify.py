@@ -21,10 +21,10 @@ from conftest import ROOT, SMALL, call, small_config
 from pipeline.contents import SCHEMA, write_index
 from pipeline.tar import ShardWriter
 from safe.errors import DataError
+from safe.reading.shards import open_shards
+from safe.reading.verify import verify
 from safe.sample import decode_strip, encode_strip
-from safe.shards import open_shards
 from safe.train import train
-from safe.verify import verify
 
 SIDE = 16
 TAR = "fold1-000000.tar"

@@ -13,11 +13,11 @@ from conftest import ROOT
 
 from cli.votes import run_votes
 from pipeline.datasets.votes import FILE, read_votes
-from safe.build import build_model
 from safe.calibration import Calibration
 from safe.errors import DataError
 from safe.labels import K
 from safe.metrics import softmax
+from safe.networks.build import build_model
 from safe.params import load_config
 from safe.saved import save_model
 from safe.votes import vote_figures

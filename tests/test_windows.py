@@ -23,11 +23,11 @@ from pipeline.appear import Settings, find_in_stretch, find_in_whole
 from pipeline.datasets.animate import draw_clip
 from pipeline.datasets.synthetic import plan_clips
 from pipeline.decode import Decoded, frame_indices
-from pipeline.engine import Failure
-from pipeline.face_table import ClipFaces
+from pipeline.face.face_table import ClipFaces
+from pipeline.face.strip import make_strip
 from pipeline.faces import Clip, find_clip, locate
 from pipeline.stretch import Survey, cut_stretch, places, read_windows, survey
-from pipeline.strip import make_strip
+from pipeline.tasks.engine import Failure
 from pipeline.video import decode_places, list_frames
 from pipeline.windows import FaceWindow, Film, Gap, find_windows, plan
 from safe.errors import DataError

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.gpu_parts.model import WINDOWS, crop_size
 from benchmarks.gpu_parts.timing import Setup, queued, step_seconds
 from benchmarks.report import Figure, ratio, spread
-from safe.r3d import R3D18, StemConv
+from safe.networks.r3d import R3D18, StemConv
 
 
 class Conv(NamedTuple):

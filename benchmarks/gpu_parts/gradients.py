@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from benchmarks.gpu_parts.model import build_loss, build_safe
 from benchmarks.gpu_parts.timing import Setup
 from benchmarks.report import Figure, spread
-from safe.backbones import BACKBONES, build_backbone
-from safe.gradients import backward
+from safe.networks.backbones import BACKBONES, build_backbone
+from safe.training.gradients import backward
 
 
 class Mode(NamedTuple):
@@ -87,7 +87,7 @@ def _backbone(setup: Setup, name: str, seed: int) -> tuple[nn.Module, Pass]:
 
 
 def _whole(setup: Setup, seed: int) -> tuple[nn.Module, Pass]:
-    """SAFE through safe.gradients; without dropout, whose draws depend on the precision."""
+    """SAFE through safe.training.gradients; no dropout, whose draws depend on the precision."""
     torch.manual_seed(seed)
     model = build_safe(setup, dropout=0.0).train()
     side = setup.pick(112, 16)

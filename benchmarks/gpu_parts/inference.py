@@ -10,7 +10,7 @@ from benchmarks.gpu_parts.model import build_safe, crop_size, draw_faces
 from benchmarks.gpu_parts.timing import Setup, rate, wall
 from benchmarks.report import Figure, ratio, spread
 from safe.augment import center_crop, normalize
-from safe.backbones import fold_norms
+from safe.networks.backbones import fold_norms
 
 
 @torch.inference_mode()

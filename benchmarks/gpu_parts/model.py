@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_parts.timing import Setup
-from safe.acl import ACL
 from safe.labels import K
-from safe.model import SAFE
+from safe.networks.model import SAFE
+from safe.training.acl import ACL
 
 WINDOWS: Final = 7
 MIXING: Final = {"strategy": "tam", "ratio": 0.5, "mask_ratio": 0.5, "block": 16, "bank": 4}

@@ -17,8 +17,8 @@ from benchmarks.gpu_parts.model import MIXING, WINDOWS
 from benchmarks.gpu_parts.timing import Setup, queued, step_seconds, wall
 from benchmarks.report import Figure, ratio, spread
 from safe.labels import K
-from safe.stm import S2AM2, BiLSTM
-from safe.tam import TAM
+from safe.networks.stm import S2AM2, BiLSTM
+from safe.training.tam import TAM
 
 
 def tam(setup: Setup) -> Iterator[Figure | str]:

@@ -21,11 +21,11 @@ from benchmarks.report import Figure, ratio, spread
 from pipeline.tar import ShardWriter
 from safe.config import Config
 from safe.labels import K
-from safe.loader import Batch, load_batches
 from safe.params import load_config, parse_config
+from safe.reading.loader import Batch, load_batches
+from safe.reading.shards import ShardFolder
 from safe.sample import FRAMES, encode_strip
-from safe.shards import ShardFolder
-from safe.trainer import Trainer
+from safe.training.trainer import Trainer
 
 PARAMS: Final = Path(__file__).parents[2] / "params.yaml"
 DISTINCT: Final = 250
@@ -49,7 +49,7 @@ def shards(setup: Setup) -> Iterator[Figure | str]:
         trainer = Trainer(config, made, 1)
         yield from _loader_alone(setup, trainer)
         yield from _loop(setup, trainer)
-        yield from count_waits(setup, "safe.trainer.Trainer", _resident_step(trainer))
+        yield from count_waits(setup, "safe.training.trainer.Trainer", _resident_step(trainer))
 
 
 def paper_config(setup: Setup, batch: int, workers: int) -> Config:

@@ -17,16 +17,16 @@ from benchmarks.gpu_parts.model import MIXING, build_loss, build_safe, crop_size
 from benchmarks.gpu_parts.timing import Setup, rate, wall
 from benchmarks.report import Figure, ratio, spread
 from safe.augment import center_crop, normalize, random_crop_flip
-from safe.gradients import backward, recompute
 from safe.recipe import build_optimizer
-from safe.tam import TAM
+from safe.training.gradients import backward, recompute
+from safe.training.tam import TAM
 
 RECIPE: Final = SimpleNamespace(lr=5e-4, weight_decay=0.05)
 CLIP_GRAD: Final = 5.0
 
 
 class Step:
-    """One training step as safe.trainer.Trainer takes it, from faces on the device."""
+    """One training step as safe.training.trainer.Trainer takes it, from faces on the device."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 
 from benchmarks.scale_parts.model import PIXEL, Machines, Rates, Work, clip_seconds, strip_mb
-from safe.shard_index import INDEX_BYTES, TABLE_BYTES
+from safe.reading.shard_index import INDEX_BYTES, TABLE_BYTES
 
 
 @dataclass(frozen=True)

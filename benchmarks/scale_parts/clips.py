@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode import read_clip
-from pipeline.engine import Failure, run_tasks
-from pipeline.face_table import ClipFaces
+from pipeline.face.face_table import ClipFaces
+from pipeline.face.strip import make_strip
 from pipeline.faces import locate, prepare
-from pipeline.strip import make_strip
+from pipeline.tasks.engine import Failure, run_tasks
 from safe.config import Config
 from safe.errors import DataError
 from safe.sample import FRAMES, decode_strip
@@ -65,7 +65,7 @@ def _buffer(size: int) -> NDArray[np.uint8]:
 
 
 def count_looks(found: ClipFaces) -> int:
-    """Return in how many frames the detector looked (pipeline/look.py)."""
+    """Return in how many frames the detector looked (pipeline/face/look.py)."""
     steady = found.status == "ok" and not found.reason
     return sum(score > 0 for score in found.score) if steady else FRAMES
 

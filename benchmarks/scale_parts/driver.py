@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 from unittest import mock
 
 from benchmarks.shard_build import write_manifest
-from pipeline.face_table import ClipFaces, write_faces
+from pipeline.face.face_table import ClipFaces, write_faces
+from pipeline.face.leftover import Leave, leaving, made_by, seal
+from pipeline.face.preprocessing import preprocessing
 from pipeline.index import build_index
-from pipeline.leftover import Leave, leaving, made_by, seal
-from pipeline.preprocessing import preprocessing
 from pipeline.shard import write_shards
 from safe.config import Config
 

@@ -21,7 +21,7 @@ from benchmarks.scale_parts.driver import MANY, driver_rates, relay_rate, row_ra
 from benchmarks.scale_parts.model import Rates, Work, here
 from benchmarks.scale_parts.training import training_rates
 from pipeline.datasets.synthetic import synthesize
-from pipeline.face_table import ClipFaces
+from pipeline.face.face_table import ClipFaces
 from safe.config import Config
 from safe.params import load_config
 

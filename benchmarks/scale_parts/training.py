@@ -8,10 +8,10 @@ import numpy as np
 
 from safe.config import Config
 from safe.exact_pass import predict
-from safe.loader import load_batches
+from safe.reading.loader import load_batches
+from safe.reading.shards import open_shards
 from safe.recipe import pick_precision
-from safe.shards import open_shards
-from safe.trainer import Trainer
+from safe.training.trainer import Trainer
 
 WARM, STEPS = 3, 25
 FEW, MANY = 32, 512

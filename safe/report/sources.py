@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from safe.errors import DataError, ModelError
+from safe.reading.shards import ShardFolder, open_shards
 from safe.report.compared import differing, flat, told
 from safe.report.gather import Experiment
 from safe.sample import FRAMES
-from safe.shards import ShardFolder, open_shards
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def cost(experiment: Experiment) -> tuple[list[CostRow], str]:
     info = next(iter(experiment.folds.values())).info
     if not info:
         return [], "The cost is not known: there is no model.json."
-    from safe.build import build_model
     from safe.cost import count
+    from safe.networks.build import build_model
 
     side = int(info["crop"])
     clip = (3, FRAMES, side, side)

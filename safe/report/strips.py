@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from safe.errors import DataError
 from safe.labels import CLASSES
-from safe.loader import ClipReader
 from safe.metrics import Ints
+from safe.reading.loader import ClipReader
+from safe.reading.shards import ShardFolder
 from safe.report.gather import Experiment
 from safe.sample import FRAMES
-from safe.shards import ShardFolder
 
 SIDE: Final = 64
 """Pixels of a face in the picture; 16 of them take some 25 KB. The page shows them smaller."""

@@ -1,0 +1,51 @@
+"""What decides the pixels of a stored face, and under which id?
+
+Settings go in; a record of every rule and number that made the faces, and a short id of it, come
+out. A model carries the id, and evaluation on faces that were made otherwise is refused.
+"""
+
+import hashlib
+import json
+from typing import Any, Final
+
+from pipeline.decode import Source
+from pipeline.face.crop import CROP_RULE
+from pipeline.face.detect import detector_id
+from pipeline.face.look import LOOK_RULE
+from pipeline.face.track import TRACK_RULE
+from safe.config import Faces, Shard
+
+SAMPLING_RULE: Final = "segment-centres-16-1"
+"""Name of what decode.frame_indices does; to be changed when other frames come out."""
+
+
+def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, Any]:
+    """Say what decides the pixels of a stored face.
+
+    Returns:
+        `made_from`, every rule and number that does, and `id`, the first 16 hex digits of the
+        sha256 of its canonical JSON. Face crops (`source` frames or strips) pass no
+        detector, so there what belongs to it is null.
+    """
+    detects = source == "video"
+    made_from = {
+        "sampling": SAMPLING_RULE,
+        "source": source,
+        "detector": detector_id(faces.detector) if detects else None,
+        "detect_size": faces.detect_size if detects else None,
+        "threshold": faces.threshold if detects else None,
+        "look": LOOK_RULE if detects else None,
+        "every": faces.every if detects else None,
+        "track": TRACK_RULE if detects else None,
+        "smooth": faces.smooth if detects else None,
+        "max_gap": faces.max_gap if detects else None,
+        "missing": faces.missing if detects else None,
+        "crop": CROP_RULE,
+        "size": shard.size,
+        "margin": shard.margin if detects else 0.0,
+        "quality": shard.quality,
+        "chroma": shard.chroma,
+    }
+    canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    return {"id": digest[:16], "made_from": made_from}

@@ -1,0 +1,1 @@
+"""How is work on clips run under guard: in child processes, and by the workers of a cluster?"""

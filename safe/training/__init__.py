@@ -1,0 +1,1 @@
+"""What does training alone need: TAM, the losses, a step, the state of a run, its ranks?"""

@@ -1,0 +1,180 @@
+"""Which rank is this process, and how do ranks speak?
+
+torchrun, or `safe-cli train --nproc`, starts a process a rank and tells each its number in the
+environment. Clip i of a batch is that of rank i mod n, as in safe/reading/plan.py. Everything
+random is drawn for the whole batch by every rank, and the loss is that of the whole batch, so what
+one rank does with a batch, several do too, each with its own clips.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from safe.errors import ConfigError, ModelError, ProcessError
+from safe.recipe import pick_device
+
+_PATIENCE: Final = timedelta(hours=12)
+"""How long a rank waits for a living one, such as the first, that reads all shards before the
+start. One that ended is noticed otherwise: its connections close, and the launcher ends all."""
+
+_GRACE: Final = 5.0
+"""Seconds in which a launcher ends a rank that lost another; only that other one has a message."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the `count` that train together. One alone sends and copies nothing."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+    """Number on its machine, from 0: which of the GPUs there is its own."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and speaks to people."""
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """Turn runtime.device into this rank's device: of several, each has a GPU of its own.
+
+        Raises:
+            ConfigError: if there is none for it, or the name is that of one GPU.
+        """
+        device = pick_device(name)
+        if self.count == 1 or device.type != "cuda":
+            return device
+        if device.index is not None:
+            raise ConfigError(
+                f"params: runtime.device = {name}: each of the {self.count} ranks takes a GPU of "
+                "its own; use cuda"
+            )
+        if self.local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"params: runtime.device = {name}: no GPU for rank {self.rank}, this machine has "
+                f"{torch.cuda.device_count()}; start fewer ranks, or use cpu"
+            )
+        return torch.device("cuda", self.local)
+
+    def own(self, batch: Tensor) -> Tensor:
+        """View this rank's clips of a whole batch: [B, ...] to [B / count, ...]."""
+        return batch[self.rank :: self.count]
+
+    def gather(self, share: Tensor) -> Tensor:
+        """Undo `own`: bring the shares of all ranks together, [B / count, ...] to [B, ...].
+
+        Passes no gradient; gradients.py says how the loss's gets through.
+        """
+        if self.count == 1:
+            return share
+        shares = share.new_empty(self.count * len(share), *share.shape[1:])
+        dist.all_gather_into_tensor(shares, share.contiguous())
+        return shares.view(self.count, *share.shape).movedim(0, 1).flatten(0, 1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up over the ranks, in place; all get the same bits."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def sum_each(self, tensors: list[Tensor]) -> None:
+        """Add up each of many tensors of one dtype over the ranks, in place, in one message."""
+        if self.count == 1 or not tensors:
+            return
+        flat = self.sum(torch.cat([tensor.flatten() for tensor in tensors]))
+        sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, total in zip(tensors, sums, strict=True):
+            tensor.copy_(total.view(tensor.shape))
+
+    def check_same(self, name: str, step: int, device: torch.device) -> None:
+        """Wait for all ranks and make sure that they are about to do the same.
+
+        Args:
+            name: of the run, hex digits, at most 16.
+            step: where it goes on.
+            device: of this rank.
+
+        Raises:
+            ModelError: on every rank, if one differs from another.
+        """
+        said = torch.tensor([[int(name, 16) >> 1, step]], device=device)
+        runs, steps = self.gather(said).T.tolist()
+        if len(set(runs)) > 1:
+            raise ModelError(
+                f"the {self.count} ranks are not about to train the same run; params.yaml, shards, "
+                "code and torch must be the same on all machines"
+            )
+        if len(set(steps)) > 1:
+            raise ModelError(
+                f"the ranks found checkpoints of different steps, {steps}; the folder of "
+                "checkpoints must be one that all machines see"
+            )
+
+
+ALONE: Final = Ranks()
+"""A process that trains by itself."""
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the ranks that a launcher started; without a launcher this process is alone.
+
+    What is on a GPU goes by NCCL, what is on a CPU by gloo.
+
+    Args:
+        device: runtime.device.
+
+    Raises:
+        ConfigError: if there is no GPU for this rank, or if ranks that are started again could meet
+            those that ended.
+        ProcessError: if another rank ended, unless the launcher ends this one first.
+    """
+    known = os.environ
+    if "RANK" not in known or int(known.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    _check_store()
+    ranks = Ranks(int(known["RANK"]), int(known["WORLD_SIZE"]), int(known["LOCAL_RANK"]))
+    where = ranks.device(device)
+    try:
+        if where.type == "cuda":
+            torch.cuda.set_device(where)
+        way = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(way, timeout=_PATIENCE)
+        yield ranks
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        time.sleep(_GRACE)
+        raise ProcessError(
+            f"rank {ranks.rank}: another rank ended or is out of reach, and its own message says "
+            "why; started again, the run goes on from its last checkpoint"
+        ) from error
+    dist.destroy_process_group()
+
+
+def _check_store() -> None:
+    """Refuse a torchrun that restarts ranks but keeps its store: it has the addresses of the dead.
+
+    A rank that reads them before the living one wrote its own ends, or waits for ever (pytorch
+    issue 135712).
+    """
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if kept and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise ConfigError(
+            "torchrun --max-restarts: ranks that start again could meet those that ended; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, and use --rdzv-backend c10d"
+        )
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Tell whether the ranks can no longer speak; gloo says so in words only."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
