@@ -1,5 +1,6 @@
 """Does `shard` write the same bytes with the strips that `faces` left, and take only what fits?"""
 
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,22 +16,29 @@ from safe.config import Config
 CLIPS = 6
 
 
-@pytest.fixture
-def data(project: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def found(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with faces.parquet of a few clips and, beside it, what was left over."""
+    folder = tmp_path_factory.mktemp("found")
     whole = pq.read_table(project / "data" / "synthetic" / "manifest.parquet")
-    pq.write_table(whole.slice(0, CLIPS), tmp_path / "manifest.parquet")
+    pq.write_table(whole.slice(0, CLIPS), folder / "manifest.parquet")
     config = small_config(project)
     find_faces(
-        tmp_path / "manifest.parquet",
+        folder / "manifest.parquet",
         Path(config.data.root),
-        tmp_path / "faces.parquet",
+        folder / "faces.parquet",
         settings=config.faces,
         workers=1,
         deadline=60,
-        leave=Leave(tmp_path / "left.zip", config.shard),
+        leave=Leave(folder / "left.zip", config.shard),
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def data(found: Path, tmp_path: Path) -> Path:
+    """Return a copy of `found`."""
+    return shutil.copytree(found, tmp_path / "data")
 
 
 def write(data: Path, config: Config, out: str, *, leftover: bool) -> dict[str, bytes]:

@@ -26,10 +26,11 @@ from pathlib import Path
 from select import select
 
 PACKAGES = (
-    *("av", "cv2", "dvc.cli", "dvc.commands.repro", "dvc.repo.experiments", "dvclive", "jinja2"),
-    *("onnxruntime", "pyarrow.compute", "pyarrow.parquet", "pydantic", "rich.progress", "s3fs"),
-    *("safetensors.torch", "scipy.stats", "simplejpeg", "sklearn.metrics", "torch._dynamo"),
-    *("torchvision.models.video", "typer"),
+    *("av", "cv2", "dvc.cli.parser", "dvc.repo.experiments.queue.celery", "dvc_task.app"),
+    *("dvclive", "jinja2", "matplotlib.backends.backend_agg", "matplotlib.figure", "networkx"),
+    *("onnxruntime", "pyarrow.compute", "pyarrow.parquet", "pydantic.type_adapter", "pyparsing"),
+    *("rich.progress", "s3fs", "safetensors.torch", "scipy.stats", "simplejpeg"),
+    *("sklearn.metrics", "torch._dynamo", "torchvision.models.video", "typer", "yaml"),
 )
 
 PR_SET_PDEATHSIG = 1
