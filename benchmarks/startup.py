@@ -32,6 +32,8 @@ def end(found):
 Path("data").symlink_to({str(ROOT / "data")!r})
 cli.runs.run_train(Path({str(ROOT / "params.yaml")!r}), None, 1)
 """
+DVC = "import networkx, pyparsing, dvc.cli.parser, dvc.repo; print('here')"
+TORCH = "import torch; print('here')"
 FIRST_BATCH = "safe.train.load_batches = lambda *args, **options: end(next(load(*args, **options)))"
 FIRST_STEP = "Trainer.train_step = lambda *args: end(step(*args))"
 
@@ -59,15 +61,19 @@ def main() -> None:
         {
             "help": partial(run, [str(BIN / "safe-cli"), "--help"], says="train"),
             "repro": partial(run, [str(BIN / "dvc"), "repro"], says="up to date"),
+            "dvc": partial(run, [sys.executable, "-c", DVC], says="here"),
             "batch": partial(train_until, FIRST_BATCH),
+            "torch": partial(run, [sys.executable, "-c", TORCH], says="here"),
             "step": partial(train_until, FIRST_STEP),
         },
-        rounds=2 if args.quick else 9,
+        rounds=2 if args.quick else 7,
     )
     figures = [
         spread("`safe-cli --help`", seconds["help"], unit="s", most=0.4),
         spread("`dvc repro` with nothing to do, the demo", seconds["repro"], unit="s", most=1.5),
+        spread("of it: what DVC imports, alone", seconds["dvc"], unit="s"),
         spread("first batch of the demo in `safe-cli train`", seconds["batch"], unit="s", most=3),
+        spread("of it: `import torch`, alone", seconds["torch"], unit="s"),
         spread("first step of the demo in `safe-cli train`", seconds["step"], unit="s"),
     ]
     publish("startup", "Start-up", figures, note="Whole processes.", keep=not args.quick)
