@@ -25,8 +25,11 @@ class Proxy:
 
     def _accept(self) -> None:
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 ours, _ = self.server.accept()
+            except OSError:  # closed
+                return
+            with contextlib.suppress(OSError):
                 if not self.open:
                     ours.close()
                     continue
@@ -56,6 +59,12 @@ class Proxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self.server.shutdown(socket.SHUT_RDWR)  # the thread that accepts is told by this alone
+        self.server.close()
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[int]:
@@ -74,8 +83,7 @@ def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     made = Proxy(server)
     go_to(made.port, monkeypatch)
     yield made
-    made.stop()
-    made.server.close()
+    made.close()
 
 
 def go_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
