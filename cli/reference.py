@@ -4,7 +4,7 @@
 
 Nothing in that page is written by hand: values and meanings are those of params.yaml with its
 comments, ranges those of safe/config.py, stages those of dvc.yaml, commands and options those of
-cli/__main__.py.
+cli/app.py.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Any, Final
 import yaml
 from typer.main import get_command
 
-from cli.__main__ import app
+from cli.app import app
 from cli.progress import say
 from safe.config import Config
 from safe.process import whole_file

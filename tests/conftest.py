@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from s3 import proxy, server  # noqa: F401 - fixtures
 
-from cli.__main__ import main
+from cli.app import main
 from pipeline.datasets.synthetic import synthesize
 from pipeline.faces import find_faces
 from pipeline.index import build_index

@@ -36,7 +36,7 @@ def test_help_lists_every_verb_without_loading_torch(folder):
     assert done.returncode == 0
     for verb in ("synthesize", "index", "faces", "shard", "train", "calibrate", "eval", "summary"):
         assert verb in done.stdout
-    probe = "import sys, cli.__main__; print({'torch', 'cv2', 'pyarrow'} & sys.modules.keys())"
+    probe = "import sys, cli.app; print({'torch', 'cv2', 'pyarrow'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
 

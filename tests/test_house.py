@@ -166,7 +166,7 @@ def test_nothing_that_is_read_is_unpickled_evaluated_or_given_to_a_shell(path):
 
 
 def test_one_word_in_four_places():
-    from cli.__main__ import app
+    from cli.app import app
 
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert verbs == STAGES.keys() | NO_STAGE.keys()

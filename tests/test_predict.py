@@ -14,9 +14,9 @@ import torch
 from conftest import ROOT, grey_ramp, small_config, write_video
 from typer.testing import CliRunner
 
-import cli.__main__
 import cli.finished
 from cli.answering import OTHER_CROPS, Reader
+from cli.app import app
 from cli.predict import predict, run_predict
 from cli.videos import find_videos
 from pipeline.datasets.animate import Clip as Drawn
@@ -182,7 +182,7 @@ def test_where_no_video_can_be_used_that_is_the_error(videos, model, tmp_path):
     out = tmp_path / "out"
     words = ["predict", videos / "list.mp4", "--model", model, "--out", out, "--format", "parquet"]
     more = ["--face", "largest", "--no-timeline", "--video", "--workers", 1, "--device", "cpu"]
-    done = CliRunner().invoke(cli.__main__.app, [str(word) for word in (*words, *more)])
+    done = CliRunner().invoke(app, [str(word) for word in (*words, *more)])
     assert isinstance(done.exception, DataError)
     assert re.search(r"no video could be used; .*summary\.json says why", str(done.exception))
     (entry,) = json.loads((out / "summary.json").read_text())["videos"]

@@ -7,7 +7,7 @@ import yaml
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from cli.__main__ import app
+from cli.app import app
 from cli.reference import PAGE, describe, describe_range, read_keys, write_page
 from safe.errors import ConfigError
 from safe.params import load_config
