@@ -170,8 +170,8 @@ def _summarise(
 def _script_stays_out() -> Iterator[None]:
     """Keep child processes from running the caller's script anew.
 
-    A spawned child imports the script that called, to have its functions; ours need none of them. A
-    script of one line without `if __name__ == "__main__"` would start children without end.
+    A child imports the script that called, to have its functions; ours need none of them. A script
+    of one line without `if __name__ == "__main__"` would start children without end.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

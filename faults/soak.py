@@ -65,7 +65,7 @@ class Look:
 
 
 def look(done: int) -> Look:
-    """Look at this process and its children after `done` batches or clips."""
+    """Look at this process and those it started after `done` batches or clips."""
     processes = [os.getpid(), *children(os.getpid())]
     return Look(
         done,
@@ -76,9 +76,10 @@ def look(done: int) -> Look:
 
 
 def children(process: int) -> list[int]:
-    """Return the processes that `process` started and that live."""
+    """Return the processes that `process` started and that live, and theirs."""
     threads = Path(f"/proc/{process}/task").iterdir()
-    return sorted(int(child) for one in threads for child in (one / "children").read_text().split())
+    own = [int(child) for one in threads for child in (one / "children").read_text().split()]
+    return sorted(own + [more for child in own for more in children(child)])
 
 
 def held(process: int, file: str, *names: str) -> int:

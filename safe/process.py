@@ -1,7 +1,8 @@
 """How does a process end with its parent, a file appear whole, and a second run keep out?
 
-DVC leaves a stage running when DVC itself is killed, so every process of ours asks the kernel to be
-ended with its parent (Linux; elsewhere this does nothing). What is written appears under its name
+DVC leaves a stage running when DVC itself is killed, so a process of ours asks the kernel to be
+ended with its parent (Linux; elsewhere this does nothing); those that decode have a way of their
+own (pipeline/tasks/start.py). What is written appears under its name
 when it is complete and on disk; what holds a folder gives it back however it ends.
 """
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.tasks.answer import send
 from pipeline.tasks.limits import is_memory, limit_cpu, limit_memory
-from safe.process import die_with_parent
+from pipeline.tasks.start import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def serve(
         pipe: for each job (function, task) comes in, its pickled answer goes out.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    die_with_parent()
+    end_with_parent()
     import cv2  # here, because the parent has no need of it
 
     cv2.setNumThreads(1)  # the processes are the parallelism

@@ -4,8 +4,8 @@ Tasks in, results out in the same order, on child processes of this machine. A v
 loop for ever or crash inside native code, where no exception and no thread timeout reaches: so
 every task runs in a process that may be killed, and a killed process is replaced. Each child has a
 pipe of its own: children share no lock that a dying one could leave locked (pebble's pool does, and
-was seen to break when a child crashed just as the parent was busy). What a child does is in
-child.py, what is believed of its answer in answer.py.
+was seen to break when a child crashed just as the parent was busy). How a child starts is in
+start.py, what it does in child.py, what is believed of its answer in answer.py.
 """
 
 import math
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final, TypeVar
@@ -26,6 +25,7 @@ from pipeline.tasks.answer import GarbledError, Inbox
 from pipeline.tasks.child import Failure as Failure
 from pipeline.tasks.child import serve
 from pipeline.tasks.cluster import Cluster, run_batches
+from pipeline.tasks.start import start_method
 from safe.errors import ProcessError
 
 T = TypeVar("T")
@@ -45,10 +45,6 @@ _GLANCE: Final = 0.02
 
 _FAREWELL: Final = 10.0
 """Seconds from the end of a child's pipe to the end of its process."""
-
-_SPAWN: Final = get_context("spawn")
-"""A forked child would inherit the locks of the threads of its parent."""
-
 
 _NOT_YET: Final = object()
 
@@ -138,9 +134,13 @@ class _Child:
     """One child process; it starts at once and answers once after its set-up, then once a job."""
 
     def __init__(self, serve: Callable[[Connection], None], deadline: float):
-        self.pipe, end = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=serve, args=(end,), daemon=True)
-        self.process.start()
+        method = start_method()
+        self.pipe, end = method.Pipe()
+        self.process = method.Process(target=serve, args=(end,), daemon=True)
+        try:
+            self.process.start()
+        except EOFError as error:
+            raise ProcessError("a child process did not start: what forks it has ended") from error
         end.close()  # now the pipe ends when the child does
         self._deadline = deadline
         self._inbox = Inbox(self.pipe)
