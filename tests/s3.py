@@ -21,7 +21,8 @@ class Proxy:
         self.live: set[socket.socket] = set()
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.accepting = threading.Thread(target=self._accept, daemon=True)
+        self.accepting.start()
 
     def _accept(self) -> None:
         while True:
@@ -63,6 +64,8 @@ class Proxy:
         """Stop for good."""
         self.stop()
         self.server.shutdown(socket.SHUT_RDWR)  # the thread that accepts is told by this alone
+        self.accepting.join(10)
+        assert not self.accepting.is_alive(), "it would take a core from the tests that follow"
         self.server.close()
 
 

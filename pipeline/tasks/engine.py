@@ -140,7 +140,9 @@ class _Child:
         try:
             self.process.start()
         except EOFError as error:
-            raise ProcessError("a child process did not start: what forks it has ended") from error
+            raise ProcessError(
+                "a child process did not start: the one that forks it was killed (out of memory?)"
+            ) from error
         end.close()  # now the pipe ends when the child does
         self._deadline = deadline
         self._inbox = Inbox(self.pipe)

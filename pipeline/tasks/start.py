@@ -7,6 +7,7 @@ Where there is no such server each child is a new Python.
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -27,11 +28,9 @@ def start_method() -> ForkServerContext | SpawnContext:
     if sys.platform == "linux":
         server = get_context("forkserver")
         server.set_forkserver_preload(_PACKAGES)
-        try:
+        with suppress(OSError):  # no temporary folder for its socket, or one of too long a name
             forkserver.ensure_running()
-        except OSError:  # no temporary folder for its socket, or one of too long a name
-            return get_context("spawn")
-        return server
+            return server
     return get_context("spawn")
 
 
