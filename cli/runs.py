@@ -36,7 +36,7 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc
 
 
 def _load_torch() -> None:
-    """Import torch without looks for garbage: there is none, and they take a tenth of the time."""
+    """Import torch without looks for garbage: there is none, and they take time."""
     if "torch" in sys.modules:
         return
     gc.disable()
