@@ -81,21 +81,24 @@ def test_r3d_18_with_a_weights_file_is_torchvisions(tmp_path):
 
 
 @pytest.mark.parametrize("depth", [2, 4])
-def test_taps_left_out_and_the_ways_of_gpus_change_no_gradient(depth, monkeypatch):
+def test_no_way_of_convolving_changes_a_gradient(depth, monkeypatch):
+    monkeypatch.setattr("safe.networks.winograd._LEAST", 1)
     torch.manual_seed(1)
     theirs = r3d_18(weights=None).double()
     theirs.fc = torch.nn.Identity()
     start = theirs.state_dict()
     clips = torch.randn(2, 3, depth, 32, 32, dtype=torch.float64)
     upstream = torch.randn(2, 512, dtype=torch.float64)
-    ours = [build_backbone("r3d_18").double() for _ in range(2)]
+    ours = [build_backbone("r3d_18").double() for _ in range(3)]
     for network in ours:
         network.net.load_state_dict(start)
         network.to(memory_format=torch.channels_last_3d)
     theirs.train()(clips).backward(upstream)
-    for network, gpu in zip(ours, (False, True), strict=True):
+    for way, network in zip(("winograd", "direct", "gpu"), ours, strict=True):
+        if way != "winograd":
+            monkeypatch.setattr("safe.networks.r3d.gains", lambda x: False)
         for module in ("safe.networks.r3d", "safe.networks.norms"):  # the same operations, on a CPU
-            monkeypatch.setattr(f"{module}.is_gpu", lambda x, gpu=gpu: gpu)
+            monkeypatch.setattr(f"{module}.is_gpu", lambda x, way=way: way == "gpu")
         network.train()(clips).backward(upstream)
         mine = network.net
         for (name, p), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):

@@ -149,10 +149,12 @@ class Memory(TorchDispatchMode):
         self.now -= size
 
 
-def test_recomputing_needs_less_memory():
+def test_recomputing_needs_less_memory(monkeypatch):
+    # What its combined frames take is bounded, and would outweigh so few and small windows.
+    monkeypatch.setattr("safe.networks.r3d.gains", lambda x: False)
     x, peaks = torch.randn(2, 3, 4, 64, 64, requires_grad=True), []
     for again in (False, True):
-        # Without gradients of the weights, which would outweigh so few and small windows.
+        # Without gradients of the weights, which would outweigh them too.
         backbone = build_backbone("r3d_18").train().requires_grad_(False)
         if again:
             recompute(backbone)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 
 from safe.networks.norms import Norm, is_gpu, norm_relu, replace_norms
+from safe.networks.winograd import convolve, gains
 
 
 class SeenTaps(Conv3DSimple):  # type: ignore[misc]
@@ -24,6 +25,8 @@ class SeenTaps(Conv3DSimple):  # type: ignore[misc]
         """Map [B, C, T, H, W] as nn.Conv3d with padding 1 does."""
         depth, stride, padding = x.shape[2], self.stride, (0, *self.padding[1:])
         gpu = is_gpu(x)
+        if not gpu and stride[0] == 1 and gains(x):
+            return convolve(x, self.weight, self.bias)
         if gpu and depth == 1:  # cuDNN has more kernels for two dimensions
             taps = self.weight[:, :, 1]
             flat = F.conv2d(x[:, :, 0], taps, self.bias, stride[1:], padding[1:])
