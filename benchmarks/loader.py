@@ -38,6 +38,7 @@ from safe.sample import FRAMES, decode_strip
 ROOT = Path(__file__).parents[1]
 SIDE, CROP, BATCH, WORKERS = 128, 112, 16, 2
 BARE = "a loop that only decodes, {} at once"
+BYTES = "ours as bytes"
 BOUNDS = {
     "the usual loader": 12,
     "the usual loader without colour jitter": 5,
@@ -70,6 +71,7 @@ def main() -> None:
             for name, least in BOUNDS.items()
             if name in seconds
         ),
+        ratio(f"{BYTES} to {BARE.format('two')}", seconds[BARE.format("two")], seconds[BYTES]),
     ]
     size = np.mean([len(strip) for strip in strips]) / 1024
     note = (
@@ -77,8 +79,9 @@ def main() -> None:
         f"(quality 90, 4:2:0, {size:.0f} KB); the usual loader has each face as a JPEG file of 224 "
         f"pixels, quality 95. {WORKERS} workers; all files in the page cache. The usual loader's "
         "tensors are not normalised, all others are, by the same code. Nobody mixes clips; ours "
-        "crops and normalises in one pass, as training without TAM does. `a loop that only "
-        "decodes` decodes the strips from memory into one buffer, in one process or in two."
+        "crops and normalises in one pass, as training without TAM does. As bytes whole faces "
+        "come, as a GPU is given them. `a loop that only decodes` decodes the strips from memory "
+        "into one buffer, in one process or in two."
     )
     if quick:
         print_quickly(figures)
@@ -138,7 +141,11 @@ class Laps:
         self.taken: dict[str, list[float]] = {}
         # First, so that the processes for the bare loop inherit little more than the strips.
         self.pool = multiprocessing.get_context("fork").Pool(2, _keep, (strips,))
-        self.loaders = {"ours": self._ours(folder), **self._others(folder, scratch)}
+        self.loaders = {
+            "ours": self._ours(folder),
+            BYTES: partial(self._faces, folder, count()),
+            **self._others(folder, scratch),
+        }
 
     def run(self, *, rounds: int, warm: int) -> dict[str, list[float]]:
         """Run every loader once a round, after `warm` rounds that do not count."""
@@ -155,8 +162,11 @@ class Laps:
     def _lap(self, name: str, start: Callable[[], Iterable[Tensor]]) -> None:
         clips, first = 0, 0.0
         for batch in start():
-            assert batch.shape == (BATCH, 3, FRAMES, CROP, CROP), name
-            assert batch.dtype == torch.float32, name
+            if name == BYTES:
+                assert batch.shape == (BATCH, FRAMES, SIDE, SIDE, 3)
+            else:
+                assert batch.shape == (BATCH, 3, FRAMES, CROP, CROP), name
+            assert batch.dtype == (torch.uint8 if name == BYTES else torch.float32), name
             last = time.perf_counter()
             first = first or last
             clips += BATCH
@@ -167,16 +177,17 @@ class Laps:
         self.pool.map(_decode, [range(i, len(self.strips), processes) for i in range(processes)], 1)
         self.taken.setdefault(name, []).append((time.perf_counter() - start) / len(self.strips))
 
+    def _faces(self, folder: ShardFolder, seeds: Iterator[int]) -> Iterator[Tensor]:
+        rows = np.arange(len(self.strips))
+        plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=1, seed=next(seeds))
+        return (batch["faces"] for batch in load_batches(folder, plan, workers=WORKERS))
+
     def _ours(self, folder: ShardFolder) -> Callable[[], Iterator[Tensor]]:
-        rows, seeds = np.arange(len(self.strips)), count()
-        generator = torch.Generator().manual_seed(0)
+        seeds, generator = count(), torch.Generator().manual_seed(0)
 
         def batches() -> Iterator[Tensor]:
-            plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=1, seed=next(seeds))
-            for batch in load_batches(folder, plan, workers=WORKERS):
-                yield random_crop_flip_normalize(
-                    batch["faces"], CROP, 0.5, generator, out=self.pixels
-                )
+            for faces in self._faces(folder, seeds):
+                yield random_crop_flip_normalize(faces, CROP, 0.5, generator, out=self.pixels)
 
         return batches
 
