@@ -43,11 +43,11 @@ NOTE: Final = (
     f"Batches of {BATCH} from {len(SHARDS)} tars by {WORKERS} workers, faces of {SIDE} pixels, "
     f"cropped and normalised. Clips: {CONFIG.synthesize.clips} drawn videos and two damaged ones, "
     f"over and over under other keys, through `find_faces` with {WORKERS} children, which leaves "
-    "strips too. Own memory is Pss_Anon + Pss_Shmem of /proc/PID/smaps_rollup: a page that n "
-    "processes share counts 1/n in each, so shared buffers count once; pages of program files are "
-    "left out, since their share depends on what else runs. It is the median over the looks of "
-    "the tenth after the warm-up, and of the last tenth. Peak is VmHWM, resident memory at its "
-    "highest so far, all pages in full. The warm-up is a tenth of the run."
+    "strips too. Own memory is resident memory without pages of program files, which come and go: "
+    "Anonymous + Pss_Shmem of /proc/PID/smaps_rollup. A page that a fork shares counts in full in "
+    "both, so it grows no memory when one writes to it; shared buffers count once. It is the "
+    "median over the looks of the tenth after the warm-up, and of the last tenth. Peak is VmHWM, "
+    "resident memory at its highest so far. The warm-up is a tenth of the run."
 )
 
 
@@ -57,7 +57,7 @@ class Look:
 
     done: int
     own: dict[int, int]
-    """Bytes that each process made: Pss_Anon and Pss_Shmem."""
+    """Bytes that each process made: Anonymous and Pss_Shmem."""
     peak: dict[int, int]
     """The highest resident memory so far of each, in bytes: VmHWM."""
     files: int
@@ -69,7 +69,7 @@ def look(done: int) -> Look:
     processes = [os.getpid(), *children(os.getpid())]
     return Look(
         done,
-        {one: held(one, "smaps_rollup", "Pss_Anon", "Pss_Shmem") for one in processes},
+        {one: held(one, "smaps_rollup", "Anonymous", "Pss_Shmem") for one in processes},
         {one: held(one, "status", "VmHWM") for one in processes},
         sum(len(list(Path(f"/proc/{one}/fd").iterdir())) for one in processes),
     )

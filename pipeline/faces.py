@@ -20,7 +20,7 @@ from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
 from pipeline.face.crop import centre_square
 from pipeline.face.detect import DETECTORS, load_detector
 from pipeline.face.face_table import ClipFaces, Status, write_faces
-from pipeline.face.leftover import Leave, leaving, made_by, seal
+from pipeline.face.leftover import Leave, add, leaving, made_by, seal
 from pipeline.face.look import detect_clip
 from pipeline.face.preprocessing import preprocessing
 from pipeline.face.strip import make_strip
@@ -118,7 +118,7 @@ def find_faces(
             if isinstance(found, Failure):
                 found = Found(ClipFaces(status="error", reason=found.reason))
             if file is not None and found.strip is not None:
-                file.writestr(clip, found.strip)
+                add(file, clip, found.strip)
             counts[found.faces.status] += 1
             yield found.faces
 

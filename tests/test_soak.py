@@ -1,6 +1,8 @@
 """The soak sees what grows, and runs over the real parts; the page says what was found."""
 
+import ctypes
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import faults.soak
 from faults import page
 from faults.page import keep
 from faults.soak import Look, children, judge, look, soak_batches, soak_clips
+from pipeline.tasks.limits import give_back
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MB = 2**20
@@ -79,6 +82,18 @@ def test_a_look_sees_a_childs_memory_and_files():
     assert 50 * MB < found.own[child.pid] <= found.peak[child.pid] < 90 * MB
     assert found.files >= before.files + 2
     assert child.pid not in children(next(iter(found.own)))
+
+
+@linux
+def test_memory_that_was_freed_is_given_back():
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("not glibc")
+    pieces = [bytearray(100_000) for _ in range(1000)]
+    del pieces[:999:2]  # what stays keeps what was freed from the end of the heap
+    held = look(0).own[os.getpid()]
+    give_back()
+    assert held - look(0).own[os.getpid()] > 25 * MB
+    assert len(pieces) == 500
 
 
 @linux

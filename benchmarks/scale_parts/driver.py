@@ -14,7 +14,7 @@ from unittest import mock
 
 from benchmarks.shard_build import write_manifest
 from pipeline.face.face_table import ClipFaces, write_faces
-from pipeline.face.leftover import Leave, leaving, made_by, seal
+from pipeline.face.leftover import Leave, add, leaving, made_by, seal
 from pipeline.face.preprocessing import preprocessing
 from pipeline.index import build_index
 from pipeline.shard import write_shards
@@ -52,7 +52,7 @@ def drive(config: Config, folder: Path, face: ClipFaces, clips: int, size: int) 
     with leaving(leave) as file:
         assert file is not None
         for number, key in enumerate(keys):
-            file.writestr(key, noise[number : number + size + number % 512])
+            add(file, key, noise[number : number + size + number % 512])
         write_faces(keys, [face] * clips, table)
         seal(file, made_by(table, made))
     middle, before = time.perf_counter(), _peak_mb()

@@ -9,13 +9,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, Final
 
 from pipeline.tasks.answer import send
-from pipeline.tasks.limits import is_memory, limit_cpu, limit_memory
+from pipeline.tasks.limits import give_back, is_memory, limit_cpu, limit_memory
 from pipeline.tasks.start import end_with_parent
+
+_TIDY: Final = 16
+"""Jobs after which freed memory is given back."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,15 @@ def serve(
     cv2.setNumThreads(1)  # the processes are the parallelism
     send(pipe, _reply(setup if setup is not None else _nothing))
     limit_memory(memory)
-    while True:
+    for done in count(1):
         try:
             function, task = pipe.recv()
         except EOFError:
             return
         limit_cpu(deadline)
         send(pipe, _reply(partial(function, task), memory))
+        if done % _TIDY == 0:
+            give_back()
 
 
 def _nothing() -> None:

@@ -5,9 +5,11 @@ kernel, also while the parent does something else: a task that asks for more mem
 that computes for too long is ended by SIGXCPU.
 """
 
+import ctypes
 import math
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,15 @@ def limit_memory(memory: float | None) -> None:
     if memory is not None and sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + round(memory * _GIB))
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where that is glibc's to do.
+
+    It keeps what lies between pieces in use: 13 MB after 2,000 clips, a tenth of a child's memory.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def limit_cpu(seconds: float) -> None:
