@@ -4,9 +4,9 @@ torchvision's r3d_18 up to global pooling, with its names and weights. It halves
 window of 4 frames has a depth of 2 in the second layer group and of 1 from the third on, where one
 or two of the three temporal taps of a 3 x 3 x 3 kernel see nothing but zero padding. Those are left
 out: the same sums (their gradient is zero), at two thirds or a third of the multiplications. Seven
-windows of 16 frames at 112 x 112 then take 59.7 G multiply-adds in place of 75.5 G. On a GPU what
-cuDNN is slow at is asked of it in another form. Tran et al.: A Closer Look at Spatiotemporal
-Convolutions. CVPR 2018.
+windows of 16 frames at 112 x 112 then take 59.7 G multiply-adds in place of 75.5 G. On a CPU 2 and
+4 frames take fewer products than that (winograd.py); on a GPU what cuDNN is slow at is asked of it
+in another form. Tran et al.: A Closer Look at Spatiotemporal Convolutions. CVPR 2018.
 """
 
 import torch
