@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe.networks import winograd
@@ -34,6 +34,7 @@ def drawn(batch, channels, outputs, depth, height, width, dtype=torch.float64):
 size = st.integers(1, 5)
 
 
+@settings(max_examples=100, deadline=None)
 @given(
     shape=st.tuples(size, size, size, st.sampled_from([2, 4]), size, size),
     biased=st.booleans(),
