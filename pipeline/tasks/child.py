@@ -19,7 +19,7 @@ from pipeline.tasks.limits import give_back, is_memory, limit_cpu, limit_memory
 from pipeline.tasks.start import end_with_parent
 
 _TIDY: Final = 16
-"""Jobs after which freed memory is given back."""
+"""Jobs after which freed memory is given back, which takes a millisecond."""
 
 
 @dataclass(frozen=True)

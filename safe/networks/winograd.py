@@ -3,7 +3,7 @@
 By Winograd's minimal filtering, in time alone. Each frame that comes out is a sum of convolutions
 in two dimensions, one for each frame that it sees: 4 for 2 frames between two of padding, 10 for
 4. Of combined frames with combined taps 3 and 6 are enough. The sums are the same, their rounding
-is two to ten times as large (1.5e-6 of an output in float32, 4e-6 of the weights' gradient):
+is two to eleven times as large (1.5e-6 of an output in float32, 4e-6 of the weights' gradient):
 nothing for bfloat16. So this is for CPUs, where multiplications are what takes the time.
 Lavin, Gray: Fast Algorithms for Convolutional Neural Networks. CVPR 2016.
 """
