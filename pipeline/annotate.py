@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.stretch import LONGEST
+from pipeline.picture import Pictures
+from pipeline.stretch import Survey, survey
 from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.video import Listing, decoded_frames, list_frames, open_video, reading, upright
+from pipeline.video import decoded_frames, open_video, reading
 from safe.errors import DataError
 from safe.process import naming, whole_file
 
@@ -126,43 +127,44 @@ def _write(task: _Task) -> None:
     """Be the child's work: decode, draw and encode, a frame at a time."""
     marks = Marks(task.marks)
     last = -1
-    with FileIO(task.video) as file, naming(task.out):
-        listing = list_frames(file, most=LONGEST)
-        with av.open(str(task.out), "w", format="mp4") as target:
-            stream = None
-            for place, seconds, pixels in _every_frame(file, listing):
-                # H.264 in 4:2:0 has even sides: an odd last row or column is cut off.
-                image = np.ascontiguousarray(pixels[: len(pixels) & ~1, : pixels.shape[1] & ~1])
-                if stream is None:
-                    stream, start = _stream(target, image, listing.fps), seconds
-                for mark in marks.at(place):
-                    draw_mark(image, mark.box(place), mark.text, mark.colour)
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                last = max(last + 1, round((seconds - start) / _TICK))  # must grow
-                frame.pts, frame.time_base = last, _TICK
-                target.mux(stream.encode(frame))
+    film = survey(task.video)
+    with (
+        FileIO(task.video) as file,
+        naming(task.out),
+        av.open(str(task.out), "w", format="mp4") as target,
+    ):
+        stream = None
+        for place, seconds, pixels in _every_frame(file, film):
+            # H.264 in 4:2:0 has even sides: an odd last row or column is cut off.
+            image = np.ascontiguousarray(pixels[: len(pixels) & ~1, : pixels.shape[1] & ~1])
             if stream is None:
-                raise DataError("no frame could be decoded")
-            target.mux(stream.encode())
+                stream, start = _stream(target, image, film.fps), seconds
+            for mark in marks.at(place):
+                draw_mark(image, mark.box(place), mark.text, mark.colour)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            last = max(last + 1, round((seconds - start) / _TICK))  # must grow
+            frame.pts, frame.time_base = last, _TICK
+            target.mux(stream.encode(frame))
+        if stream is None:
+            raise DataError("no frame could be decoded")
+        target.mux(stream.encode())
 
 
-def _every_frame(file: Any, listing: Listing) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
+def _every_frame(file: Any, film: Survey) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
     """Yield the place, the time in seconds and the pixels of each frame that decodes.
 
-    The pixels are uint8 [H, W, 3], RGB, upright, at the size of the first.
+    The pixels are uint8 [H, W, 3], RGB, upright, of the survey's size.
     """
-    first = None
+    listing, pictures = film.listing, Pictures(film.shape)
     with reading(), open_video(file) as container:
         for count, (frame, _) in enumerate(decoded_frames(container)):
-            place = listing.places.get(frame.pts, -1) if listing.places else count
-            if place >= 0:  # else an edit list hides it
-                first = first or frame
-                seconds = place / (listing.fps or 25) if frame.time is None else frame.time
-                yield place, seconds, upright(frame, first)
+            place = listing.place(frame.pts) if listing.by_stamp else count
+            if place is not None:  # else an edit list hides it
+                yield place, film.seconds(place), pictures.show(frame, film.size)
 
 
 def _stream(target: Any, image: NDArray[np.uint8], fps: float) -> Any:
-    rate = Fraction(fps or 25).limit_denominator(1001)
+    rate = Fraction(fps).limit_denominator(1001)
     stream = target.add_stream("libx264", rate=rate, options=_ENCODER)
     stream.height, stream.width = image.shape[:2]
     stream.pix_fmt = "yuv420p"

@@ -80,7 +80,7 @@ def find_in_stretch(stretch: Stretch, *, settings: Settings) -> list[Answer]:
             else:
                 answers.append(find_in_window(decoded, settings=settings, seen=seen))
     except DataError as error:  # what came before it counts
-        answers += [str(error)] * (len(stretch.spans) - len(answers))
+        answers += [str(error)] * (len(stretch.windows) - len(answers))
     return answers
 
 

@@ -1,31 +1,54 @@
-"""Which 16 frames of a clip, and their pixels?
+"""The 16 frames that stand for a clip, and their pixels.
 
-A video file, a folder of face frames or a strip of 16 faces in, 16 upright RGB frames out. A frame
-that could not be decoded is replaced by the nearest one that could, and the result says so. Native
-decoders can hang or crash: call this inside pipeline.tasks.engine.run_tasks.
+In: a video file, a folder of face frames or a strip of 16 faces. Out: 16 upright RGB frames, each
+with its index in the clip and its time. A frame that could not be decoded is replaced by the
+nearest one that could, and the result says so. Native decoders can hang or crash: call this inside
+pipeline.tasks.engine.run_tasks.
 
-The rule: the centre frame of each of 16 equal segments of the clip. A clip of fewer than 16 frames
-is spread over evenly, each frame repeated in its place. The length of a video is what its container
-lists to be shown, also where the file is cut off or damaged: so a frame keeps its place in time.
+The rule: the centre frame of each of 16 equal segments of the clip. Where the frames do not come at
+a constant rate, segments are of time, and the frame on the screen at the centre of each is taken. A
+clip of fewer than 16 frames is spread over evenly, each frame repeated in its place. The length of
+a video is what its container lists to be shown, also where the file is cut off or damaged: so a
+frame keeps its place in time.
 
-Two decoders, the same pixels. PyAV tells of all damage that FFmpeg notices. decord raises when
-packets are lost, but not when FFmpeg conceals an error inside a frame; and where an edit list hides
-frames at the start it counts those too and fills up with copies of the last frame, so it is trusted
-only with a stream whose length it reads as listed.
+Two decoders, the same frames, the same pixels. decord decodes what needs nothing but decoding: mp4,
+mov, mkv and webm with whole lists of upright, progressive frames. It never seeks: when it does, it
+returns other frames (dmlc/decord#365, #252, #195). It reads in order, its list of stamps must be
+the container's, and it must end where that list ends. All else, and all damage, is PyAV's, whose
+every frame is held against the list by its stamp or its order.
 """
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.video import Listing, decode_places, list_frames
+from pipeline.picture import (
+    HDR,
+    INTERLACED,
+    TURNED,
+    Pictures,
+    is_plain,
+    largest,
+    pixel_shape,
+    turns,
+)
+from pipeline.video import (
+    Listing,
+    decoded_frames,
+    list_by_decoding,
+    list_frames,
+    open_video,
+    reading,
+    video_stream,
+)
 from safe.errors import DataError
 from safe.sample import FRAMES
 
@@ -55,6 +78,15 @@ class Decoded:
     """H, pixels of the upright frame."""
     damage: str
     """Empty, or what is wrong: "12 of 16 frames decoded, 4 repeated from the nearest"."""
+    times: tuple[float, ...] = ()
+    """T seconds from the first frame of the clip; empty where they are not known."""
+    notes: tuple[str, ...] = ()
+    """What is special about a whole clip: of NOTES."""
+
+
+FEW: Final = "few frames"
+NOTES: Final = (FEW, INTERLACED, HDR, TURNED)
+"""Half of a clip's frames or fewer differ; what pipeline/picture.py did about a picture."""
 
 
 def frame_indices(n: int, count: int = FRAMES) -> list[int]:
@@ -95,7 +127,7 @@ def read_clip(path: Path, source: Source, *, decoder: Decoder = "decord") -> Dec
 
 
 def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
-    """Decode 16 frames of a video, at its own size.
+    """Decode 16 frames of a video, at its own size but for pixels that are not square.
 
     Args:
         path: the file; a container and a codec that pipeline/container.py allows.
@@ -105,17 +137,49 @@ def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
     Raises:
         DataError: "file missing", "empty file", "not a video ..." or "no frame could be decoded".
     """
-    damage = ""
     # Opened once: what is checked is what is decoded, and no path reaches a decoder.
     with open_file(path) as file:
         listing = list_frames(file)
-        indices = frame_indices(listing.length)
-        frames = _decode_decord(file, listing, indices) if decoder == "decord" else None
-        if frames is None:
-            frames, repeated, unsound = decode_places(file, listing, indices)
-            damage = _describe(repeated, unsound)
+        found = None
+        if decoder == "decord" and listing.plain and listing.whole and _begins_plain(file, listing):
+            found = _decode_decord(file, listing)
+        if found is None:
+            found = _decode_pyav(file, listing)
+        if found is None:  # the decoder has other frames than the container lists, and no damage
+            listing = list_by_decoding(file)
+            found = _decode_pyav(file, listing)
+            if found is None:
+                raise DataError("decodes to other frames each time")
+    return found
+
+
+def clip_indices(listing: Listing) -> list[int]:
+    """Return the indices of the 16 frames that stand for a clip."""
+    if listing.steady or not listing.whole:
+        return frame_indices(listing.length)
+    first, end = int(listing.stamps[0]), int(listing.stamps[-1]) + listing.last
+    centres = first + (np.arange(FRAMES) + 0.5) / FRAMES * (end - first)
+    return [int(index) for index in listing.at(centres)]
+
+
+def _decoded(
+    frames: NDArray[np.uint8], listing: Listing, indices: list[int], damage: str, notes: set[str]
+) -> Decoded:
+    """Put together what is known of a clip."""
     height, width = frames.shape[1:3]
-    return Decoded(frames, indices, listing.length, listing.fps, width, height, damage)
+    known = np.minimum(indices, len(listing.stamps) - 1)
+    times = (listing.stamps[known] - listing.stamps[0]) * listing.tick
+    return Decoded(
+        *(frames, indices, listing.length, listing.fps, width, height, damage),
+        times=tuple(times.tolist()),
+        notes=notes_of(indices, notes),
+    )
+
+
+def notes_of(indices: Sequence[int], notes: set[str]) -> tuple[str, ...]:
+    """Return what is special about frames at these indices, in the order of NOTES."""
+    few = {FEW} if 2 * len(set(indices)) <= len(indices) else set()
+    return tuple(note for note in NOTES if note in notes | few)
 
 
 def read_frames(folder: Path) -> Decoded:
@@ -172,24 +236,32 @@ def open_file(path: Path) -> FileIO:
         raise DataError(f"file cannot be opened: {error.strerror}") from error
 
 
-def _decode_decord(file: FileIO, listing: Listing, indices: list[int]) -> NDArray[np.uint8] | None:
-    """Decode with decord: uint8 [T, H, W, 3], or None where decord fails or cannot be trusted.
+def _begins_plain(file: FileIO, listing: Listing) -> bool:
+    """Say whether the first frame is the first that is listed, and is shown as it is stored."""
+    with reading(), open_video(file) as container:
+        shape = pixel_shape(video_stream(container))
+        for frame, sound in decoded_frames(container):
+            return sound and listing.place(frame.pts) == 0 and is_plain(frame, shape)
+    return False
+
+
+def _decode_decord(file: FileIO, listing: Listing) -> Decoded | None:
+    """Decode with decord; None where it fails or cannot be trusted.
 
     decord gets the open file by its number: a path could hold a pattern (clip%d.png) or a protocol.
     """
-    if not (listing.whole and listing.plain):
-        return None
     load_decoder()  # here, because a folder of frames needs none
     import decord
 
+    indices = clip_indices(listing)
     try:
         # Any fault at all is to raise: the default repeats frames in silence, and so does 0.
         file.seek(0)
         name = f"/dev/fd/{file.fileno()}"
         reader = decord.VideoReader(name, num_threads=1, fault_tol=1e-6)
-        if len(reader) != listing.length:
+        if not _lists_the_same(reader, listing):
             return None
-        frames: NDArray[np.uint8] = reader.get_batch(indices).asnumpy()
+        frames = _in_order(reader, indices, listing.length)
     except (
         *(decord.DECORDError, decord.DECORDLimitReachedError),
         *(RuntimeError, ValueError, AssertionError, ArithmeticError, LookupError),
@@ -197,7 +269,110 @@ def _decode_decord(file: FileIO, listing: Listing, indices: list[int]) -> NDArra
         if "bad_alloc" in str(error):
             raise MemoryError("decord") from error
         return None
-    return frames if frames.shape[-1] == 3 else None
+    return None if frames is None else _decoded(frames, listing, indices, "", set())
+
+
+def _lists_the_same(reader: Any, listing: Listing) -> bool:
+    """Say whether decord lists as many frames as the container does, with their stamps."""
+    if len(reader) != listing.length:
+        return False
+    begins = reader.get_frame_timestamp(range(listing.length))[:, 0]
+    return bool(np.abs(begins - listing.stamps * listing.tick).max() <= listing.tick / 2 + 1e-3)
+
+
+def _in_order(reader: Any, indices: list[int], length: int) -> NDArray[np.uint8] | None:
+    """Read the frames at some indices without seeking; None unless the video ends after `length`.
+
+    What is not wanted is decoded, and not converted.
+    """
+    frames: NDArray[np.uint8] | None = None
+    at, last = 0, -1
+    for row, index in enumerate(indices):
+        if frames is not None and index == last:
+            frames[row] = frames[row - 1]
+            continue
+        if index > at:
+            reader.skip_frames(index - at)
+        image = reader.next().asnumpy()
+        at, last = index + 1, index
+        if image.shape[-1] != 3:
+            return None
+        if frames is None:
+            frames = np.empty((len(indices), *image.shape), np.uint8)
+        frames[row] = image
+    if length > at:
+        reader.skip_frames(length - at)
+    try:
+        reader.next()
+    except StopIteration:
+        return frames
+    return None
+
+
+@dataclass
+class _Candidate:
+    """The decoded frame that is nearest to a wanted index so far."""
+
+    distance: int
+    frame: Any
+    sound: bool
+
+
+def _decode_pyav(file: FileIO, listing: Listing) -> Decoded | None:
+    """Decode with PyAV, from the start, as far as frames come.
+
+    Holds no more than one frame a wanted index. An index whose frame does not come takes the
+    nearest one that does. Returns None where the listing is refuted: a whole file without damage
+    whose frames are others.
+
+    Raises:
+        DataError: "no frame could be decoded", or what PyAV says.
+    """
+    indices = clip_indices(listing)
+    wanted: dict[int, _Candidate | None] = dict.fromkeys(indices)
+    sure = listing.decoded or not listing.whole
+    count, at, unharmed = 0, -1, True
+    with reading(), open_video(file) as container:
+        pictures = Pictures(pixel_shape(video_stream(container)))
+        for frame, sound in decoded_frames(container):
+            unharmed &= sound
+            index = listing.place(frame.pts) if listing.by_stamp else count
+            if index is None:  # an edit list hides it
+                continue
+            if listing.by_stamp and index <= at and not sure and unharmed:
+                return None  # time stamps that go back are guesses
+            count, at = count + 1, max(at, index)
+            for want, best in wanted.items():
+                distance = abs(want - index)
+                if best is None or distance < best.distance:
+                    wanted[want] = _Candidate(distance, frame, sound)
+            if at >= indices[-1] and (
+                sure or not unharmed or (listing.by_stamp and count == at + 1)
+            ):
+                break
+        else:
+            if not sure and unharmed and count != listing.length:
+                return None
+        chosen = [candidate for index in indices if (candidate := wanted[index]) is not None]
+        if not chosen:
+            raise DataError("no frame could be decoded")
+        frames = _show(pictures, [candidate.frame for candidate in chosen])
+    repeated = sum(item.distance > 0 for item in chosen)
+    damage = _describe(repeated, sum(not item.sound for item in chosen))
+    turned = len({turns(pictures.size(item.frame)) for item in chosen}) > 1
+    return _decoded(
+        frames, listing, indices, damage, pictures.notes | ({TURNED} if turned else set())
+    )
+
+
+def _show(pictures: Pictures, chosen: list[Any]) -> NDArray[np.uint8]:
+    """Convert frames, some of them the same, to RGB: uint8 [T, H, W, 3], all of one size."""
+    canvas = largest([pictures.size(frame) for frame in chosen])
+    frames = np.empty((len(chosen), canvas[1], canvas[0], 3), np.uint8)  # filled: one copy
+    for row, frame in enumerate(chosen):
+        again = row > 0 and frame is chosen[row - 1]
+        frames[row] = frames[row - 1] if again else pictures.show(frame, canvas)
+    return frames
 
 
 def _describe(repeated: int, unsound: int) -> str:

@@ -1,13 +1,14 @@
-"""What are the frames of some windows in the middle of a long video?
+"""The frames of some windows in the middle of a long video.
 
-A file is surveyed once: how many frames, when each is shown, how large. Then any stretch of it can
-be decoded by itself: from the key frame before it, with the pixels that decoding from the start
-would give, holding the 16 frames of one window at a time. Native decoders can hang or crash: call
+In: a file, surveyed once: how many frames, when each is shown, how large. Out: the 16 frames of one
+window after the other. Any stretch of a file can be decoded by itself, from the key frame before
+it, with the pixels that decoding from the start would give. Native decoders can hang or crash: call
 this inside pipeline.tasks.engine.run_tasks.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -16,122 +17,170 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode import Decoded, frame_indices, open_file
-from pipeline.video import decoded_frames, list_frames, open_video, reading, upright
+from pipeline.decode import Decoded, notes_of, open_file
+from pipeline.picture import TURNED, Pictures, Size, largest, pixel_shape, turns
+from pipeline.video import (
+    FPS,
+    Listing,
+    decoded_frames,
+    list_by_decoding,
+    list_frames,
+    open_video,
+    reading,
+    video_stream,
+)
 from safe.errors import DataError
 from safe.sample import FRAMES
 
 LONGEST: Final = 24 * 60 * 60 * 60
 """Frames of the longest video: 24 hours at 60 a second. Its time stamps take 42 MB."""
 
-_FPS: Final = 25.0  # frames a second of a video that says nothing of it
-_TRUSTED: Final = 0.1  # part by which the stamps may differ from what the container says
 _EARLIER: Final = 12.0
 """Seconds that the second attempt to seek goes further back: encoders put a key frame at least
 every 250 frames, which is 10 seconds at 25 a second."""
 
-
-@dataclass(frozen=True)
-class Picture:
-    """How the decoder gives a frame of the video."""
-
-    width: int
-    """Pixels, before it is turned upright."""
-    height: int
-    rotation: int
-    """Degrees counter-clockwise that turn it upright."""
+_LOOKS: Final = 500
+"""Key frames at most whose size is looked at."""
+_LOOK: Final = 2.0
+"""Seconds from one to the next, at least."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a file says of its video, and how its first frame looks."""
+    """What a file says of its video, and how its frames look."""
 
-    stamps: NDArray[np.int64]
-    """Time stamps of the frames, ascending; fewer than `length` where the file is cut off, and none
-    at all where a frame has no stamp of its own."""
-    length: int
-    """Frames to show."""
-    tick: float
-    """Seconds of one unit of the stamps."""
+    listing: Listing
     fps: float
     """Frames a second, above 0."""
-    picture: Picture
+    shape: Fraction
+    """Width over height of a pixel."""
+    size: Size
+    """Width and height that all upright frames are fitted into, pixels."""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the upright frame, pixels."""
-        sides = (self.picture.width, self.picture.height)
-        return sides if round(self.picture.rotation / 90) % 2 == 0 else sides[::-1]
+    def length(self) -> int:
+        """Frames to show."""
+        return self.listing.length
 
     def seconds(self, place: int) -> float:
-        """Return when the frame at a place, 0..length, is shown, counted from the first frame."""
-        if not len(self.stamps):
-            return place / self.fps
-        known = min(place, len(self.stamps) - 1)
-        ticks = int(self.stamps[known]) - int(self.stamps[0])
-        return ticks * self.tick + (place - known) / self.fps
+        """Return when the frame at a place, 0..length, is shown, on a player's clock."""
+        listing = self.listing
+        known = min(place, len(listing.stamps) - 1)
+        ticks = int(listing.stamps[known]) - int(listing.stamps[0])
+        if place > known:
+            ticks += listing.last
+        return listing.start + ticks * listing.tick + max(0, place - known - 1) / self.fps
+
+    def places(self, seconds: NDArray[np.floating]) -> list[int]:
+        """Return which frames are on the screen at some moments on a player's clock."""
+        listing = self.listing
+        ticks = int(listing.stamps[0]) + (seconds - listing.start) / listing.tick
+        shown = listing.at(ticks)
+        late = ticks - (int(listing.stamps[-1]) + listing.last)
+        lost = np.floor(late * listing.tick * self.fps).astype(np.int64) + 1  # of a cut-off file
+        return [int(i) for i in np.minimum(shown + np.maximum(lost, 0), self.length - 1)]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive windows of a video, and how to find their frames in it."""
+    """Windows of a video, one after the other, and how to find their frames in it."""
 
     path: Path
-    spans: tuple[tuple[int, int], ...]
-    """Of each window its first frame and the one after its last. Windows have one length, and lie a
-    multiple of a sixteenth of it apart: so a window shares its first frames with the one before."""
+    windows: tuple[tuple[int, ...], ...]
+    """Of each window the places of its 16 frames. What a window has of the frames up to the last of
+    the window before, that one has too."""
     stamps: NDArray[np.int64]
-    """Time stamps of the frames from `first` on, as far as the stretch may need them; or none."""
+    """Time stamps of the frames from `first` on, as far as the stretch may need them; none where
+    frames are known by their order."""
     first: int
     tick: float
-    picture: Picture
+    fps: float
+    shape: Fraction
+    size: Size
 
 
 def survey(path: Path) -> Survey:
-    """List the frames of a video and decode its first.
+    """List the frames of a video and see how large they are.
 
     Raises:
         DataError: as pipeline.decode.read_video does, and if there are more than LONGEST frames.
     """
     with open_file(path) as file:
         listing = list_frames(file, most=LONGEST)
-        stamps = np.fromiter(listing.places, np.int64, len(listing.places))
+        listing = _held_against_decoder(file, listing)
         with reading(), open_video(file) as container:
-            for frame, _ in decoded_frames(container):
-                if not listing.places or frame.pts in listing.places:
-                    picture = Picture(frame.width, frame.height, frame.rotation)
-                    break
-            else:
-                raise DataError("no frame could be decoded")
-    fps = _frames_a_second(listing.fps, stamps, listing.tick)
-    return Survey(stamps, listing.length, listing.tick, fps, picture)
+            stream = video_stream(container)
+            pictures = Pictures(pixel_shape(stream))
+            sizes = [pictures.size(frame) for frame in _looked_at(container, stream, listing)]
+    if not sizes:
+        raise DataError("no frame could be decoded")
+    return Survey(listing, listing.fps or FPS, pictures.shape, largest(sizes))
 
 
-def _frames_a_second(said: float, stamps: NDArray[np.int64], tick: float) -> float:
-    """Believe a container (0: it says nothing) only if its time stamps say about the same.
+def _held_against_decoder(file: Any, listing: Listing) -> Listing:
+    """Return the list of the frames that the decoder gives, where the container's is not that.
 
-    What a browser records often claims 1000 frames a second.
+    A list by stamps is compared by its first frame, since what a file lacks it lacks at its start:
+    frames built on others that were cut away. A list by order only decoding can confirm.
     """
-    shown = float(stamps[-1] - stamps[0]) * tick if len(stamps) else 0.0
-    if not shown:
-        return said or _FPS
-    mean = (len(stamps) - 1) / shown
-    return said if abs(said - mean) <= _TRUSTED * mean else mean
+    if not (listing.by_stamp and listing.stamped):
+        return list_by_decoding(file, most=LONGEST)
+    with reading(), open_video(file) as container:
+        for frame, _ in decoded_frames(container):
+            place = listing.place(frame.pts)
+            if place is None:
+                if frame.pts is not None and frame.pts < listing.stamps[0]:
+                    continue  # an edit list hides it
+                break
+            cut = int(listing.stamps[place] - listing.stamps[0]) * listing.tick
+            return replace(
+                listing,
+                stamps=listing.stamps[place:],
+                length=listing.length - place,
+                start=listing.start + cut,
+            )
+    return list_by_decoding(file, most=LONGEST)
 
 
-def places(span: tuple[int, int]) -> list[int]:
-    """Return the 16 places of the frames of a window, given its first and the one after it."""
-    start, end = span
-    return [start + index for index in frame_indices(end - start)]
+def _looked_at(container: Any, stream: Any, listing: Listing) -> Iterator[Any]:
+    """Yield the first frame, and key frames all over the video where their size may change."""
+    frames = decoded_frames(container)
+    first = next(frames, None)
+    if first is None:
+        return
+    yield first[0]
+    if listing.plain:
+        return
+    shown = int(listing.stamps[-1] - listing.stamps[0])
+    apart = max(_LOOK / listing.tick, shown / _LOOKS)
+    container.seek(0)
+    context = stream.codec_context
+    context.flush_buffers()
+    context.skip_frame = "NONKEY"
+    due: float = 0
+    for packet in container.demux(stream):
+        begun = packet.pts is not None and packet.is_keyframe and packet.size
+        if begun and packet.pts >= due:
+            due = packet.pts + apart
+            try:
+                yield from context.decode(packet)
+            except av.error.FFmpegError:
+                continue
+    try:
+        yield from context.decode(None)
+    except av.error.FFmpegError:
+        return
 
 
-def cut_stretch(path: Path, film: Survey, spans: Sequence[tuple[int, int]]) -> Stretch:
+def cut_stretch(path: Path, film: Survey, windows: Sequence[Sequence[int]]) -> Stretch:
     """Take of a survey what decoding these windows needs, and no more: it travels to a child."""
-    start, end = spans[0][0], spans[-1][1]
-    spare = spans[0][1] - start  # frames around, one of which may stand for a frame that is lost
-    first = max(0, min(start - spare, len(film.stamps) - 1))  # at least one, where there are any
-    stamps = film.stamps[first : end + spare].copy()
-    return Stretch(path, tuple(spans), stamps, first, film.tick, film.picture)
+    start, end = windows[0][0], windows[-1][-1] + 1
+    spare = windows[0][-1] - start + 1  # frames around: one may stand for a frame that is lost
+    stamps = film.listing.stamps
+    first = max(0, min(start - spare, len(stamps) - 1))  # at least one
+    part = stamps[first : end + spare].copy() if film.listing.by_stamp else stamps[:0]
+    places = tuple(map(tuple, windows))
+    return Stretch(*(path, places, part, first, film.listing.tick, film.fps, film.shape, film.size))
 
 
 def read_windows(stretch: Stretch) -> Iterator[Decoded | None]:
@@ -142,51 +191,66 @@ def read_windows(stretch: Stretch) -> Iterator[Decoded | None]:
 
     Yields:
         For each window its Decoded, with places of the whole video as indices, all frames at the
-        size of the video's first; its pixels are overwritten when the next one is asked for. None
-        for a window that nothing was decoded of.
+        size of the survey; its pixels are overwritten when the next one is asked for. None for a
+        window that nothing was decoded of.
 
     Raises:
         DataError: what PyAV says, or what is wrong with the file.
     """
     with open_file(stretch.path) as file, reading():
-        windows = [places(span) for span in stretch.spans]
-        found = _nearest(_placed(file, stretch), sorted(set(chain.from_iterable(windows))))
-        pixels: NDArray[np.uint8] | None = None
-        held: dict[int, tuple[int, bool]] = {}  # of each frame of the window: how far off, sound
-        before: list[int] = []
-        for window in windows:
-            kept = {place: before.index(place) for place in window if place in held}
-            held = {place: held[place] for place in kept}
+        pictures = Pictures(stretch.shape)
+        found = _nearest(_placed(file, stretch), sorted(set(chain.from_iterable(stretch.windows))))
+        width, height = stretch.size
+        pixels = np.zeros((FRAMES, height, width, 3), np.uint8)
+        held: dict[int, _Held] = {}
+        before: tuple[int, ...] = ()
+        for window in stretch.windows:
+            rows = {place: row for row, place in enumerate(before)}  # the last row of each
+            held = {place: held[place] for place in window if place in held}
             for row, place in enumerate(window):
-                if place in kept:
-                    if pixels is not None:
-                        pixels[row] = pixels[kept[place]]  # from further down: windows move on
-                    continue
-                frame, distance, sound = next(found)
-                held[place] = distance, sound
-                if frame is None:
-                    continue
-                image = upright(frame, stretch.picture)
-                if pixels is None:
-                    pixels = np.zeros((FRAMES, *image.shape), np.uint8)
-                pixels[row] = image
+                if row and place == window[row - 1]:
+                    pixels[row] = pixels[row - 1]
+                elif place in held:
+                    pixels[row] = pixels[rows[place]]  # from further down: windows move on
+                else:
+                    frame, distance, sound = next(found)
+                    pictures.notes.clear()
+                    if frame is not None:
+                        pixels[row] = pictures.show(frame, stretch.size)
+                    wide = frame is not None and turns(pictures.size(frame))
+                    held[place] = _Held(distance, sound, frozenset(pictures.notes), wide)
             before = window
-            yield _decoded(window, held, pixels)
+            yield _decoded(window, held, pixels, stretch.fps)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is known of a frame of the window."""
+
+    distance: int
+    """Frames from the one that was wanted."""
+    sound: bool
+    notes: frozenset[str]
+    wide: bool
 
 
 def _decoded(
-    window: list[int],
-    held: dict[int, tuple[int, bool]],
-    pixels: NDArray[np.uint8] | None,
+    window: tuple[int, ...], held: dict[int, _Held], pixels: NDArray[np.uint8], fps: float
 ) -> Decoded | None:
     """Put a window together; None if no frame of it came from within it."""
-    step = window[1] - window[0]
-    if pixels is None or all(distance >= step for distance, _ in held.values()):
+    step = max(1, (window[-1] - window[0]) // (FRAMES - 1))
+    if all(one.distance >= step for one in held.values()):
         return None
-    bad = sum(distance > 0 or not sound for distance, sound in held.values())
+    bad = sum(held[place].distance > 0 or not held[place].sound for place in window)
     damage = f"{bad} of {FRAMES} frames damaged" if bad else ""
+    notes: set[str] = set().union(*(one.notes for one in held.values()))
+    if len({one.wide for one in held.values()}) > 1:
+        notes.add(TURNED)
     height, width = pixels.shape[1:3]
-    return Decoded(pixels, window, step * FRAMES, 0.0, width, height, damage)
+    return Decoded(
+        *(pixels, list(window), step * FRAMES, fps, width, height, damage),
+        notes=notes_of(window, notes),
+    )
 
 
 def _nearest(
@@ -219,13 +283,13 @@ def _placed(file: Any, stretch: Stretch) -> Iterator[tuple[int, Any, bool]]:
 
 
 def _from_before(file: Any, stretch: Stretch) -> Iterator[tuple[int, Any, bool]]:
-    if not len(stretch.stamps):  # no time stamps: count from the start
+    if not len(stretch.stamps):  # known by their order: count from the start
         with open_video(file) as container:
             for place, (frame, sound) in enumerate(decoded_frames(container)):
                 yield place, frame, sound
         return
     known = {int(stamp): stretch.first + i for i, stamp in enumerate(stretch.stamps)}
-    start = places(stretch.spans[0])[0] - stretch.first
+    start = stretch.windows[0][0] - stretch.first
     goal = int(stretch.stamps[min(start, len(stretch.stamps) - 1)])
     for since in (goal, goal - round(_EARLIER / stretch.tick), None):
         with open_video(file) as container:
@@ -250,7 +314,7 @@ def _seek(
     that the decoder has not seen.
     """
     try:
-        container.seek(since, stream=container.streams.best("video"))
+        container.seek(since, stream=video_stream(container))
     except av.error.FFmpegError:
         return None
     for frame, sound in frames:

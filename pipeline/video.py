@@ -1,23 +1,30 @@
-"""Which frames does a video file hold, and what can be decoded of them if it is damaged?
+"""The list of a video's frames, and its frames decoded in order; by PyAV, that is FFmpeg.
 
-An open file in; first the list of frames that the container wants shown, then the frames at wanted
-places. All by PyAV, that is FFmpeg, in one thread. FFmpeg gets the demuxer that the content asks
-for and no path: it reads through the open file, and whatever else it may want to open is refused.
+In: an open file. Out: a Listing (which frames are shown, when), and the frames themselves, each
+with its place in that list. FFmpeg gets the demuxer that the content asks for and no path: it reads
+through the open file, and whatever else it may want to open is refused. One thread.
+
+A list is read from the packets, without decoding, and what is decoded is held against it: a frame
+is known by its time stamp, or, where a container has none of its own (AVI), by its order. Where the
+two differ and no damage was seen, the list was wrong: `list_by_decoding` makes one that is right.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Final
 
 import av
 import av.error
 import av.logging
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from pipeline.container import CODECS, DECODERS, SOUNDS, recognise
+from pipeline.picture import pixel_shape
 from safe.errors import DataError
 
 MAX_PIXELS: Final = 4096 * 4096
@@ -27,6 +34,26 @@ of this size are 0.8 GB; params.yaml, runtime.memory, has room for them and the 
 MAX_FRAMES: Final = 100_000
 """Longest clip, in frames: over half an hour at 50 a second. A clip of an expression lasts seconds;
 16 frames of more than this say nothing of it, and reading its list would take the deadline."""
+
+FPS: Final = 25.0
+"""Frames a second of a video that says nothing of it."""
+
+_TRUSTED: Final = 0.1
+"""Part by which the mean rate of the stamps may differ from what the container says."""
+
+_STEADY: Final = 0.5
+"""Mean frame periods that a stamp may be off its place at a constant rate."""
+
+# Containers whose packets have stamps of their own, without any decoding; and those of which a
+# decoder's stamps are the same wherever it begins. AVI knows the order of decoding alone.
+_STAMPED: Final = ("mov", "matroska")
+_TIMED: Final = (*_STAMPED, "mpegts", "flv")
+
+# Codecs whose key frames may be of another size each, without the container saying so.
+_RESIZING: Final = ("vp8", "vp9", "libdav1d", "av1")
+
+# Shift and mask of the kind of a unit in its first byte; the kind of a sequence's parameters.
+_PARAMETERS: Final = {"h264": (0, 31, 7), "hevc": (1, 63, 33)}
 
 # dref: an entry of a mov file that says "the samples are in that other file".
 _CLOSED: Final = {
@@ -44,25 +71,62 @@ av.logging.set_level(av.logging.PANIC)
 
 @dataclass(frozen=True)
 class Listing:
-    """What a container says of its video stream, without any decoding."""
+    """The frames of a video, as far as they are known."""
 
-    places: dict[int, int]
-    """Time stamp of a frame to show -> its place, 0..length - 1; empty if one has no stamp."""
+    stamps: NDArray[np.int64]
+    """When each frame is shown, ascending, in ticks: [n]."""
     length: int
-    """Frames to show, also those that a cut-off file has lost."""
-    whole: bool
-    """Whether every frame listed is in the file."""
+    """Frames to show, also those that a cut-off file has lost: n or more."""
     tick: float
-    """Seconds of one unit of the time stamps."""
+    """Seconds of one unit of the stamps."""
     fps: float
-    """Frames a second; 0 where the container does not say."""
-    plain: bool
-    """Whether a reader that chooses demuxer and decoders by itself (decord) can choose no others
-    than the allowed ones."""
+    """Frames a second; 0 where nothing says so."""
+    last: int
+    """Ticks that the last frame is shown."""
+    start: float
+    """Seconds from the start of the file, which is a player's 0, to the first frame."""
+    by_stamp: bool
+    """Whether a decoded frame is known by its stamp; else by its order."""
+    plain: bool = False
+    """Whether a reader that chooses demuxer, stream and decoders by itself (decord) can choose no
+    others than the allowed ones, and these stamps are the container's."""
+    stamped: bool = False
+    """Whether the container is of those whose packets have stamps of their own."""
+    decoded: bool = False
+    """Whether the list was made by decoding: nothing can refute it."""
+    streams: int = 1
+    """Video streams in the file; the frames are of the one that FFmpeg takes for the best."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every frame listed is in the file."""
+        return len(self.stamps) == self.length
+
+    @property
+    def steady(self) -> bool:
+        """Whether the frames come at a constant rate, so that counting them is telling time."""
+        if len(self.stamps) < 3:
+            return True
+        first, last = int(self.stamps[0]), int(self.stamps[-1])
+        step = (last - first) / (len(self.stamps) - 1)
+        straight = first + step * np.arange(len(self.stamps))
+        return bool(np.abs(self.stamps - straight).max() <= _STEADY * step)
+
+    def place(self, stamp: int | None) -> int | None:
+        """Return the place of the frame with this stamp; None if no frame shown has it."""
+        if stamp is None:
+            return None
+        at = int(np.searchsorted(self.stamps, stamp))
+        return at if at < len(self.stamps) and self.stamps[at] == stamp else None
+
+    def at(self, ticks: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the places of the frames that are on the screen at some moments, in ticks."""
+        after = np.searchsorted(self.stamps, ticks + 1e-6, side="right")
+        return np.clip(after - 1, 0, len(self.stamps) - 1)
 
 
 def list_frames(file: Any, *, most: int | None = None) -> Listing:
-    """List the frames that the container wants shown; takes about 3 ms for a clip.
+    """List the frames that the container wants shown, from its packets; 3 ms for a clip.
 
     Args:
         file: the video, open for reading bytes.
@@ -75,49 +139,254 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
     most = MAX_FRAMES if most is None else most
     kind = recognise(file)
     with reading(), open_video(file) as container:
-        stream = container.streams.best("video")
-        if stream is None or stream.codec_context is None:
-            raise DataError("not a video: no stream that can be decoded")
-        codec = stream.codec_context.codec.canonical_name
-        if codec not in CODECS:
-            raise DataError(f"the codec {codec} is not allowed; allowed are {', '.join(CODECS)}")
-        if stream.width * stream.height > MAX_PIXELS:
-            raise DataError(f"frames of {stream.width} x {stream.height} pixels are too large")
-        fps = float(stream.average_rate or 0)
-        tick = float(stream.time_base or 0)
-        stamps, hidden = _stamps(container, stream, most)
-        # A damaged header may claim billions; a frame takes at least a byte.
-        claimed = min(stream.frames - hidden, os.fstat(file.fileno()).st_size)
-        plain = kind.certain and all(_is_plain(other) for other in container.streams)
-    length = max(len(stamps), claimed)
+        stream = video_stream(container)
+        _check(stream)
+        packets = _read_packets(container, stream, most)
+        claimed = _claimed(file, kind.demuxer, stream, packets)
+        own = kind.demuxer in _STAMPED or not stream.codec_context.has_b_frames
+        known = _known(packets.shown)
+        by_stamp = own and known is not None
+        plain = (
+            by_stamp
+            and kind.certain
+            and _keeps_its_size(kind.demuxer, stream, packets)
+            and len(_videos(container)) == len(container.streams.video) == 1
+            and all(_is_plain(other) for other in container.streams)
+        )
+        count = len(packets.shown)
+        length = max(count, claimed)
+        if not count:
+            raise DataError("no frame could be decoded")
+        if length > most:
+            kind_of = "a clip" if most == MAX_FRAMES else "a video"
+            raise DataError(f"lists more than {most:,} frames: too long for {kind_of}")
+        stamps = known if by_stamp else _known(packets.times)
+        return _listing(
+            container, stream, stamps, count,
+            length=length, last=packets.last, by_stamp=by_stamp, plain=plain,
+            stamped=kind.demuxer in _STAMPED,
+        )  # fmt: skip
+
+
+def _claimed(file: Any, demuxer: str, stream: Any, packets: "_Packets") -> int:
+    """Return how many frames there are to show by what the header says, also of a cut-off file."""
+    size = os.fstat(file.fileno()).st_size
+    # A damaged header may claim billions; a frame takes at least a byte.
+    claimed: int = min(stream.frames, size)
+    if demuxer != "avi":
+        return claimed - packets.unseen
+    # The header counts chunks, of which empty ones repeat a frame; the stamps count them too.
+    file.seek(4)
+    cut_off = int.from_bytes(file.read(4), "little") + 8 > size
+    seen = max((stamp for stamp in packets.times if stamp is not None), default=0) + 1
+    return len(packets.shown) + max(0, claimed - seen) if cut_off else 0
+
+
+def _keeps_its_size(demuxer: str, stream: Any, packets: "_Packets") -> bool:
+    """Say whether no frame of a stream can be of another size than the first.
+
+    decord scales all to the size of the first, which squeezes a picture that was turned half-way.
+    """
+    return demuxer == "mov" and stream.codec_context.name not in _RESIZING and not packets.reset
+
+
+def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
+    """List the frames that the decoder gives, in their order: right, and as slow as decoding.
+
+    Where the decoder's stamps ascend they are the frames' own; else the times of the packets, in
+    their order, stand for them.
+
+    Raises:
+        DataError: as list_frames.
+    """
+    most = MAX_FRAMES if most is None else most
+    stamps: list[int | None] = []
+    with reading(), open_video(file) as container:
+        stream = video_stream(container)
+        _check(stream)
+        for frame, _ in decoded_frames(container):
+            stamps.append(frame.pts)
+            if len(stamps) > most:
+                raise DataError(f"lists more than {most:,} frames: too long")
     if not stamps:
         raise DataError("no frame could be decoded")
-    if length > most:
-        kind_of = "a clip" if most == MAX_FRAMES else "a video"
-        raise DataError(f"lists more than {most:,} frames: too long for {kind_of}")
-    known = sorted({stamp for stamp in stamps if stamp is not None})
-    complete = len(known) == len(stamps)
-    places = {stamp: place for place, stamp in enumerate(known)} if complete else {}
-    return Listing(places, length, whole=len(stamps) == length, tick=tick, fps=fps, plain=plain)
+    with reading(), open_video(file) as container:
+        stream = video_stream(container)
+        packets = _read_packets(container, stream, most)
+        known = _known(stamps, ascending=True)
+        timed = recognise(file).demuxer in _TIMED or not stream.codec_context.has_b_frames
+        agrees = timed and known is not None and set(stamps) <= set(packets.shown)
+        if not agrees:
+            times = _known(packets.times)
+            known = times if times is not None and len(times) == len(stamps) else known
+        return replace(
+            _listing(
+                container, stream, known, len(stamps),
+                length=len(stamps), last=packets.last, by_stamp=agrees,
+            ),
+            decoded=True,
+        )  # fmt: skip
 
 
-def _stamps(container: Any, stream: Any, most: int) -> tuple[list[int | None], int]:
-    """Return the time stamp of each packet to show, up to one too many, and how many are hidden."""
-    stamps: list[int | None] = []
-    hidden = 0
+def _listing(
+    container: Any,
+    stream: Any,
+    stamps: NDArray[np.int64] | None,
+    count: int,
+    *,
+    length: int,
+    last: int,
+    by_stamp: bool,
+    plain: bool = False,
+    stamped: bool = False,
+) -> Listing:
+    """Put a listing together; without stamps the frames are laid out at the rate that is said."""
+    tick = float(stream.time_base or 0) or 1e-3
+    said = float(stream.average_rate or 0)
+    if stamps is None:
+        step = max(1, round(1 / (tick * (said or FPS))))
+        stamps = step * np.arange(count, dtype=np.int64)
+        last, start = step, 0.0
+    else:
+        start = _start(container, int(stamps[0]) * tick)
+    fps = rate(said, stamps, tick)
+    return Listing(
+        stamps=stamps,
+        length=length,
+        tick=tick,
+        fps=fps,
+        last=last or round(1 / (tick * (fps or FPS))),
+        start=start,
+        by_stamp=by_stamp,
+        plain=plain,
+        stamped=stamped,
+        streams=len(_videos(container)),
+    )
+
+
+def rate(said: float, stamps: NDArray[np.int64], tick: float) -> float:
+    """Return frames a second; believe a container (0: it says nothing) if its stamps say the same.
+
+    What a browser records often claims 1000 frames a second.
+    """
+    shown = float(stamps[-1] - stamps[0]) * tick
+    if not shown:
+        return said
+    mean = (len(stamps) - 1) / shown
+    return said if abs(said - mean) <= _TRUSTED * mean else mean
+
+
+def _start(container: Any, first: float) -> float:
+    """Return the first frame's time on a player's clock, which begins with the first stream."""
+    begins = [
+        float(stream.start_time * stream.time_base)
+        for stream in container.streams
+        if stream.type == "audio" and stream.start_time is not None and stream.time_base
+    ]
+    return max(0.0, first - min([*begins, first]))
+
+
+def _known(stamps: list[int | None], *, ascending: bool = False) -> NDArray[np.int64] | None:
+    """Return stamps in ascending order; None if one is missing or there twice, or out of order."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    array = np.array(known, np.int64)
+    array = array if ascending else np.sort(array)
+    good = len(known) == len(stamps) and bool((np.diff(array) > 0).all())
+    return array if good else None
+
+
+@dataclass
+class _Packets:
+    """What the packets of a stream say."""
+
+    shown: list[int | None]
+    """The presentation stamp of each that holds a frame to show."""
+    times: list[int | None]
+    """The decoding stamps of the same."""
+    unseen: int = 0
+    """Those that hold none: an edit list hides it, the codec does, or it is empty (AVI)."""
+    last: int = 0
+    """Ticks of the frame that is shown last; 0 where it is not said."""
+    reset: bool = False
+    """Whether a packet brings parameters of the decoder, so a size, of its own."""
+
+
+def _read_packets(container: Any, stream: Any, most: int) -> _Packets:
+    """Read the packets, up to one too many."""
+    found = _Packets([], [])
+    latest = None
     try:
         for packet in container.demux(stream):
-            if packet.size and packet.is_discard:  # an edit list starts after it
-                hidden += 1
-            elif packet.size:
-                stamps.append(packet.pts)
-            if hidden + len(stamps) > most:
+            if not packet.size:  # an empty chunk repeats the frame before it; or the end
+                found.unseen += packet.dts is not None
+            elif packet.is_discard or _hides(stream, packet):
+                found.unseen += 1
+            else:
+                found.shown.append(packet.pts)
+                found.times.append(packet.dts)
+                found.reset = found.reset or _resets(stream, packet)
+                if packet.pts is not None and (latest is None or packet.pts > latest):
+                    latest, found.last = packet.pts, packet.duration or 0
+            if found.unseen + len(found.shown) > most:
                 break
     except MemoryError:
         raise
     except av.error.FFmpegError:
         pass  # cut off: the frames up to here are listed, the rest are claimed
-    return stamps, hidden
+    return found
+
+
+def _hides(stream: Any, packet: Any) -> bool:
+    """Say whether a packet holds a frame that is never shown, only referred to (VP8)."""
+    return stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
+
+
+def _resets(stream: Any, packet: Any) -> bool:
+    """Say whether a packet brings new parameters: beside its data, or H.264's and HEVC's in it."""
+    if packet.has_sidedata("new_extradata"):
+        return True
+    kind = _PARAMETERS.get(stream.codec_context.name)
+    if kind is None or not packet.is_keyframe:
+        return False
+    data, at = memoryview(packet), 0
+    while at + 4 < len(data):  # units, each behind its length in 4 bytes
+        length = int.from_bytes(data[at : at + 4])
+        if (data[at + 4] >> kind[0]) & kind[1] == kind[2]:
+            return True
+        at += 4 + length
+    return False
+
+
+def _check(stream: Any) -> None:
+    """Raise DataError if a stream is of a codec or a size that is not allowed."""
+    if stream.codec_context is None:
+        raise DataError("not a video: no stream that can be decoded")
+    codec = stream.codec_context.codec.canonical_name
+    if codec not in CODECS:
+        raise DataError(f"the codec {codec} is not allowed; allowed are {', '.join(CODECS)}")
+    shape = max(pixel_shape(stream), Fraction(1))
+    if stream.width * stream.height * shape > MAX_PIXELS:
+        raise DataError(f"frames of {stream.width} x {stream.height} pixels are too large")
+
+
+def video_stream(container: Any) -> Any:
+    """Return the stream that is decoded: FFmpeg's best that is no cover picture.
+
+    Raises:
+        DataError: if there is none.
+    """
+    videos = _videos(container)
+    if not videos:
+        covers = bool(container.streams.video)
+        told = "it has sound and a cover picture only" if covers else "no stream can be decoded"
+        raise DataError(f"not a video: {told}")
+    best = container.streams.best("video")
+    return best if best in videos else videos[0]
+
+
+def _videos(container: Any) -> list[Any]:
+    still = Disposition.attached_pic | Disposition.timed_thumbnails
+    return [stream for stream in container.streams.video if not stream.disposition & still]
 
 
 def _is_plain(stream: Any) -> bool:
@@ -126,66 +395,13 @@ def _is_plain(stream: Any) -> bool:
     return context is None or context.codec.canonical_name in (*CODECS, *SOUNDS)
 
 
-@dataclass
-class _Candidate:
-    """The decoded frame that is nearest to a wanted place so far."""
-
-    distance: int
-    frame: Any
-    sound: bool
-
-
-def decode_places(
-    file: Any, listing: Listing, indices: list[int]
-) -> tuple[NDArray[np.uint8], int, int]:
-    """Decode the frames at some places, as far as frames come.
-
-    Reads from the start and holds no more than one frame a wanted place. A place whose frame does
-    not come takes the nearest one that does.
-
-    Args:
-        file: the video, open for reading bytes.
-        listing: what `list_frames` says of it.
-        indices: T places, ascending; repeats are allowed.
-
-    Returns:
-        The frames, uint8 [T, H, W, 3], RGB, upright, all at the size of the first; how many of the
-        T are repeated from the nearest; how many have errors or build on a frame that has.
-
-    Raises:
-        DataError: "no frame could be decoded", or what PyAV says.
-    """
-    wanted: dict[int, _Candidate | None] = dict.fromkeys(indices)
-    with reading(), open_video(file) as container:
-        for count, (frame, sound) in enumerate(decoded_frames(container)):
-            place = listing.places.get(frame.pts, -1) if listing.places else count
-            if place < 0:
-                continue
-            for index, best in wanted.items():
-                distance = abs(index - place)
-                if best is None or distance < best.distance:
-                    wanted[index] = _Candidate(distance, frame, sound)
-            if place >= indices[-1]:  # frames come in the order of their places
-                break
-        chosen = [candidate for index in indices if (candidate := wanted[index]) is not None]
-        if not chosen:
-            raise DataError("no frame could be decoded")
-        first = chosen[0].frame
-        pixels = upright(first, first)
-        frames = np.empty((len(chosen), *pixels.shape), np.uint8)  # filled, not stacked: one copy
-        for place, item in enumerate(chosen):
-            frames[place] = pixels if item.frame is first else upright(item.frame, first)
-    repeated = sum(item.distance > 0 for item in chosen)
-    return frames, repeated, sum(not item.sound for item in chosen)
-
-
 def decoded_frames(container: Any) -> Iterator[tuple[Any, bool]]:
     """Yield each frame that decodes, from where the container stands, and whether it is sound.
 
     A frame is not sound if the decoder concealed an error in it, or if it is built on such a frame
     or on a packet that was lost: so everything up to the next key frame.
     """
-    stream = container.streams.best("video")
+    stream = video_stream(container)
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     sound = True
@@ -203,13 +419,19 @@ def decoded_frames(container: Any) -> Iterator[tuple[Any, bool]]:
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """Yield the packets and then the empty one that flushes the decoder, of a cut-off file too."""
+    """Yield the packets and then None, which flushes the decoder, of a cut-off file too.
+
+    An empty packet in the middle would flush it there.
+    """
     try:
-        yield from container.demux(stream)
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
     except MemoryError:
         raise
     except av.error.FFmpegError:
-        yield None
+        pass
+    yield None
 
 
 def open_video(file: Any) -> Any:
@@ -242,9 +464,3 @@ def reading() -> Iterator[None]:
         raise DataError(f"not a video that can be opened: {error.strerror}") from error
     except _STRANGE as error:
         raise DataError(f"not a video that can be read: {type(error).__name__}") from error
-
-
-def upright(frame: Any, first: Any) -> NDArray[np.uint8]:
-    """Convert to RGB uint8 [H, W, 3], at the size of the first frame, turned upright as that."""
-    pixels = frame.to_ndarray(format="rgb24", width=first.width, height=first.height)
-    return np.rot90(pixels, round(first.rotation / 90))

@@ -1,12 +1,13 @@
-"""Which faces does a video of any length show, window by window?
+"""The faces of a video of any length, window by window.
 
-A video file goes in; out come, in the order of time, the faces that a model can judge, 16 frames
-each, made by the code that makes the shards. Memory does not grow with the video: child processes
-decode it stretch by stretch, and a stretch that cannot be decoded costs only itself.
+In: a video file. Out, in the order of time: the faces that a model can judge, 16 frames each, made
+by the code that makes the shards. A window is so many seconds of the presentation, whatever the
+frame rate does in them, and none reaches over a pause. Memory does not grow with the video: child
+processes decode it stretch by stretch, and a stretch that cannot be decoded costs only itself.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.appear import Answer, Settings, Who, find_in_stretch, find_in_whole, prepare
+from pipeline.decode import clip_indices
 from pipeline.face.detect import DETECTORS
 from pipeline.people import People
-from pipeline.stretch import Survey, cut_stretch, places, survey
+from pipeline.stretch import Survey, cut_stretch, survey
 from pipeline.tasks.engine import Failure, run_tasks
 from safe.config import Faces, Shard
 from safe.errors import DataError
@@ -36,6 +38,18 @@ _PARTS: Final = 8
 _SLOW: Final = 100.0
 """Frames a second that decoding reaches at the least, for the deadline of such a task."""
 
+_STILL: Final = 1.0
+"""Seconds without a new frame that are a pause; a quarter of a window where that is less."""
+
+_PERIODS: Final = 4.0
+"""Frame periods, medians, that a pause is longer than."""
+
+_FULL: Final = 0.75
+"""Part of the wanted length from which a window is not called short."""
+
+SHORT: Final = "short"
+"""Flag of a window that is much shorter than was asked for, since the picture pauses around it."""
+
 _DISK: Final = 20e6
 """Bytes a second at which a file is read at the least, for the deadline of its survey."""
 
@@ -47,10 +61,15 @@ class Film:
     frames: int
     fps: float
     """Frames a second, above 0."""
+    start: float
+    """Seconds on a player's clock of the first frame; sound may begin before it."""
     seconds: float
+    """Seconds on that clock at which the picture ends."""
     width: int
     """Pixels of the upright frame."""
     height: int
+    streams: int
+    """Video streams in the file, of which FFmpeg's best is read."""
 
 
 @dataclass(frozen=True)
@@ -84,30 +103,78 @@ class Gap:
     reason: str
 
 
-def plan(frames: int, fps: float, *, window: float, hop: float) -> list[tuple[int, int]]:
+@dataclass(frozen=True)
+class Window:
+    """A stretch of time, and the 16 frames that stand for it."""
+
+    start: float
+    """Seconds on a player's clock."""
+    end: float
+    indices: tuple[int, ...]
+    """16 places of frames, not descending."""
+    aligned: bool = True
+    """Whether its frames are on the grid of the window before."""
+    short: bool = False
+    """Whether it is much shorter than was asked for."""
+
+
+def plan(film: Survey, *, window: float, hop: float) -> tuple[list[Window], list[Gap]]:
     """Cut a video into windows that share frames.
 
-    A window has a multiple of 16 frames and begins a multiple of a sixteenth of that after the one
-    before it, so of the 16 frames of each, those in the part that two share are the same. The last
-    one, which ends with the video, is the exception. A video no longer than one window is one.
+    The clock is cut into cells, a sixteenth of a window each, and the frame on the screen in the
+    middle of a cell stands for it. A window begins a whole number of cells after the one before it,
+    so in the part that two share their frames are the same. The last one ends with the picture,
+    and its cells may lie between the others'. A video no longer than one window is one.
+
+    Where no new frame comes for longer than a pause, the clock stops: windows end before it and
+    begin anew after it, and what is too short for a window is one all the same, and is told.
 
     Args:
-        frames: of the video.
-        fps: frames a second.
-        window: seconds, wanted length.
+        film: the video.
+        window: seconds, the length of a window.
         hop: seconds, wanted distance from one window to the next.
 
     Returns:
-        First frame of each window, and the one after its last.
+        The windows, and the pauses between them, each in the order of time.
     """
-    step = max(1, round(window * fps / FRAMES))
-    length, stride = FRAMES * step, step * max(1, round(hop * fps / step))
-    if frames <= length:
-        return [(0, frames)]
-    starts = list(range(0, frames - length + 1, stride))
-    if starts[-1] + length < frames:
-        starts.append(frames - length)
-    return [(start, start + length) for start in starts]
+    windows: list[Window] = []
+    runs, pauses = _runs(film, window)
+    for start, end in runs:
+        cell = min(window, end - start) / FRAMES
+        stride = max(1, round(hop / cell))
+        count = int((end - start) / cell + 1e-6)
+        for first in range(0, max(1, count - FRAMES + 1), stride):
+            windows.append(_window(film, start + first * cell, cell, aligned=first > 0))
+        if windows[-1].end < end - cell / 2:
+            windows.append(_window(film, end - FRAMES * cell, cell, aligned=False))
+        if len(runs) > 1 and end - start < _FULL * window:
+            windows[-1] = replace(windows[-1], short=True)
+    return windows, pauses
+
+
+def _runs(film: Survey, window: float) -> tuple[list[tuple[float, float]], list[Gap]]:
+    """Return the stretches of time in which new frames come, and the pauses between them."""
+    stamps = film.listing.stamps
+    times = film.listing.start + (stamps - stamps[0]) * film.listing.tick
+    end = film.seconds(film.length)
+    if len(times) < 2:
+        return [(float(times[0]), end)], []
+    apart = np.diff(times)
+    period = float(np.median(apart))
+    longest = max(_PERIODS * period, min(window / 4, _STILL))
+    runs, pauses, start = [], [], float(times[0])
+    for at in np.flatnonzero(apart > longest):
+        stop, again = float(times[at]) + period, float(times[at + 1])
+        runs.append((start, stop))
+        reason = f"a pause: no new frame for {apart[at]:.1f} seconds"
+        pauses.append(Gap(stop, again, reason))
+        start = again
+    return [*runs, (start, end)], pauses
+
+
+def _window(film: Survey, start: float, cell: float, *, aligned: bool) -> Window:
+    centres = start + (np.arange(FRAMES) + 0.5) * cell
+    return Window(start, start + FRAMES * cell, tuple(film.places(centres)), aligned)
 
 
 def find_windows(
@@ -130,7 +197,7 @@ def find_windows(
         video: the file.
         faces: the section faces of the parameters that the model was trained with.
         shard: their section shard.
-        window: seconds that a window is to span; it becomes a multiple of 16 frames.
+        window: seconds that a window spans.
         hop: seconds from one window to the next; becomes a multiple of a sixteenth of a window.
         who: "largest": in each window the one face that the shard stage would store; "all".
         workers: processes; changes no result.
@@ -147,36 +214,30 @@ def find_windows(
     """
     DETECTORS[faces.detector].weights()  # missing: told here, once, not by every child
     film = _survey(video, deadline, memory)
-    width, height = film.size
-    spans = plan(film.length, film.fps, window=window, hop=hop)
+    windows, pauses = plan(film, window=window, hop=hop)
     if on_film is not None:
-        on_film(Film(film.length, film.fps, film.seconds(film.length), width, height))
+        start, end = film.seconds(0), film.seconds(film.length)
+        on_film(Film(film.length, film.fps, start, end, *film.size, film.listing.streams))
     settings = Settings(faces, shard, who)
-    prepared = partial(prepare, faces)
-    if len(spans) == 1:
-        groups = [spans]
+    run = partial(run_tasks, memory=memory, setup=partial(prepare, faces))
+    if len(windows) == 1:
+        windows = [replace(windows[0], indices=tuple(clip_indices(film.listing)))]
+        groups = [windows]
         find = partial(find_in_whole, settings=settings)
         again = partial(find, decoder="pyav")
-        answers = run_tasks(
-            find,
-            [video],
-            workers=1,
-            deadline=deadline,
-            memory=memory,
-            setup=prepared,
-            fallback=again,
-        )
+        answers = run(find, [video], workers=1, deadline=deadline, fallback=again)
     else:
-        groups = _group(film, spans)
-        answers = run_tasks(
+        groups = _group(film, windows)
+        counting = 0.0 if film.listing.by_stamp else film.length / _SLOW
+        answers = run(
             partial(find_in_stretch, settings=settings),
-            [cut_stretch(video, film, group) for group in groups],
+            [cut_stretch(video, film, [one.indices for one in group]) for group in groups],
             workers=workers,
-            deadline=deadline if len(film.stamps) else deadline + film.length / _SLOW,
-            memory=memory,
-            setup=prepared,
+            deadline=deadline + counting,
         )
-    return _name(film, groups, answers, max_gap=faces.max_gap, on_done=on_done)
+    cell = min((one.end - one.start) / FRAMES for one in windows)
+    people = People(step=max(1, round(1000 * cell)), max_gap=faces.max_gap)
+    return _with_pauses(_name(film, groups, answers, people=people, on_done=on_done), pauses)
 
 
 def _survey(video: Path, deadline: float, memory: float | None) -> Survey:
@@ -189,56 +250,71 @@ def _survey(video: Path, deadline: float, memory: float | None) -> Survey:
     return found
 
 
-def _group(film: Survey, spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Deal the windows to tasks; a last one that lies off the others' frames gets its own."""
+def _group(film: Survey, windows: list[Window]) -> list[list[Window]]:
+    """Deal the windows to tasks; one that lies off the frames of those before begins a new one."""
     width, height = film.size
     most = min(_SPAN * film.fps, _PIXELS / (width * height))
-    if not len(film.stamps):
+    if not film.listing.by_stamp:
         most = max(most, film.length / _PARTS)
-    step = (spans[0][1] - spans[0][0]) // FRAMES
-    regular = [span for span in spans if span[0] % step == 0]
-    count = max(1, int(most // (spans[1][0] - spans[0][0])))
-    groups = [regular[i : i + count] for i in range(0, len(regular), count)]
-    return groups if len(regular) == len(spans) else [*groups, spans[-1:]]
+    groups: list[list[Window]] = []
+    for one in windows:
+        full = groups and one.indices[0] - groups[-1][0].indices[0] > most
+        if not groups or full or not one.aligned:
+            groups.append([])
+        groups[-1].append(one)
+    return groups
 
 
 def _name(
     film: Survey,
-    groups: list[list[tuple[int, int]]],
+    groups: list[list[Window]],
     answers: Iterator[list[Answer] | Failure],
     *,
-    max_gap: int,
+    people: People,
     on_done: Callable[[int, int], None] | None,
 ) -> Iterator[FaceWindow | Gap]:
     """Give the faces of all windows their numbers, and the windows their times."""
     done, total = 0, sum(map(len, groups))
-    step = max(1, (groups[0][0][1] - groups[0][0][0]) // FRAMES)
-    people = People(step=step, max_gap=max_gap)
     for group, found in zip(groups, answers, strict=True):
         if isinstance(found, Failure):
             done += len(group)
             if on_done is not None:
                 on_done(done, total)
-            yield Gap(film.seconds(group[0][0]), film.seconds(group[-1][1]), found.reason)
+            yield Gap(group[0].start, group[-1].end, found.reason)
             continue
-        for span, answer in zip(group, found, strict=True):
+        for window, answer in zip(group, found, strict=True):
             done += 1
             if on_done is not None:
                 on_done(done, total)
-            start, end = map(film.seconds, span)
             if isinstance(answer, str):
-                yield Gap(start, end, answer)
+                yield Gap(window.start, window.end, answer)
                 continue
-            indices = places(span)
-            numbers = people.number(indices, [face.track for face in answer])
+            moments = [round(1000 * film.seconds(place)) for place in window.indices]
+            numbers = people.number(moments, [face.track for face in answer])
             for number, face in sorted(zip(numbers, answer, strict=True), key=lambda pair: pair[0]):
                 yield FaceWindow(
                     face=number,
-                    start=start,
-                    end=end,
-                    indices=tuple(indices),
+                    start=window.start,
+                    end=window.end,
+                    indices=window.indices,
                     boxes=face.track.boxes,
                     scores=face.track.scores,
                     strip=face.strip,
-                    flags=face.flags,
+                    flags=(*face.flags, SHORT) if window.short else face.flags,
                 )
+
+
+def _with_pauses(
+    items: Iterator[FaceWindow | Gap], pauses: list[Gap]
+) -> Iterator[FaceWindow | Gap]:
+    """Put the pauses among the windows, in the order of time."""
+    waiting = iter(pauses)
+    pause = next(waiting, None)
+    for item in items:
+        while pause is not None and pause.start <= item.start:
+            yield pause
+            pause = next(waiting, None)
+        yield item
+    if pause is not None:
+        yield pause
+        yield from waiting

