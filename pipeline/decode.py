@@ -281,27 +281,33 @@ def _lists_the_same(reader: Any, listing: Listing) -> bool:
 
 
 def _in_order(reader: Any, indices: list[int], length: int) -> NDArray[np.uint8] | None:
-    """Read the frames at some indices without seeking; None unless the video ends after `length`.
+    """Read the frames at some indices without seeking; None unless exactly `length` frames come.
 
     What is not wanted is decoded, and not converted.
     """
     frames: NDArray[np.uint8] | None = None
-    at, last = 0, -1
+    at = 0
     for row, index in enumerate(indices):
-        if frames is not None and index == last:
+        if frames is not None and index == indices[row - 1]:
             frames[row] = frames[row - 1]
             continue
         if index > at:
             reader.skip_frames(index - at)
         image = reader.next().asnumpy()
-        at, last = index + 1, index
+        at = index + 1
         if image.shape[-1] != 3:
             return None
         if frames is None:
             frames = np.empty((len(indices), *image.shape), np.uint8)
         frames[row] = image
-    if length > at:
-        reader.skip_frames(length - at)
+    # A frame lost on the way would be missed at the end, a frame too many would be left over there.
+    if length > at + 1:
+        reader.skip_frames(length - at - 1)
+    try:
+        if length > at:
+            reader.next()
+    except StopIteration:
+        return None
     try:
         reader.next()
     except StopIteration:

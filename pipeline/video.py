@@ -88,8 +88,9 @@ class Listing:
     by_stamp: bool
     """Whether a decoded frame is known by its stamp; else by its order."""
     plain: bool = False
-    """Whether a reader that chooses demuxer, stream and decoders by itself (decord) can choose no
-    others than the allowed ones, and these stamps are the container's."""
+    """Whether decord may read it: it chooses demuxer, stream and decoders by itself, and can choose
+    no others than the allowed ones; it loses frames where one is shown before the key frame that it
+    comes after, and scales frames of another size; and it goes by these same stamps."""
     stamped: bool = False
     """Whether the container is of those whose packets have stamps of their own."""
     decoded: bool = False
@@ -149,6 +150,7 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
         plain = (
             by_stamp
             and kind.certain
+            and not packets.leading
             and _keeps_its_size(kind.demuxer, stream, packets)
             and len(_videos(container)) == len(container.streams.video) == 1
             and all(_is_plain(other) for other in container.streams)
@@ -309,12 +311,14 @@ class _Packets:
     """Ticks of the frame that is shown last; 0 where it is not said."""
     reset: bool = False
     """Whether a packet brings parameters of the decoder, so a size, of its own."""
+    leading: bool = False
+    """Whether a frame is shown before the key frame that it comes after (open groups)."""
 
 
 def _read_packets(container: Any, stream: Any, most: int) -> _Packets:
     """Read the packets, up to one too many."""
     found = _Packets([], [])
-    latest = None
+    latest = key = None
     try:
         for packet in container.demux(stream):
             if not packet.size:  # an empty chunk repeats the frame before it; or the end
@@ -325,6 +329,8 @@ def _read_packets(container: Any, stream: Any, most: int) -> _Packets:
                 found.shown.append(packet.pts)
                 found.times.append(packet.dts)
                 found.reset = found.reset or _resets(stream, packet)
+                key = packet.pts if packet.is_keyframe else key
+                found.leading = found.leading or None in (key, packet.pts) or packet.pts < key
                 if packet.pts is not None and (latest is None or packet.pts > latest):
                     latest, found.last = packet.pts, packet.duration or 0
             if found.unseen + len(found.shown) > most:
