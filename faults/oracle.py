@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from faults.numbered import Area, ffmpeg, read_number
 from pipeline.decode import Decoded, Decoder, read_video
 from pipeline.stretch import cut_stretch, read_windows, survey
+from pipeline.windows import _group as windows_of_a_task
 from pipeline.windows import plan
 from safe.errors import DataError
 from safe.sample import FRAMES
@@ -213,14 +214,11 @@ class Window:
 def read_film(path: Path, *, window: float = 0.64, hop: float = 0.32) -> Iterator[Window]:
     """Yield the windows of a film as `predict` reads them. Raises DataError."""
     film = survey(path)
-    spans = plan(film.length, film.fps, window=window, hop=hop)
-    step = (spans[0][1] - spans[0][0]) // FRAMES or 1
-    regular = [span for span in spans if span[0] % step == 0]
-    for group in [regular, [span for span in spans if span not in regular]]:
-        if not group:
-            continue
-        for span, decoded in zip(group, read_windows(cut_stretch(path, film, group)), strict=True):
-            yield Window(decoded, film.seconds(span[0]), film.seconds(span[1]))
+    windows, _ = plan(film, window=window, hop=hop)
+    for group in windows_of_a_task(film, windows):
+        stretch = cut_stretch(path, film, [one.indices for one in group])
+        for one, decoded in zip(group, read_windows(stretch), strict=True):
+            yield Window(decoded, one.start, one.end)
 
 
 def judge_film(path: Path, truth: Truth, area: Area | None) -> Verdict:
