@@ -7,6 +7,7 @@ from pathlib import Path
 from safe.config import Config
 from safe.errors import ModelError
 from safe.params import load_config
+from safe.process import fitting
 from safe.store import Store
 
 
@@ -77,7 +78,7 @@ INSPECTED = Path("inspected")
 
 def lock(out: Path) -> Path:
     """File that says which process is writing `out`; beside no output, so that DVC may delete."""
-    return Path(".safe", "locks", str(out).strip("/").replace("/", "-"))
+    return Path(".safe", "locks", fitting(str(out).strip("/").replace("/", "-"), more=0))
 
 
 def checkpoints() -> Path:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline.contents import ClipRows
 from safe.errors import DataError
 from safe.labels import CLASSES
-from safe.process import naming, sync_folder
+from safe.process import fitting, naming, sync_folder
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -177,7 +177,8 @@ def clear_beside(out: Path) -> tuple[Path, Path]:
 
     They have one name, not one for each process, so that the next run finds them.
     """
-    temporary, old = (out.with_name(f".{out.name}.{word}") for word in ("tmp", "old"))
+    name = fitting(out.name, more=len("..tmp"))
+    temporary, old = (out.with_name(f".{name}.{word}") for word in ("tmp", "old"))
     if old.exists() and not out.exists():  # killed between the two renames
         old.rename(out)
     for rest in (temporary, old):

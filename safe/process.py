@@ -9,6 +9,7 @@ when it is complete and on disk; what holds a folder gives it back however it en
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import signal
@@ -16,10 +17,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from safe.errors import ProcessError
 
 _PR_SET_PDEATHSIG = 1
+
+_NAME_MAX: Final = 255
+"""Bytes of the longest name that the usual disks allow."""
+
+_TEMPORARY: Final = 16
+"""Bytes around a file's name in that of its temporary one: two dots, up to 10 digits, `.tmp`."""
 
 
 def die_with_parent() -> None:
@@ -80,7 +88,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: with `path` as its filename, where the disk is full or cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{_beginning(path)}{os.getpid()}.tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_stale(path)
@@ -93,6 +101,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):  # a read-only disk refuses even this; the first error counts
                 temporary.unlink(missing_ok=True)
+
+
+def fitting(name: str, *, more: int) -> str:
+    """Return a name to which `more` bytes can be added: itself, or its beginning and a digest."""
+    left, room = name, _NAME_MAX - more
+    if len(os.fsencode(name)) <= room:
+        return name
+    end = f"--{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    while len(os.fsencode(left)) > room - len(end):
+        left = left[:-1]
+    return left + end
 
 
 def sync_folder(folder: Path) -> None:
@@ -119,7 +138,7 @@ def naming(path: Path) -> Iterator[None]:
     except Exception as error:
         number = _system_number(error)
         name = str(getattr(error, "filename", None) or "")
-        if number is None or (name and not Path(name).name.startswith(f".{path.name}.")):
+        if number is None or (name and not Path(name).name.startswith(_beginning(path))):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 
@@ -132,12 +151,18 @@ def _system_number(error: Exception) -> int | None:
     return number if number in errno.errorcode else None
 
 
+def _beginning(path: Path) -> str:
+    """Return what the names of all temporary files for `path` begin with."""
+    return f".{fitting(path.name, more=_TEMPORARY)}."
+
+
 def _clear_stale(path: Path) -> None:
     """Remove the temporary files for `path` whose process has ended."""
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        number = stale.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
-        if number.isdecimal() and not _is_alive(int(number)):
-            stale.unlink(missing_ok=True)
+    before = _beginning(path)
+    for name in os.listdir(path.parent):  # noqa: PTH208  `glob` would read [1] in a name otherwise
+        number = name.removeprefix(before).removesuffix(".tmp")
+        if name == f"{before}{number}.tmp" and number.isdecimal() and not _is_alive(int(number)):
+            (path.parent / name).unlink(missing_ok=True)
 
 
 def _is_alive(number: int) -> bool:
@@ -145,6 +170,6 @@ def _is_alive(number: int) -> bool:
         os.kill(number, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # someone else's
+    except (PermissionError, OverflowError):  # someone else's; no process at all
         return True
     return True

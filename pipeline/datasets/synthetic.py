@@ -27,7 +27,7 @@ from pipeline.datasets.expressions import CONFUSED
 from safe.config import Synthesize
 from safe.errors import DataError, ProcessError
 from safe.labels import CLASSES, K
-from safe.process import die_with_parent, naming
+from safe.process import die_with_parent, fitting, naming
 from safe.sample import encode_strip
 
 FOLDS: Final = 5
@@ -72,7 +72,8 @@ def synthesize(
         raise DataError(f"{out} exists and is not an empty folder: remove it or give another one")
     clips = plan_clips(settings)
     # One name, not one for each process: what a killed run left is cleared by the next.
-    temporary = out.absolute().with_name(f".{out.absolute().name}.tmp")
+    name = fitting(out.absolute().name, more=len("..tmp"))
+    temporary = out.absolute().with_name(f".{name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         folder = temporary / "Clip" / ("original" if source == "video" else "strips")
