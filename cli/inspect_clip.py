@@ -23,10 +23,9 @@ from safe.errors import DataError
 from safe.figures.contact import Frames, Row, contact_figure
 from safe.labels import CLASSES
 from safe.reading.shards import open_shards
-from safe.sample import FRAMES, decode_strip
+from safe.sample import FRAMES, decode_strip, is_frame
 
 _SIDES: Final = ("x0", "y0", "x1", "y1")
-_IMAGES: Final = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _find(what: str, config: Config, layout: Layout) -> _Clip:
             return _Clip(row["clip"], file, row["source"], row["label"], row["bucket"])
     if path.is_file():
         return _Clip(path.stem, path, "video")
-    if path.is_dir() and any(file.suffix.lower() in _IMAGES for file in path.iterdir()):
+    if path.is_dir() and any(is_frame(file.name) for file in path.iterdir()):
         return _Clip(path.name, path, "frames")
     if path.is_dir():
         raise DataError(f"{what}: a folder without index.json, model.json or jpg and png frames")

@@ -18,7 +18,6 @@ the container's, and it must end where that list ends. All else, and all damage,
 every frame is held against the list by its stamp or its order.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,8 +54,6 @@ Source = Literal["video", "frames", "strips"]
 """What a clip is: a video file, the folder of a release's face frames, or one strip of 16 faces."""
 
 Decoder = Literal["decord", "pyav"]
-
-_IMAGES: Final = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -123,6 +119,8 @@ def read_clip(path: Path, source: Source, *, decoder: Decoder = "decord") -> Dec
     """Read a clip as its source says. Raises DataError."""
     if source == "video":
         return read_video(path, decoder=decoder)
+    from pipeline.frames import read_frames, read_strip  # here: it imports this module
+
     return read_frames(path) if source == "frames" else read_strip(path)
 
 
@@ -180,44 +178,6 @@ def notes_of(indices: Sequence[int], notes: set[str]) -> tuple[str, ...]:
     """Return what is special about frames at these indices, in the order of NOTES."""
     few = {FEW} if 2 * len(set(indices)) <= len(indices) else set()
     return tuple(note for note in NOTES if note in notes | few)
-
-
-def read_frames(folder: Path) -> Decoded:
-    """Read 16 of a folder's jpg or png frames, in natural order (1, 2, 10).
-
-    Frames of another size than the first one read are resized to it.
-
-    Raises:
-        DataError: "folder missing", "no jpg or png frames" or "no frame could be decoded".
-    """
-    if not folder.is_dir():
-        raise DataError("folder missing")
-    files = [file for file in folder.iterdir() if file.suffix.lower() in _IMAGES]
-    if not files:
-        raise DataError("no jpg or png frames")
-    files.sort(key=lambda file: _natural(file.name))
-    indices = frame_indices(len(files))
-    read = {index: _read_image(files[index]) for index in set(indices)}
-    images = {index: image for index, image in read.items() if image is not None}
-    if not images:
-        raise DataError("no frame could be decoded")
-    nearest = {index: min(images, key=lambda have: abs(have - index)) for index in indices}
-    height, width = images[min(images)].shape[:2]
-    frames = np.stack([_fit(images[nearest[index]], height, width) for index in indices])
-    repeated = sum(nearest[index] != index for index in indices)
-    return Decoded(frames, indices, len(files), 0.0, width, height, _describe(repeated, 0))
-
-
-def read_strip(path: Path) -> Decoded:
-    """Read the 16 faces of a strip, all of them. Raises DataError."""
-    if not path.is_file():
-        raise DataError("file missing")
-    image = _read_image(path)
-    if image is None or image.shape[0] != FRAMES * image.shape[1]:
-        raise DataError(f"not a strip of {FRAMES} square faces below one another")
-    side = image.shape[1]
-    frames = image.reshape(FRAMES, side, side, 3)
-    return Decoded(frames, list(range(FRAMES)), FRAMES, 0.0, side, side, "")
 
 
 def open_file(path: Path) -> FileIO:
@@ -391,21 +351,3 @@ def _describe(repeated: int, unsound: int) -> str:
     if unsound:
         parts.append(f"{unsound} of {FRAMES} frames decoded with errors")
     return "; ".join(parts)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a sorting key by which 2.jpg comes before 10.jpg."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
-
-
-def _read_image(file: Path) -> NDArray[np.uint8] | None:
-    """Read an image as RGB uint8 [H, W, 3]; None if it is damaged."""
-    encoded = np.fromfile(file, np.uint8)  # not cv2.imread, which writes to stderr
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _fit(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -36,6 +36,14 @@ KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,95}")
 """What a clip's key may look like. No dot: the stock webdataset reader cuts it at the first one.
 With `.json` it fits the 100 characters of a ustar header."""
 
+IMAGES: Final = (".jpg", ".jpeg", ".png")
+"""Endings of the frames of a clip that is a folder, in lower case."""
+
+
+def is_frame(name: str) -> bool:
+    """Whether a file of this name is a frame; hidden ones, such as ._1.jpg of macOS, are not."""
+    return not name.startswith(".") and name.lower().endswith(IMAGES)
+
 
 def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
     """Encode the faces of one clip as one JPEG strip.

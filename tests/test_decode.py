@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 from conftest import grey_ramp, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decode import Decoder, frame_indices, read_clip, read_frames, read_video
+from pipeline.decode import Decoder, frame_indices, read_clip, read_video
 from pipeline.tasks.engine import Failure, run_tasks
 from safe.errors import DataError
 
@@ -271,49 +270,3 @@ def test_frames_too_large_for_the_memory_are_refused(
     monkeypatch.setattr("pipeline.video.MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(DataError, match="64 x 48 pixels are too large"):
         read_video(path, decoder=decoder)
-
-
-# Folders of frames
-
-
-def write_frames(folder: Path, frames: np.ndarray, names: list[str]) -> None:
-    folder.mkdir()
-    for name, frame in zip(names, frames, strict=True):
-        cv2.imwrite(str(folder / name), frame[..., ::-1])
-
-
-def test_frames_are_read_in_natural_order_as_rgb(tmp_path: Path) -> None:
-    frames = grey_ramp(40)
-    frames[..., 2] = 0  # no blue
-    write_frames(tmp_path / "clip", frames, [f"{i}.png" for i in range(1, 41)])
-    (tmp_path / "clip" / "readme.txt").write_text("no frame")
-    clip = read_clip(tmp_path / "clip", "frames")
-    assert clip.indices == frame_indices(40)
-    np.testing.assert_array_equal(clip.frames, frames[clip.indices])
-    assert (clip.n_frames, clip.fps, clip.width, clip.height, clip.damage) == (40, 0, 64, 48, "")
-
-
-def test_frames_of_another_size_are_resized_and_damaged_ones_told(tmp_path: Path) -> None:
-    frames = grey_ramp(16)
-    write_frames(tmp_path / "clip", frames, [f"00001_{i:05d}.png" for i in range(1, 17)])
-    cv2.imwrite(str(tmp_path / "clip/00001_00004.png"), frames[3, :20, :30])
-    (tmp_path / "clip/00001_00006.png").write_bytes(b"no image")
-    (tmp_path / "clip/00001_00016.png").write_bytes(b"")
-    clip = read_frames(tmp_path / "clip")
-    expected = frames[[0, 1, 2, 3, 4, 4, *range(6, 15), 14]]
-    np.testing.assert_array_equal(clip.frames, expected)
-    assert clip.damage == "14 of 16 frames decoded, 2 repeated from the nearest"
-
-
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [(None, "folder missing"), ([], "no jpg or png"), (["1.jpg"], "no frame could be decoded")],
-)
-def test_folder_without_frames(tmp_path: Path, names: list[str] | None, reason: str) -> None:
-    folder = tmp_path / "clip"
-    if names is not None:
-        folder.mkdir()
-        for name in names:
-            (folder / name).write_bytes(b"no image")
-    with pytest.raises(DataError, match=reason):
-        read_frames(folder)

@@ -39,7 +39,7 @@ def test_a_name_of_any_length_is_written_whole_and_cleared_after_a_kill(tmp_path
     done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == -signal.SIGKILL
     assert target.read_text() == "old"
-    assert len(os.listdir(tmp_path)) == 3
+    assert len(list(tmp_path.iterdir())) == 3
     with whole_file(target) as temporary:
         temporary.write_text("new")
     assert (target.read_text(), other.read_text()) == ("new", "old")
