@@ -5,7 +5,7 @@ a row for every clip that the lists name. A clip whose file is missing keeps its
 official denominator stays; its `bytes` are null.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.blocks import ROW_GROUP, write_rows
 from pipeline.datasets import dfew, ferv39k, own
+from pipeline.datasets.clips import Note
 from pipeline.forgotten import read_forgotten
 from pipeline.manifest import (
     Clip,
@@ -29,7 +30,9 @@ from safe.store import Store
 class Adapter(Protocol):
     """Lists the clips of a dataset, whose files are in data.root or in a store."""
 
-    def __call__(self, data: Data, *, store: Store | None = None) -> Sequence[Clip]: ...  # noqa: D102
+    def __call__(  # noqa: D102
+        self, data: Data, *, store: Store | None = None, on_note: Note | None = None
+    ) -> Sequence[Clip]: ...
 
 
 ADAPTERS: Final[dict[str, Adapter]] = {
@@ -46,7 +49,7 @@ def build_index(
     *,
     forgotten: Path | None = None,
     store: Store | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_note: Note | None = None,
 ) -> dict[str, int]:
     """List the clips of a dataset and write the manifest to the file `out`.
 
@@ -64,9 +67,10 @@ def build_index(
     """
     gone = read_forgotten(forgotten, data.name) if forgotten else set()
     if data.name == "own":
-        listed = own.read_table(data, on_note, store=store)
+        listed = own.read_table(data, store=store, on_note=on_note)
     else:
-        listed = tabulate(ADAPTERS[data.name](data, store=store), data.source)
+        clips = ADAPTERS[data.name](data, store=store, on_note=on_note)
+        listed = tabulate(clips, data.source)
     table = _sort(listed.filter(_not_among(listed["clip"], gone)) if gone else listed)
     check_rows(table)
     buckets, classes = _count(table["bucket"]), _count(table["label"])

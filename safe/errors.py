@@ -29,11 +29,17 @@ _REMEDIES: Final = {
 }
 
 
+def as_utf8(name: str) -> str:
+    """Return a name with the bytes that are no UTF-8 as in a URL: caf%E9.mp4."""
+    return re.sub("[\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+
+
 def printable(text: str) -> str:
     """Return a line with what a terminal would act on, such as a line end, written out.
 
     What may be a password or a signature in a URL is left out.
     """
+    text = as_utf8(text)
     text = re.sub(r"(://)[^/\s@]*@", r"\1***@", text)
     text = re.sub(r"(://[^\s?]*\?)\S+", r"\1***", text)
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

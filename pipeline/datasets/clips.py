@@ -1,20 +1,29 @@
 """How does an adapter see which lists and files are there?
 
-Every adapter has one function, read_clips(data, store=None) -> Sequence[Clip]. Folders are walked
-once: a walk of tens of thousands of clips takes about a second, a search for each of them would
-take minutes. With the clips in a store, its listing is the walk.
+Every adapter has one function, read_clips(data, store=None, on_note=None) -> Sequence[Clip].
+Folders are walked once: a walk of tens of thousands of clips takes about a second, a search for
+each of them would take minutes. With the clips in a store, its listing is the walk. What cannot be
+read, such as a link to nothing, is passed over; a folder of that kind is told to `on_note`.
 """
 
 import os
 import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Final
 
-from safe.errors import DataError
+from safe.errors import DataError, as_utf8
+from safe.sample import is_frame
 from safe.store import MissingError, Store
 
-IMAGES: Final = (".jpg", ".jpeg", ".png")
-"""Endings of the frames of a folder, in lower case."""
+Note = Callable[[str], None]
+"""Takes a line for what a person should know."""
+
+
+def silent(line: str) -> None:
+    """Be a Note that tells nobody."""
 
 
 def read_text(root: Path, file: Path) -> str:
@@ -45,31 +54,94 @@ def read_lines(root: Path, file: Path) -> list[str]:
 
 
 def find_files(
-    root: Path, folder: str, ending: str, *, store: Store | None = None
+    root: Path, folder: str, ending: str, *, store: Store | None = None, on_note: Note | None = None
 ) -> dict[str, int]:
     """Walk `folder` of the root or store; return path in it and bytes of each `ending` file.
 
-    Links to folders are followed, each folder is entered once. Raises DataError if it is not there.
+    Links are followed as in walk_files. Raises DataError if `folder` is not there.
     """
     if store is not None:
         return find_stored(store, folder, ending)
     _require_folder(root, folder, f"*{ending}")
     found: dict[str, int] = {}
+    for below, entry in walk_files(str(root / folder), on_note=on_note):
+        path = f"{folder}/{below}"
+        size = _size(entry) if entry.name.lower().endswith(ending) else None
+        if size is not None and _is_text(path, on_note):
+            found[path] = size
+    return found
+
+
+def walk_files(
+    folder: str,
+    *,
+    enter: Callable[[str], bool] = lambda path: True,
+    on_note: Note | None = None,
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield all below a folder that is no folder, with its path from there, in no special order.
+
+    Links to folders are followed. Each folder is entered once, by a path without links if it has
+    one; links are then entered by name, so that the same files give the same paths.
+
+    Args:
+        folder: where to begin.
+        enter: whether to look into a folder below, given its path from there.
+        on_note: told of folders that cannot be read.
+    """
     seen: set[tuple[int, int]] = set()
-    todo = [folder]
-    while todo:
+    todo, links = [""], list[str]()
+    while todo or links:
+        if not todo:
+            links.sort(reverse=True)
+            todo.append(links.pop())
         here = todo.pop()
-        status = (root / here).stat()
+        place = os.path.join(folder, here)  # noqa: PTH118  a Path for each would take longer
+        try:
+            status = os.stat(place)  # noqa: PTH116
+        except OSError:  # gone since
+            continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(root / here) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    todo.append(f"{here}/{entry.name}")
-                elif entry.name.lower().endswith(ending) and entry.is_file():
-                    found[f"{here}/{entry.name}"] = entry.stat().st_size
-    return found
+        for entry in list_folder(place, on_note):
+            path = f"{here}/{entry.name}" if here else entry.name
+            if not _is_folder(entry):
+                yield path, entry
+            elif enter(path):
+                (links if entry.is_symlink() else todo).append(path)
+
+
+def list_folder(folder: str, on_note: Note | None = None) -> list[os.DirEntry[str]]:
+    """Return what is in a folder: nothing, and a note, if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        (on_note or silent)(f"folder {as_utf8(folder)} is passed over: {error.strerror}")
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Return the bytes of a file; None if it is no file that can be looked at."""
+    try:
+        return entry.stat().st_size if entry.is_file() else None
+    except OSError:
+        return None
+
+
+def _is_text(path: str, on_note: Note | None) -> bool:
+    """Whether a path can stand in a table; if not, it is told."""
+    if (told := as_utf8(path)) == path:
+        return True
+    (on_note or silent)(f"{told} is passed over: its name is not UTF-8; rename it")
+    return False
 
 
 def find_stored(store: Store, folder: str, ending: str = "") -> dict[str, int]:
@@ -87,7 +159,9 @@ def find_stored(store: Store, folder: str, ending: str = "") -> dict[str, int]:
         ) from error
 
 
-def find_frame_folders(root: Path, folder: str, *, depth: int) -> dict[str, int]:
+def find_frame_folders(
+    root: Path, folder: str, *, depth: int, on_note: Note | None = None
+) -> dict[str, int]:
     """Return the folders `depth` levels below `folder` that hold images, and the bytes of those.
 
     Paths are relative to root. Raises DataError if `folder` is not there.
@@ -97,16 +171,51 @@ def find_frame_folders(root: Path, folder: str, *, depth: int) -> dict[str, int]
     for _ in range(depth):
         below = []
         for here in level:
-            with os.scandir(root / here) as entries:
-                below += [f"{here}/{entry.name}" for entry in entries if entry.is_dir()]
+            entries = list_folder(f"{root}/{here}", on_note)
+            paths = [f"{here}/{entry.name}" for entry in entries if _is_folder(entry)]
+            below += [path for path in paths if _is_text(path, on_note)]
         level = below
-    found = {}
-    for here in level:
-        with os.scandir(root / here) as entries:
-            sizes = [e.stat().st_size for e in entries if e.name.lower().endswith(IMAGES)]
-        if sizes:
-            found[here] = sum(sizes)
-    return found
+    sizes = {here: sum_frames(f"{root}/{here}", on_note) for here in level}
+    return {here: size for here, size in sizes.items() if size is not None}
+
+
+def sum_frames(folder: str, on_note: Note | None = None) -> int | None:
+    """Return the bytes of a folder's frames; None where there is none."""
+    entries = [entry for entry in list_folder(folder, on_note) if is_frame(entry.name)]
+    sizes = [size for entry in entries if (size := _size(entry)) is not None]
+    return sum(sizes) if sizes else None
+
+
+class Spellings:
+    """What is there under a name that is written otherwise in Unicode: é is one sign or two."""
+
+    def __init__(self, root: Path, stored: Iterable[str] | None = None) -> None:
+        """Look in a folder, or among the paths of a store."""
+        self._root = root
+        self._stored = stored
+        self._names = cache(self._list)
+
+    def find(self, path: str) -> str | None:
+        """Return the one path there that is `path` but for its spelling; None if there is none."""
+        if path.isascii():
+            return None
+        here = ""
+        for name in path.split("/") if self._stored is None else [path]:
+            names = self._names(here)[unicodedata.normalize("NFC", name)]
+            if len(names) != 1 and name not in names:
+                return None
+            here = f"{here}/{name if name in names else names[0]}".removeprefix("/")
+        return here
+
+    def _list(self, folder: str) -> dict[str, list[str]]:
+        """Return the names in a folder, or all paths of the store, by their NFC form."""
+        names = self._stored
+        if names is None:
+            names = [entry.name for entry in list_folder(f"{self._root}/{folder}")]
+        found = defaultdict[str, list[str]](list)
+        for name in names:
+            found[unicodedata.normalize("NFC", name)].append(name)
+        return found
 
 
 def require_some(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.datasets.clips import (
+    Note,
     find_files,
     find_frame_folders,
     name_place,
@@ -42,7 +43,9 @@ _STRIPS: Final = "Clip/strips"  # of the synthetic set
 _FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
 
 
-def read_clips(data: Data, *, store: Store | None = None) -> list[Clip]:
+def read_clips(
+    data: Data, *, store: Store | None = None, on_note: Note | None = None
+) -> list[Clip]:
     """List every clip of the five test sets, in no special order.
 
     Raises:
@@ -53,13 +56,16 @@ def read_clips(data: Data, *, store: Store | None = None) -> list[Clip]:
     labels, folds = _read_folds(root, data.splits)
     if data.source == "video":
         folder, ending = _VIDEOS, ".mp4"
-        found, looked_for = _find_files(root, folder, ending, store), f"{folder}/**/<id>{ending}"
+        looked_for = f"{folder}/**/<id>{ending}"
+        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
     elif data.source == "strips":
         folder, ending = _STRIPS, ".jpg"
-        found, looked_for = _find_files(root, folder, ending, store), f"{folder}/<id>{ending}"
+        looked_for = f"{folder}/<id>{ending}"
+        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
     else:
         folder = next((name for name in _FRAMES if (root / name).is_dir()), _FRAMES[0])
-        found, ending, looked_for = _find_frames(root, folder), "", f"{folder}/<5-digit id>/*.jpg"
+        ending, looked_for = "", f"{folder}/<5-digit id>/*.jpg"
+        found = _find_frames(root, folder, on_note)
     clips = []
     for number, label in labels.items():
         missing = (f"{folder}/{number:05d}{ending}", None)
@@ -119,13 +125,11 @@ def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
     return labels
 
 
-def _find_files(
-    root: Path, folder: str, ending: str, store: Store | None
-) -> dict[int, tuple[str, int]]:
+def _number(files: dict[str, int], root: Path, store: Store | None) -> dict[int, tuple[str, int]]:
     """Return number -> path and bytes of every clip. Raises DataError if one is there twice."""
     found: dict[int, tuple[str, int]] = {}
-    for path, size in sorted(find_files(root, folder, ending, store=store).items()):
-        number = safe_number(path.rpartition("/")[2][: -len(ending)])
+    for path, size in sorted(files.items()):
+        number = safe_number(path.rpartition("/")[2].rpartition(".")[0])
         if number is None:
             continue
         if number in found:
@@ -137,10 +141,10 @@ def _find_files(
     return found
 
 
-def _find_frames(root: Path, folder: str) -> dict[int, tuple[str, int]]:
+def _find_frames(root: Path, folder: str, on_note: Note | None) -> dict[int, tuple[str, int]]:
     """Return number -> path and bytes of every folder of frames."""
     found = {}
-    for path, size in find_frame_folders(root, folder, depth=1).items():
+    for path, size in find_frame_folders(root, folder, depth=1, on_note=on_note).items():
         name = path.rpartition("/")[2]
         number = safe_number(name)
         if number is not None and name == f"{number:05d}":

@@ -8,7 +8,13 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.clips import find_files, find_frame_folders, read_lines, require_some
+from pipeline.datasets.clips import (
+    Note,
+    find_files,
+    find_frame_folders,
+    read_lines,
+    require_some,
+)
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
@@ -23,7 +29,9 @@ _VIDEOS: Final = "0_7_LabelClips"
 _FRAMES: Final = "2_ClipsforFaceCrop"
 
 
-def read_clips(data: Data, *, store: Store | None = None) -> list[Clip]:
+def read_clips(
+    data: Data, *, store: Store | None = None, on_note: Note | None = None
+) -> list[Clip]:
     """List every clip of the two lists, in no special order.
 
     Raises:
@@ -40,10 +48,11 @@ def read_clips(data: Data, *, store: Store | None = None) -> list[Clip]:
                 raise DataError(f"{root / file}: clip {clip} is also in the {listed[clip][1]} list")
             listed[clip] = (label, part)
     if data.source == "video":
-        found = find_files(root, _VIDEOS, ".mp4", store=store)
+        found = find_files(root, _VIDEOS, ".mp4", store=store, on_note=on_note)
         folder, ending = _VIDEOS, ".mp4"
     else:
-        found, folder, ending = find_frame_folders(root, _FRAMES, depth=3), _FRAMES, ""
+        found = find_frame_folders(root, _FRAMES, depth=3, on_note=on_note)
+        folder, ending = _FRAMES, ""
     clips = []
     for clip, (label, part) in listed.items():
         path = f"{folder}/{clip}{ending}"

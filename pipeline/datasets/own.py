@@ -18,7 +18,8 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from errno import ELOOP, ENOENT, ENOTDIR
+from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Final
@@ -26,7 +27,14 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from pipeline.datasets.clips import IMAGES, find_stored, read_text, require_some
+from pipeline.datasets.clips import (
+    Note,
+    Spellings,
+    find_stored,
+    read_text,
+    require_some,
+    sum_frames,
+)
 from pipeline.datasets.own_columns import Lines, first_twice, read_plain
 from pipeline.datasets.own_lines import (
     FOLDS,
@@ -45,24 +53,27 @@ from safe.store import Store
 
 _COLUMNS: Final = ("path", "label", "split")
 _SEPARATORS: Final = (",", ";", "\t")
+_MISSING: Final = (ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EACCES, EPERM)
+"""What the system says of a file that is not there, or not for this user; else the disk fails."""
+
 _LABELS: Final = np.array([index_of(SYNONYMS.get(word, word)) for word in WORDS], np.int8)
 _BUCKETS: Final = [split if split in PARTS else f"fold{split}" for split in SPLITS]
 
 
-def read_clips(data: Data, *, store: Store | None = None) -> Sequence[Clip]:
+def read_clips(
+    data: Data, *, store: Store | None = None, on_note: Note | None = None
+) -> Sequence[Clip]:
     """List every clip of the list, in its order. Raises DataError as read_table does."""
-    return untabulate(read_table(data, store=store))
+    return untabulate(read_table(data, store=store, on_note=on_note))
 
 
-def read_table(
-    data: Data, on_note: Callable[[str], None] | None = None, *, store: Store | None = None
-) -> pa.Table:
+def read_table(data: Data, *, store: Store | None = None, on_note: Note | None = None) -> pa.Table:
     """List every clip of the list, in its order: the columns of the manifest.
 
     Args:
         data: where the list is.
-        on_note: called with a line for each word of SYNONYMS that was found.
         store: where the clips are, in place of data.root.
+        on_note: told of each word of SYNONYMS that was found.
 
     Raises:
         DataError: one line with the number of the line, if the list is not there, is no such list,
@@ -78,20 +89,24 @@ def read_table(
             on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {count:,})")
     labels, buckets = pa.array(_LABELS), pa.array(_BUCKETS)
     stored = None if store is None else find_stored(store, "")
+    measure = partial(_measure_file, root, data.source, file, stored)
+    spellings = Spellings(root, stored)
     batches = []
     for batch in lines.to_batches():
+        paths, sizes = _measure(batch, measure, spellings)
         columns = {
             "clip": batch["key"],
-            "path": batch["path"],
+            "path": paths,
             "label": labels.take(batch["word"]),
             "bucket": buckets.take(batch["split"]),
             "source": pa.repeat(data.source, len(batch)),
-            "bytes": _measure(root, batch, data.source, file)
-            if stored is None
-            else pa.array(map(stored.get, batch["path"].to_pylist()), pa.int64()),
+            "bytes": sizes,
         }
         batches.append(pa.record_batch(columns, SCHEMA))
     table = pa.Table.from_batches(batches, SCHEMA)
+    if not table["path"].equals(lines["path"]):  # two spellings of one file
+        place = lines.schema.get_field_index("path")
+        _check_once(lines.set_column(place, "path", table["path"]), root / file)
     there = len(table) - table["bytes"].null_count
     looked_for = f"the paths of {file}, such as {table['path'][0]}"
     require_some(there, len(table), root, looked_for, store=store)
@@ -121,12 +136,21 @@ def _read_lines(root: Path, file: Path) -> pa.Table:
 
 def _each_line(text: str, separator: str, names: list[str], where: Path) -> Iterator[Line]:
     """Check the lines below the header one by one. Raises DataError."""
-    each = (found[0] for found in re.finditer(r"[^\n]*\n|[^\n]+", text))  # StringIO: four times it
-    reader = csv.reader(each, delimiter=separator, strict=True)
+    raw = list[str]()  # of the row that is read
+
+    def each() -> Iterator[str]:
+        for found in re.finditer(r"[^\n]*\n|[^\n]+", text):  # StringIO: four times the memory
+            raw.append(found[0])
+            yield found[0]
+
+    reader = csv.reader(each(), delimiter=separator, strict=True)
+    path = names.index("path")
     try:
         next(reader)
+        raw.clear()
         for fields in reader:
             if not any(map(str.strip, fields)):
+                raw.clear()
                 continue
             here = f"{where}, line {reader.line_num}"
             if len(fields) != len(names):
@@ -135,9 +159,18 @@ def _each_line(text: str, separator: str, names: list[str], where: Path) -> Iter
                     "value that holds the separator between quotes"
                 )
             values = dict(zip(names, map(str.strip, fields), strict=True))
+            if values["path"] != fields[path] and _is_quoted("".join(raw), separator, path):
+                values["path"] = fields[path]
+            raw.clear()
             yield parse_line(values, reader.line_num, here)
     except csv.Error as error:
         raise DataError(f"{where}, line {reader.line_num}: {error}") from error
+
+
+def _is_quoted(row: str, separator: str, column: int) -> bool:
+    """Whether a column of a row, as it stands in the list, is between quotes."""
+    fields = re.findall(rf'(?:\A|{separator})("(?:[^"]|"")*"|[^{separator}]*)', row)
+    return bool(fields[column].startswith('"'))
 
 
 def _check_once(lines: pa.Table, where: Path) -> None:
@@ -200,32 +233,43 @@ def _check_splits(where: Path, table: pa.Table, folds: list[int]) -> None:
             )
 
 
-def _measure(root: Path, lines: pa.RecordBatch, source: str, file: Path) -> pa.Array:
-    """Return the bytes of each clip: int64, null where its file is missing. Raises DataError."""
-    start, frames = f"{root}/", source == "frames"
-    sizes: list[int | None] = []
-    for row, path in enumerate(lines["path"].to_pylist()):
-        try:
-            about = os.stat(start + path)  # noqa: PTH116  a Path for each would take longer
-        except OSError as error:
-            if error.errno not in (ENOENT, ENOTDIR, ELOOP):
-                raise
-            sizes.append(None)
-            continue
-        if frames and S_ISDIR(about.st_mode):
-            sizes.append(_sum_images(start + path))
-        elif not frames and S_ISREG(about.st_mode):
-            sizes.append(about.st_size)
-        else:
-            kind, right = ("a file", "video") if frames else ("a folder", "frames")
-            raise DataError(
-                f"{root / file}, line {lines['line'][row]}: {path} is {kind}; "
-                f"data.source: {right} reads that"
-            )
-    return pa.array(sizes, pa.int64())
+def _measure(
+    lines: pa.RecordBatch, measure: Callable[[str, int], int | None], spellings: Spellings
+) -> tuple[pa.Array, pa.Array]:
+    """Return the path of each clip as it is there, and its bytes: int64, null where it is missing.
+
+    Raises DataError.
+    """
+    paths, sizes = lines["path"].to_pylist(), list[int | None]()
+    for row, (path, line) in enumerate(zip(paths, lines["line"].to_pylist(), strict=True)):
+        size = measure(path, line)
+        if size is None and (there := spellings.find(path)):
+            size = measure(there, line)
+            paths[row] = path if size is None else there
+        sizes.append(size)
+    return pa.array(paths, pa.string()), pa.array(sizes, pa.int64())
 
 
-def _sum_images(folder: str) -> int | None:
-    """Return the bytes of a folder's images; None where there is none."""
-    images = [entry for entry in Path(folder).iterdir() if entry.suffix.lower() in IMAGES]
-    return sum(entry.stat().st_size for entry in images) if images else None
+def _measure_file(
+    root: Path, source: str, file: Path, stored: dict[str, int] | None, path: str, line: int
+) -> int | None:
+    """Return the bytes of a video or a folder's frames; None if missing. Raises DataError."""
+    if stored is not None:
+        return stored.get(path)
+    try:
+        about = os.stat(f"{root}/{path}")  # noqa: PTH116  a Path for each would take longer
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+        return None
+    frames = source == "frames"
+    if S_ISDIR(about.st_mode) and frames:
+        return sum_frames(f"{root}/{path}")
+    if S_ISREG(about.st_mode) and not frames:
+        return about.st_size
+    if not S_ISREG(about.st_mode) and not S_ISDIR(about.st_mode):  # a pipe, a device
+        return None
+    kind, right = ("a file", "video") if frames else ("a folder", "frames")
+    raise DataError(
+        f"{root / file}, line {line}: {path} is {kind}; data.source: {right} reads that"
+    )

@@ -38,6 +38,7 @@ PLAIN: Final = r"\w+(/\w+)*(\.mp4)?"
 
 _PLAIN: Final = re.compile(PLAIN, re.ASCII)
 _LONGEST: Final = 80  # characters of a key before its hash
+_CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # line ends, what moves a cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Line:
 
 
 def parse_line(values: dict[str, str], line: int, here: str) -> Line:
-    """Check the values of one line, by column and without spaces around them. Raises DataError."""
+    """Check the values of one line, by column; spaces around them count. Raises DataError."""
     word, split = values["label"].lower(), values["split"].lower()
     if word not in WORDS:
         raise DataError(
@@ -98,7 +99,7 @@ def make_key(path: str) -> str:
 
 def _normalise(path: str, here: str) -> str:
     """Return a path without ./ and doubled /. Raises DataError if it may leave the root."""
-    if not path or not path.isprintable():
+    if not path or _CONTROL.search(path):
         raise DataError(f"{here}: path {path[:120]!r} must be that of a file or folder")
     if "\\" in path:
         raise DataError(f"{here}: path {path!r} must have / between folders, not \\")
