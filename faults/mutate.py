@@ -22,6 +22,9 @@ _MAGICS: Final = (
     b"\x00\x00\x00\x18ftypisom",
     b"RIFF\xff\xff\xff\xffAVI LIST",
     b"\x1a\x45\xdf\xa3\x01\x00\x00\x00\x00\x00\x00\x23",
+    b"\x47\x40\x00\x10\x00",
+    b"\x00\x00\x01\xba\x44\x00\x04\x00\x04\x01\x00\x00\x03\xf8",
+    b"FLV\x01\x05\x00\x00\x00\x09\x00\x00\x00\x00",
     b"#EXTM3U\nfile:///etc/passwd\n",
     b"ffconcat version 1.0\nfile /etc/passwd\n",
     b"\xff\xd8\xff\xe0\x00\x10JFIF\x00",
@@ -44,6 +47,7 @@ _ELEMENTS: Final = (
     *(b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75", b"\x1c\x53\xbb\x6b", b"\x2a\xd7\xb1", b"\x63\xa2"),
     *(b"\x23\xe3\x83", b"\x44\x89", b"\xa3", b"\xb0", b"\xba", b"\xae", b"\xe0"),
 )
+_PACKS: Final = (b"\0\0\1\xba", b"\0\0\1\xbb", b"\0\0\1\xe0", b"\0\0\1\xbe")
 _JPEG: Final = (b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xdb", b"\xff\xda", b"\xff\xe0")
 
 
@@ -171,7 +175,7 @@ def _sizes(data: bytes, rng: random.Random, _: bytes) -> bytes:
 
 
 def _numbers(data: bytes) -> Iterator[_Number]:
-    """Find sizes and the fields that follow them: mp4 boxes, RIFF, EBML, JPEG, safetensors."""
+    """Find sizes and the fields after them: mp4, RIFF, EBML, MPEG, FLV, JPEG, safetensors."""
     if data[8:9] == b"{":
         yield _Number(0, 8, "little")
     for mark in _BOXES:
@@ -183,9 +187,28 @@ def _numbers(data: bytes) -> Iterator[_Number]:
     for mark in _ELEMENTS if data[:1] == b"\x1a" else ():
         for at in _find(data, mark):
             yield from (_Number(at + len(mark), width, "big") for width in (1, 2, 4, 8))
+    for mark in _PACKS if data[:3] == b"\0\0\1" else ():
+        for at in _find(data, mark):
+            yield from (_Number(at + by, 2, "big") for by in (4, 6, 8))
+    for length, at in ((188, 0), (192, 4)):
+        if data[at : at + 1] == data[at + length : at + length + 1] == b"G":
+            for start in range(at, min(len(data) - length, 16 * length), length):
+                yield from (_Number(start + by, 2, "big") for by in (1, 4, 6, 13, 15))
+    if data[:3] == b"FLV":
+        yield from _tags(data)
     for mark in _JPEG if data[:2] == b"\xff\xd8" else ():
         for at in _find(data, mark):
             yield from (_Number(at + by, 2, "big") for by in (2, 5, 7))
+
+
+def _tags(data: bytes, most: int = 16) -> Iterator[_Number]:
+    """Find the header, the sizes and the times of the first tags of a Flash video."""
+    yield _Number(5, 4, "big")
+    at = 13
+    while at + 15 < len(data) and most:
+        yield from (_Number(at + by, 3, "big") for by in (1, 4))
+        size = int.from_bytes(data[at + 1 : at + 4])
+        at, most = at + 15 + size, most - 1
 
 
 def _find(data: bytes, mark: bytes, most: int = 16) -> Iterator[int]:

@@ -39,6 +39,13 @@ _VIDEOS: Final = (
     ("h264.mov", "libx264", 64),
     ("vp9.webm", "libvpx-vp9", 96),
     ("mjpeg.avi", "mjpeg", 64),
+    ("h264.ts", "libx264", 96),
+    ("h264.m2ts", "libx264", 64),
+    ("mpeg2.mpg", "mpeg2video", 96),
+    ("mpeg1.mpg", "mpeg1video", 64),
+    ("flv1.flv", "flv", 96),
+    ("h264.flv", "libx264", 64),
+    ("ffv1.mkv", "ffv1", 64),
 )
 """File, encoder, side of a frame in pixels."""
 

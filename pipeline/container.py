@@ -16,35 +16,63 @@ CODECS: Final = (
     *("h264", "hevc", "av1", "vp8", "vp9"),  # phones, webcams, the web
     *("mpeg4", "mjpeg", "h263"),  # DFEW and FERV39k; cameras; old phones
     *("mpeg1video", "mpeg2video", "msmpeg4v2", "msmpeg4v3"),  # cut from discs and films
+    *("flv1", "ffv1"),  # old Flash videos; archives
 )
 """Codecs of a video that are decoded, FFmpeg's names; each decoder more is more to attack."""
 
-DECODERS: Final = (*CODECS, "libdav1d", "msmpeg4")
-"""FFmpeg's names of the decoders of these codecs, which differ for av1 and msmpeg4v3."""
+DECODERS: Final = (*CODECS, "libdav1d", "msmpeg4", "flv")
+"""FFmpeg's names of the decoders of these codecs, which differ for av1, msmpeg4v3 and flv1."""
 
 SOUNDS: Final = ("aac", "mp3", "ac3", "amr_nb", "opus", "vorbis", "pcm_s16le", "pcm_u8")
 """Codecs of sound that may lie beside a video that decord gets; decord opens every stream."""
 
 _HEAD: Final = 4096
-_ALLOWED: Final = "mp4, mov, 3gp, avi, mkv or webm"
+_ALLOWED: Final = "mp4, mov, 3gp, avi, mkv, webm, ts, mts, mpg or flv"
+
+CONVERT: Final = "convert it: ffmpeg -i FILE -c:v libx264 -crf 12 out.mp4"
+"""What helps with a video that is sound but not opened."""
+
+_PACKETS: Final = ((188, 0), (192, 4), (204, 0))
+"""Of MPEG transport streams: bytes of a packet, and of those before its sync byte. 192 is that of
+camcorders (AVCHD) and discs, which put a time before each packet; 204 has check bytes."""
+
+_LEAST_PACKETS: Final = 5
 
 # Boxes that a file of the ISO (mp4) or QuickTime family may begin with, besides ftyp.
 _BOXES: Final = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _PICTURES: Final = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"jp2 ", b"jpx ", b"jxl ")
+
+_MXF: Final = b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02"  # may follow other bytes
+_VIDEOS: Final = (
+    (b"GIF8", "a GIF picture"),
+    (b"OggS", "an Ogg file"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file (ASF, wmv)"),
+    (_MXF, "an MXF file"),
+    (b"YUV4MPEG2", "a bare YUV video (y4m)"),
+    (b"\x1f\x07\x00\x3f", "a DV video"),
+    (b"\x1f\x07\x00\xbf", "a DV video"),
+    (b"DKIF", "an IVF file"),
+    (b"\x00\x00\x00\x00\x01\xbc", "a GXF file"),
+    (b".RMF", "a RealMedia file"),
+    (b"nut/multimedia", "a NUT file"),
+    (b"\xb7\xd8\x00\x20\x37\x49\xda\x11", "a recording of Windows (wtv)"),
+    (b"\x12\x00\x0a", "a bare AV1 video (obu)"),
+    (b"\x00\x00\x01\xb3", "a bare MPEG-1 or MPEG-2 video (m2v)"),
+    (b"\x00\x00\x01\xb0", "a bare MPEG-4 video (m4v)"),
+    (b"\x00\x00\x01\x0f", "a bare VC-1 video"),
+)
+"""What videos begin with that are known and not opened: each demuxer more is more to attack."""
 
 _LOOKS: Final = (
     (b"#EXTM3U", "a playlist (#EXTM3U)"),
     (b"ffconcat", "a list of files (ffconcat)"),
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"\x89PNG", "a PNG picture"),
-    (b"GIF8", "a GIF picture"),
     (b"RIFF", "a RIFF file that is no AVI"),
     (b"\x1a\x45\xdf\xa3", "an EBML file that is neither Matroska nor WebM"),
-    (b"OggS", "an Ogg file"),
-    (b"FLV\x01", "a Flash video"),
-    (b"\x30\x26\xb2\x75", "a Windows Media file (ASF)"),
-    (b"\x00\x00\x01\xba", "an MPEG program stream"),
-    (b"\x47\x40", "an MPEG transport stream"),
+    (b"FLV", "a Flash video with a header that cannot be"),
+    (b"\x00\x00\x01\xba", "an MPEG program stream with a header that cannot be"),
+    (b"\x47\x40", "an MPEG transport stream that is damaged or cut off"),
     (b"PK\x03\x04", "a zip archive"),
     (b"%PDF", "a PDF"),
     (b"<", "XML or a web page"),
@@ -65,20 +93,21 @@ def recognise(file: Any) -> Container:
     """Tell the container of an open binary file from its first bytes; leaves it at its start.
 
     Raises:
-        DataError: "not a video of a kind that is allowed: it looks like ..." if it is none of mp4,
-            mov, 3gp, avi, mkv and webm.
+        DataError: "not a video of a kind that is allowed: it looks like ..." if it is none of those
+            below, and how to convert it if it is a video all the same.
     """
     file.seek(0)
     head = file.read(_HEAD)
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
-    for try_one in (_iso, _avi, _matroska):
+    for try_one in (_iso, _avi, _matroska, _transport_stream, _program_stream, _flash):
         container = try_one(head, size)
         if container is not None:
             return container
+    video = _name_video(head)
     raise DataError(
-        f"not a video of a kind that is allowed: it looks like {_describe(head)}, "
-        f"not like {_ALLOWED}"
+        f"not a video of a kind that is allowed: it looks like {video or _describe(head)}, "
+        f"not like {_ALLOWED}{f'; {CONVERT}' if video else ''}"
     )
 
 
@@ -117,6 +146,54 @@ def _matroska(head: bytes, size: int) -> Container | None:
     header = head[4 + width : 4 + width + length]
     known = b"\x42\x82\x88matroska" in header or b"\x42\x82\x84webm" in header
     return Container("matroska", True) if known else None
+
+
+def _transport_stream(head: bytes, size: int) -> Container | None:
+    """Recognise MPEG-TS, also that of AVCHD: a sync byte in each packet in sight, and a payload."""
+    for length, before in _PACKETS:
+        starts = range(before, len(head) - 3, length)
+        if len(starts) >= _LEAST_PACKETS and all(
+            head[at] == 0x47 and head[at + 3] & 0x30 for at in starts
+        ):
+            return Container("mpegts", False)
+    return None
+
+
+def _program_stream(head: bytes, size: int) -> Container | None:
+    """Recognise MPEG-PS by its first pack: all marker bits, and a start code behind it."""
+    if head[:4] != b"\0\0\1\xba" or len(head) < 32:
+        return None
+    ones: int
+    if head[4] >> 6 == 1:  # MPEG-2
+        ones = head[4] & head[6] & head[8] & 4 and head[9] & 1 and head[12] & 3 == 3
+        end = 14 + (head[13] & 7)
+    else:
+        ones = head[4] >> 4 == 2 and head[4] & head[6] & head[8] & head[11] & 1 and head[9] >> 7
+        end = 12
+    known = bool(ones) and head[end : end + 3] == b"\0\0\1" and head[end + 3] >= 0xB9
+    return Container("mpeg", False) if known else None
+
+
+def _flash(head: bytes, size: int) -> Container | None:
+    """Recognise FLV: its header of 9 bytes, and a first tag of sound, pictures or data."""
+    if len(head) < 14 or head[:4] != b"FLV\1" or head[5:13] != b"\0\0\0\x09\0\0\0\0":
+        return None
+    return Container("flv", False) if not head[4] & 0xFA and head[13] in (8, 9, 18) else None
+
+
+def _name_video(head: bytes) -> str | None:
+    """Return what kind of video, which is not opened, a file is; None if it is none known."""
+    for magic, words in _VIDEOS:
+        if head.startswith(magic) or (magic in head and magic == _MXF):
+            return words
+    start = 4 if head[:4] == b"\0\0\0\1" else 3
+    if head[start - 3 : start] == b"\0\0\1" and len(head) > start + 1:
+        first, second = head[start], head[start + 1]
+        if second == 1 and first in (0x40, 0x42, 0x46):  # parameter sets, an access unit
+            return "a bare HEVC video (H.265)"
+        if first & 0x9F in (7, 9):
+            return "a bare H.264 video"
+    return None
 
 
 def _describe(head: bytes) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.manifest import Clip
+from safe.sample import is_frame
 
 
 def same_size(clips: Iterable[Clip]) -> list[Clip]:
@@ -45,5 +46,6 @@ def _digest(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    parts = [_digest(file) for file in sorted(path.iterdir()) if file.is_file()]
+    frames = (file for file in sorted(path.iterdir()) if is_frame(file.name) and file.is_file())
+    parts = [_digest(file) for file in frames]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -25,7 +25,8 @@ def test_a_short_round_finds_nothing_and_starts_from_the_same_videos(tmp_path):
     assert any(came.startswith("read") for came in tallies[1].counts)
     assert any(came.startswith("ok") for came in tallies[0].counts)
     again = make_videos(tmp_path / "again")
-    assert {path.suffix for path in again} == {".mp4", ".avi", ".mkv", ".mov", ".webm"}
+    suffixes = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".ts", ".m2ts", ".mpg", ".flv"}
+    assert {path.suffix for path in again} == suffixes
     for path in again:
         assert path.read_bytes() == (tmp_path / "videos" / "originals" / path.name).read_bytes()
 

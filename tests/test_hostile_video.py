@@ -71,6 +71,14 @@ def bait(tmp_path: Path) -> Bait:
     return Bait(tmp_path)
 
 
+HEADS = {
+    "flv": b"FLV\1\5\0\0\0\x09\0\0\0\0\x09",
+    "mpeg2": b"\0\0\1\xba\x44\0\4\0\4\1\0\0\3\xf8\0\0\1\xbb" + bytes(20),
+    "mpeg1": b"\0\0\1\xba\x21\0\1\0\1\x80\0\1\0\0\1\xe0" + bytes(20),
+}
+"""What looks like a container for long enough to be opened."""
+
+
 def playlists(bait: Bait) -> dict[str, bytes]:
     """Return files that are nothing but directions to the two baits."""
     hls = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"
@@ -81,6 +89,11 @@ def playlists(bait: Bait) -> dict[str, bytes]:
         found[f"hls{number}"] = hls.format(place).encode()
         found[f"ftyp{number}"] = ftyp + hls.format(place).encode()
         found[f"concat{number}"] = f"ffconcat version 1.0\nfile '{place}'\n".encode()
+        for kind, head in HEADS.items():
+            found[f"{kind}{number}"] = head + hls.format(place).encode()
+        packet = b"G@\x11\x10" + hls.format(place).encode()
+        found[f"ts{number}"] = packet.ljust(188, b"\n") * 30
+        found[f"avchd{number}"] = (b"#EXT" + packet.ljust(188, b"\n")) * 30
         profile = "profiles='urn:mpeg:dash:profile:isoff-live:2011'"
         found[f"dash{number}"] = f"<MPD {profile}><BaseURL>{place}</BaseURL></MPD>".encode()
     return found
@@ -113,7 +126,7 @@ def test_playlists_in_disguise_open_nothing_and_are_rows(bait: Bait, tmp_path: P
     counts = find_faces(
         manifest, root, out, settings=SETTINGS.faces, workers=1, deadline=30, memory=4.0
     )
-    assert counts == {"ok": 0, "partial": 0, "missing": 1, "error": 8}
+    assert counts == {"ok": 0, "partial": 0, "missing": 1, "error": 18}
     for row in read_faces(out).to_pylist():
         expected = "no face" if row["clip"] == "good" else "not a video"
         assert row["reason"].startswith(expected)
@@ -166,12 +179,12 @@ def test_a_name_that_is_a_fifo_is_no_file(tmp_path: Path, bait: Bait) -> None:
 def test_a_codec_that_is_not_allowed_is_named(tmp_path: Path, decoder: Decoder) -> None:
     path = tmp_path / "a.avi"
     with av.open(path, "w") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream = container.add_stream("huffyuv", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv422p"
         for grey in grey_ramp(20):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
         container.mux(stream.encode())
-    with pytest.raises(DataError, match="codec ffv1 is not allowed; allowed are h264, hevc"):
+    with pytest.raises(DataError, match="codec huffyuv is not allowed; allowed are h264, hevc"):
         read_video(path, decoder=decoder)
 
 

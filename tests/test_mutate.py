@@ -38,6 +38,10 @@ def test_every_change_happens_on_its_own():
         (b"RIFF\x50\0\0\0AVI " + bytes(100), 4, 4),
         (bytes([80, 0, 0, 0, 0, 0, 0, 0]) + b'{"a":1}' + bytes(100), 0, 8),  # safetensors
         (b"\xff\xd8" + bytes(8) + b"\xff\xc0\0\x11\x08\0\x10\0\x10" + bytes(99), 15, 4),
+        ((b"G@\x11\x10" + bytes(184)) * 9, 194, 2),  # the length of a table
+        (bytes(4) + (b"G@\x11\x10" + bytes(188)) * 9, 198, 2),
+        (b"\0\0\1\xba" + bytes(10) + b"\0\0\1\xe0\0\x20" + bytes(99), 18, 2),
+        (b"FLV\1\5\0\0\0\x09\0\0\0\0\x09\0\0\x20" + bytes(99), 14, 3),
         (b"\x1a\x45\xdf\xa3\x9f" + bytes(8) + b"\x1f\x43\xb6\x75\x88" + bytes(99), 17, 1),
     ],
 )
