@@ -31,6 +31,8 @@ _CONSTANT: Final = 0.5
 """Part of the mean frame period by which a stamp may be off its place at constant rate."""
 _EITHER: Final = 0.05
 """So near to that part either rule is right: the product rounds stamps as the container does."""
+_RAISED: Final = "raised "
+"""What the reason of a refusal begins with that is no refusal but an error of the program."""
 _BEGIN: Final = 0.1
 """Seconds by which the first window may begin besides the first frame."""
 _SMALL: Final = 64
@@ -149,6 +151,8 @@ def ask(path: Path, decoder: Decoder) -> Decoded | str:
         return read_video(path, decoder=decoder)
     except DataError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001  whatever comes is a finding, and the table goes on
+        return f"{_RAISED}{type(error).__name__}: {error}"
 
 
 def judge(answer: Decoded | str, truth: Truth, area: Area | None) -> Verdict:
@@ -215,6 +219,9 @@ def read_film(path: Path, *, window: float = 0.64, hop: float = 0.32) -> Iterato
     """Yield the windows of a film as `predict` reads them. Raises DataError."""
     film = survey(path)
     windows, _ = plan(film, window=window, hop=hop)
+    if len(windows) == 1:  # read as a clip is
+        yield Window(read_video(path), windows[0].start, windows[0].end)
+        return
     for group in windows_of_a_task(film, windows):
         stretch = cut_stretch(path, film, [one.indices for one in group])
         for one, decoded in zip(group, read_windows(stretch), strict=True):
@@ -240,6 +247,8 @@ def judge_film(path: Path, truth: Truth, area: Area | None) -> Verdict:
                 _judge_time(verdict, index, window, truth)
     except DataError as error:
         return refused(str(error))
+    except Exception as error:  # noqa: BLE001  whatever comes is a finding, and the table goes on
+        return refused(f"{_RAISED}{type(error).__name__}: {error}")
     return verdict
 
 
