@@ -280,12 +280,8 @@ def rate(said: float, stamps: NDArray[np.int64], tick: float) -> float:
 
 def _start(container: Any, first: float) -> float:
     """Return the first frame's time on a player's clock, which begins with the first stream."""
-    begins = [
-        float(stream.start_time * stream.time_base)
-        for stream in container.streams
-        if stream.type == "audio" and stream.start_time is not None and stream.time_base
-    ]
-    return max(0.0, first - min([*begins, first]))
+    begins = container.start_time
+    return 0.0 if begins is None else max(0.0, first - begins / av.time_base)
 
 
 def _known(stamps: list[int | None], *, ascending: bool = False) -> NDArray[np.int64] | None:
