@@ -100,6 +100,8 @@ def right_indices(truth: Truth) -> list[list[int]]:
     stamps = np.array(truth.stamps)
     if n < 3 or len(stamps) != n or stamps[-1] <= stamps[0]:
         return [even]
+    if (np.diff(stamps) <= 0).any():  # ffmpeg's guesses: the frames' times are not known
+        return [even]
     period = (stamps[-1] - stamps[0]) / (n - 1)
     off = np.abs(stamps - stamps[0] - period * np.arange(n)).max() / period
     allowed = [even] if off <= _CONSTANT + _EITHER else []
@@ -254,7 +256,7 @@ def judge_film(path: Path, truth: Truth, area: Area | None) -> Verdict:
 
 def _judge_time(verdict: Verdict, index: int, window: Window, truth: Truth) -> None:
     """A frame of a window must be on the screen at some moment of it."""
-    if index >= len(truth.stamps):
+    if index >= len(truth.stamps) or not truth.timed:
         return
     begins = truth.stamps[index]
     last = truth.last or (truth.stamps[-1] - truth.stamps[0]) / max(1, len(truth.stamps) - 1)

@@ -138,6 +138,8 @@ def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
     # Opened once: what is checked is what is decoded, and no path reaches a decoder.
     with open_file(path) as file:
         listing = list_frames(file)
+        if not (listing.by_stamp or listing.steady):  # by order, at times that are not known
+            listing = list_by_decoding(file)
         found = None
         if decoder == "decord" and listing.plain and listing.whole and _begins_plain(file, listing):
             found = _decode_decord(file, listing)

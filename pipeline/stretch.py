@@ -132,13 +132,8 @@ def _held_against_decoder(file: Any, listing: Listing) -> Listing:
                 if frame.pts is not None and frame.pts < listing.stamps[0]:
                     continue  # an edit list hides it
                 break
-            cut = int(listing.stamps[place] - listing.stamps[0]) * listing.tick
-            return replace(
-                listing,
-                stamps=listing.stamps[place:],
-                length=listing.length - place,
-                start=listing.start + cut,
-            )
+            stamps = listing.stamps[place:]
+            return replace(listing, stamps=stamps, length=listing.length - place)
     return list_by_decoding(file, most=LONGEST)
 
 
@@ -153,7 +148,10 @@ def _looked_at(container: Any, stream: Any, listing: Listing) -> Iterator[Any]:
         return
     shown = int(listing.stamps[-1] - listing.stamps[0])
     apart = max(_LOOK / listing.tick, shown / _LOOKS)
-    container.seek(0)
+    try:
+        container.seek(0)
+    except av.error.FFmpegError:  # an AVI that begins with empty chunks
+        return
     context = stream.codec_context
     context.flush_buffers()
     context.skip_frame = "NONKEY"

@@ -83,8 +83,8 @@ class Listing:
     """Frames a second; 0 where nothing says so."""
     last: int
     """Ticks that the last frame is shown."""
-    start: float
-    """Seconds from the start of the file, which is a player's 0, to the first frame."""
+    zero: float
+    """When a player's clock begins, by the clock of the stamps, seconds."""
     by_stamp: bool
     """Whether a decoded frame is known by its stamp; else by its order."""
     plain: bool = False
@@ -102,6 +102,11 @@ class Listing:
     def whole(self) -> bool:
         """Whether every frame listed is in the file."""
         return len(self.stamps) == self.length
+
+    @property
+    def start(self) -> float:
+        """Seconds from a player's 0, where the file begins, to the first frame."""
+        return max(0.0, int(self.stamps[0]) * self.tick - self.zero)
 
     @property
     def steady(self) -> bool:
@@ -144,13 +149,14 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
         _check(stream)
         packets = _read_packets(container, stream, most)
         claimed = _claimed(file, kind.demuxer, stream, packets)
-        own = kind.demuxer in _STAMPED or not stream.codec_context.has_b_frames
+        reorders = bool(stream.codec_context.has_b_frames)
         known = _known(packets.shown)
-        by_stamp = own and known is not None
+        by_stamp = known is not None and _has_stamps(kind.demuxer, stream, packets)
         plain = (
             by_stamp
             and kind.certain
             and not packets.leading
+            and _is_even(stream, known)
             and _keeps_its_size(kind.demuxer, stream, packets)
             and len(_videos(container)) == len(container.streams.video) == 1
             and all(_is_plain(other) for other in container.streams)
@@ -162,11 +168,11 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
         if length > most:
             kind_of = "a clip" if most == MAX_FRAMES else "a video"
             raise DataError(f"lists more than {most:,} frames: too long for {kind_of}")
-        stamps = known if by_stamp else _known(packets.times)
+        stamps = known if by_stamp else _times(packets, reorders=reorders)
         return _listing(
             container, stream, stamps, count,
             length=length, last=packets.last, by_stamp=by_stamp, plain=plain,
-            stamped=kind.demuxer in _STAMPED,
+            stamped=kind.demuxer in _STAMPED and not _may_be_packed(stream),
         )  # fmt: skip
 
 
@@ -184,6 +190,21 @@ def _claimed(file: Any, demuxer: str, stream: Any, packets: "_Packets") -> int:
     return len(packets.shown) + max(0, claimed - seen) if cut_off else 0
 
 
+def _is_even(stream: Any, stamps: NDArray[np.int64] | None) -> bool:
+    """Say whether all frames are equally far apart, and each packet is sure to hold one frame.
+
+    decord leaves out by its stamp what is not wanted, and takes others for it where stamps are
+    uneven by one tick.
+    """
+    steps = np.diff(stamps) if stamps is not None else np.zeros(0)
+    return not _may_be_packed(stream) and bool((steps == steps[:1]).all())
+
+
+def _may_be_packed(stream: Any) -> bool:
+    """Say whether a packet may hold two frames and the next one none (MPEG-4 with B-frames)."""
+    return stream.codec_context.name == "mpeg4" and bool(stream.codec_context.has_b_frames)
+
+
 def _keeps_its_size(demuxer: str, stream: Any, packets: "_Packets") -> bool:
     """Say whether no frame of a stream can be of another size than the first.
 
@@ -195,14 +216,15 @@ def _keeps_its_size(demuxer: str, stream: Any, packets: "_Packets") -> bool:
 def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
     """List the frames that the decoder gives, in their order: right, and as slow as decoding.
 
-    Where the decoder's stamps ascend they are the frames' own; else the times of the packets, in
-    their order, stand for them.
+    The decoder's stamps are taken where they are the packets' own; else the times of the packets,
+    in their order, stand for them.
 
     Raises:
         DataError: as list_frames.
     """
     most = MAX_FRAMES if most is None else most
     stamps: list[int | None] = []
+    demuxer = recognise(file).demuxer
     with reading(), open_video(file) as container:
         stream = video_stream(container)
         _check(stream)
@@ -216,11 +238,11 @@ def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
         stream = video_stream(container)
         packets = _read_packets(container, stream, most)
         known = _known(stamps, ascending=True)
-        timed = recognise(file).demuxer in _TIMED or not stream.codec_context.has_b_frames
+        timed = demuxer in _TIMED or _has_stamps(demuxer, stream, packets)
         agrees = timed and known is not None and set(stamps) <= set(packets.shown)
-        if not agrees:
-            times = _known(packets.times)
-            known = times if times is not None and len(times) == len(stamps) else known
+        times = _times(packets, reorders=bool(stream.codec_context.has_b_frames))
+        if not agrees and times is not None and len(times) >= len(stamps):
+            known = times[: len(stamps)]
         return replace(
             _listing(
                 container, stream, known, len(stamps),
@@ -248,9 +270,9 @@ def _listing(
     if stamps is None:
         step = max(1, round(1 / (tick * (said or FPS))))
         stamps = step * np.arange(count, dtype=np.int64)
-        last, start = step, 0.0
-    else:
-        start = _start(container, int(stamps[0]) * tick)
+        last = step
+    first = int(stamps[0]) * tick
+    begins = container.start_time
     fps = rate(said, stamps, tick)
     return Listing(
         stamps=stamps,
@@ -258,7 +280,7 @@ def _listing(
         tick=tick,
         fps=fps,
         last=last or round(1 / (tick * (fps or FPS))),
-        start=start,
+        zero=first if begins is None else begins / av.time_base,
         by_stamp=by_stamp,
         plain=plain,
         stamped=stamped,
@@ -278,10 +300,22 @@ def rate(said: float, stamps: NDArray[np.int64], tick: float) -> float:
     return said if abs(said - mean) <= _TRUSTED * mean else mean
 
 
-def _start(container: Any, first: float) -> float:
-    """Return the first frame's time on a player's clock, which begins with the first stream."""
-    begins = container.start_time
-    return 0.0 if begins is None else max(0.0, first - begins / av.time_base)
+def _has_stamps(demuxer: str, stream: Any, packets: "_Packets") -> bool:
+    """Say whether the stamps of the packets are the container's own and not guessed from others."""
+    if demuxer in _STAMPED:
+        return True
+    return not stream.codec_context.has_b_frames and packets.shown == packets.times
+
+
+def _times(packets: "_Packets", *, reorders: bool) -> NDArray[np.int64] | None:
+    """Return the decoding stamps in their order, as the times of frames that have no others."""
+    times = _known(packets.times)
+    if times is not None and reorders and len(times) > 2:
+        steps = np.diff(times)
+        usual = int(np.median(steps))
+        if steps[0] > usual:  # what a muxer sets before the first frame, for the reordering
+            times[0] = times[1] - usual
+    return times
 
 
 def _known(stamps: list[int | None], *, ascending: bool = False) -> NDArray[np.int64] | None:

@@ -72,9 +72,8 @@ def film_of(stamps: list[int], *, tick: float, last: int = 0, start: float = 0.0
     """Return a survey of frames shown at these ticks."""
     times = np.array(stamps, np.int64)
     fps = rate(0, times, tick) or 25.0
-    listing = Listing(
-        times, len(times), tick, fps, last or round(1 / (fps * tick)), start, by_stamp=True
-    )
+    last = last or round(1 / (fps * tick))
+    listing = Listing(times, len(times), tick, fps, last, -start, by_stamp=True)
     return Survey(listing, fps, Fraction(1), (96, 64))
 
 
