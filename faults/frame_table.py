@@ -43,7 +43,7 @@ _ALTREF: Final = (
     *("-auto-alt-ref", "1", "-lag-in-frames", "16"),
 )
 _AOM: Final = ("-c:v", "libaom-av1", "-cpu-used", "8", "-crf", "30", "-threads", "1")
-_SVT: Final = ("-c:v", "libsvtav1", "-preset", "12", "-crf", "30", "-svtav1-params", "lp=1")
+_SVT: Final = ("-c:v", "libsvtav1", "-preset", "10", "-crf", "10", "-svtav1-params", "lp=1")
 
 H264: Final[dict[str, Options]] = {
     "no-b": _x264("-bf", "0", "-g", "20"),
@@ -86,7 +86,6 @@ ASP: Final[dict[str, Options]] = {
     "b2-closed": _mpeg(
         "mpeg4", "-bf", "2", "-g", "12", "-flags", "+cgop", "-sc_threshold", "1000000000"
     ),
-    "xvid": _mpeg("libxvid", "-bf", "2", "-g", "12"),  # in AVI: packed bitstream
 }
 
 
@@ -115,7 +114,9 @@ def _cross(
 def _h264() -> Iterator[Recipe]:
     yield from _cross("h264", H264, "mp4 mov mkv avi flv ts m2ts")
     kinds = {name: H264[name] for name in ("no-b", "b2", "b2-open", "b3-pyramid")}
-    yield from _cross("h264", kinds, "3gp mpg")
+    yield from _cross("h264", kinds, "3gp")
+    del kinds["b3-pyramid"]
+    yield from _cross("h264", kinds, "mpg")
     for recipe in _cross("h264", {"b2-open": H264["b2-open"]}, "mp4 mkv avi mov"):
         yield replace(recipe, name=f"{recipe.name}-150", count=150)
 
@@ -139,6 +140,13 @@ def _mpeg12() -> Iterator[Recipe]:
 
 def _asp() -> Iterator[Recipe]:
     yield from _cross("mpeg4", ASP, "avi mp4 mov mkv 3gp ts")
+    for gop in ("12", "50"):  # two frames in a packet, as DivX and Xvid wrote them into AVI
+        packed = _mpeg("libxvid", "-bf", "1", "-g", gop)
+        yield Recipe(f"mpeg4-packed-{gop}-avi", "mpeg4", "avi", packed, count=100)
+        for suffix in ("avi", "mp4", "mov"):
+            step = ("copy", suffix, "", "-bsf:v mpeg4_unpack_bframes")
+            name = f"mpeg4-unpacked-{gop}-{suffix}"
+            yield Recipe(name, "mpeg4", "avi", packed, count=100, steps=(step,))
 
 
 def _old() -> Iterator[Recipe]:

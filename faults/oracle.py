@@ -25,7 +25,7 @@ from safe.errors import DataError
 from safe.sample import FRAMES
 
 _SHOWN: Final = re.compile(
-    r"pts_time:(\S+)\s+duration:\s*\S+\s+duration_time:(\S+) .*? s:(\d+)x(\d+) "
+    r"pts_time:(\S+)\s+duration:\s*\S+\s+duration_time:(\S+) .*? s:(\d+)x(\d+) i:(\w) "
 )
 _CONSTANT: Final = 0.5
 """Part of the mean frame period by which a stamp may be off its place at constant rate."""
@@ -34,7 +34,11 @@ _EITHER: Final = 0.05
 _RAISED: Final = "raised "
 """What the reason of a refusal begins with that is no refusal but an error of the program."""
 _BEGIN: Final = 0.1
-"""Seconds by which the first window may begin besides the first frame."""
+"""Seconds by which the first window may begin besides the first frame, or"""
+_FRAMES: Final = 3
+"""frames: AVI does not say when a frame is shown, and decoders with B-frames give it late."""
+_MEAN, _P99 = 1.5, 8
+"""Mean difference of pixels, and 99th percentile, above which they are not ffmpeg's pixels."""
 _SMALL: Final = 64
 """Side of the pictures that are kept of a video without squares."""
 _LIKE: Final = 1.0
@@ -56,6 +60,8 @@ class Truth:
     """Seconds from the start of the file; none where ffmpeg gives none."""
     last: float
     """Seconds that the last frame lasts; 0 where ffmpeg does not say."""
+    whole: bool
+    """Whether no frame is two fields: the project may show those otherwise than ffmpeg does."""
 
 
 def find_truth(path: Path, area: Area | None) -> Truth:
@@ -75,15 +81,16 @@ def find_truth(path: Path, area: Area | None) -> Truth:
     shown = _SHOWN.findall(said)
     if not shown:
         raise RuntimeError(f"ffmpeg shows nothing of {path.name}: {said[-500:]}")
-    width, height = map(int, shown[0][2:])
+    width, height = map(int, shown[0][2:4])
     pictures = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
     if len(pictures) != len(shown):
         raise RuntimeError(f"{path.name}: {len(pictures)} pictures, {len(shown)} time stamps")
     known = all(stamp != "NOPTS" for stamp, *_ in shown)
     stamps = [float(stamp) for stamp, *_ in shown] if known else []
     last = shown[-1][1]
+    whole = all(kind == "P" for *_, kind in shown)
     numbers = [read_number(picture, area) if area else -1 for picture in pictures]
-    return Truth(pictures, numbers, stamps, 0.0 if last == "NOPTS" else float(last))
+    return Truth(pictures, numbers, stamps, 0.0 if last == "NOPTS" else float(last), whole)
 
 
 # The rule of the 16 frames
@@ -104,7 +111,8 @@ def right_indices(truth: Truth) -> list[list[int]]:
         return [even]
     period = (stamps[-1] - stamps[0]) / (n - 1)
     off = np.abs(stamps - stamps[0] - period * np.arange(n)).max() / period
-    allowed = [even] if off <= _CONSTANT + _EITHER else []
+    steady = bool((np.diff(stamps) > 0).all())  # else the container tells no times worth the name
+    allowed = [even] if off <= _CONSTANT + _EITHER or not steady else []
     if off > _CONSTANT - _EITHER:
         for last in {truth.last, period, float(stamps[-1] - stamps[-2])}:
             parts = (stamps[-1] - stamps[0] + last) / FRAMES
@@ -169,6 +177,14 @@ def judge(answer: Decoded | str, truth: Truth, area: Area | None) -> Verdict:
     for frame, index in zip(answer.frames, answer.indices, strict=True):
         judge_frame(verdict, frame, index, truth, area)
     verdict.pixels = difference(answer, truth)
+    if (
+        verdict.pixels
+        and not verdict.wrong
+        and (verdict.pixels > (_MEAN,) or verdict.pixels[1] > _P99)
+    ):
+        verdict.faults.append(
+            "pixels off by {:.2f}, 99 % by at most {:.0f}, {}".format(*verdict.pixels)
+        )
     return verdict
 
 
@@ -194,8 +210,8 @@ def judge_frame(
 
 
 def difference(answer: Decoded, truth: Truth) -> tuple[float, float, int] | None:
-    """Compare pixels: mean, 99th percentile, largest; None where sizes or places differ."""
-    if answer.frames.shape[1:] != truth.pictures.shape[1:]:
+    """Compare pixels: mean, 99th percentile, largest; None where they cannot be compared."""
+    if not truth.whole or answer.frames.shape[1:] != truth.pictures.shape[1:]:
         return None
     if max(answer.indices) >= len(truth.pictures):
         return None
@@ -235,8 +251,8 @@ def judge_film(path: Path, truth: Truth, area: Area | None) -> Verdict:
     verdict = Verdict("whole")
     try:
         for number, window in enumerate(read_film(path)):
-            if not number and truth.stamps and abs(window.start - truth.stamps[0]) > _BEGIN:
-                verdict.faults.append(f"begins at {window.start:.3f}, not {truth.stamps[0]:.3f} s")
+            if not number:
+                _judge_begin(verdict, window, truth)
             decoded = window.decoded
             if decoded is None or decoded.damage:
                 verdict.outcome = "damaged"
@@ -252,6 +268,15 @@ def judge_film(path: Path, truth: Truth, area: Area | None) -> Verdict:
     except Exception as error:  # noqa: BLE001  whatever comes is a finding, and the table goes on
         return refused(f"{_RAISED}{type(error).__name__}: {error}")
     return verdict
+
+
+def _judge_begin(verdict: Verdict, window: Window, truth: Truth) -> None:
+    """The first window must begin with the first frame, on the clock of a player."""
+    if not truth.stamps:
+        return
+    first, gaps = truth.stamps[0], np.diff(truth.stamps[:9])
+    if abs(window.start - first) > max(_BEGIN, _FRAMES * (gaps.min() if len(gaps) else 0)):
+        verdict.faults.append(f"begins at {window.start:.3f}, not {first:.3f} s")
 
 
 def _judge_time(verdict: Verdict, index: int, window: Window, truth: Truth) -> None:
