@@ -217,7 +217,16 @@ def make(recipe: Recipe, folder: Path) -> Path:
 
 def _encode(recipe: Recipe, path: Path) -> None:
     width, height = recipe.size
-    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", recipe.rate]
+    given = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{width}x{height}",
+        "-framerate",
+        recipe.rate,
+    ]
     late = recipe.sound or 0.0
     picture = [*(["-itsoffset", f"{-late}"] if late < 0 else []), *given, "-i", "-"]
     sound: list[str] = []

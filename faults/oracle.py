@@ -27,6 +27,7 @@ from safe.sample import FRAMES
 _SHOWN: Final = re.compile(
     r"pts_time:(\S+)\s+duration:\s*\S+\s+duration_time:(\S+) .*? s:(\d+)x(\d+) i:(\w) "
 )
+_FILE: Final = re.compile(r"Duration: [^,]+, start: (-?[\d.]+)")
 _CONSTANT: Final = 0.5
 """Part of the mean frame period by which a stamp may be off its place at constant rate."""
 _EITHER: Final = 0.05
@@ -75,7 +76,7 @@ def find_truth(path: Path, area: Area | None) -> Truth:
     """
     chain = "showinfo" if area else f"scale={_SMALL}:{_SMALL}:flags=area,showinfo"
     raw, said = ffmpeg(
-        *("-nostats", "-threads", "1", "-i", str(path), "-map", "0:v:0", "-vf", chain),
+        *("-nostats", "-threads", "1", "-copyts", "-i", str(path), "-map", "0:v:0", "-vf", chain),
         *("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"),
     )
     shown = _SHOWN.findall(said)
@@ -86,7 +87,9 @@ def find_truth(path: Path, area: Area | None) -> Truth:
     if len(pictures) != len(shown):
         raise RuntimeError(f"{path.name}: {len(pictures)} pictures, {len(shown)} time stamps")
     known = all(stamp != "NOPTS" for stamp, *_ in shown)
-    stamps = [float(stamp) for stamp, *_ in shown] if known else []
+    begin = _FILE.search(said)  # where a player's clock stands at 0: the first of all streams
+    first = float(begin[1]) if begin else 0.0
+    stamps = [float(stamp) - first for stamp, *_ in shown] if known else []
     last = shown[-1][1]
     whole = all(kind == "P" for *_, kind in shown)
     numbers = [read_number(picture, area) if area else -1 for picture in pictures]
