@@ -32,6 +32,8 @@ _CONSTANT: Final = 0.5
 """Part of the mean frame period by which a stamp may be off its place at constant rate."""
 _EITHER: Final = 0.05
 """So near to that part either rule is right: the product rounds stamps as the container does."""
+_GUESS: Final = 3.5
+"""Frames by which ffmpeg's guess at a time may be off."""
 _RAISED: Final = "raised "
 """What the reason of a refusal begins with that is no refusal but an error of the program."""
 _BEGIN: Final = 0.1
@@ -63,6 +65,9 @@ class Truth:
     """Seconds that the last frame lasts; 0 where ffmpeg does not say."""
     whole: bool
     """Whether no frame is two fields: the project may show those otherwise than ffmpeg does."""
+    ordered: bool
+    """Whether the container keeps the order of frames and not their times (AVI), or ffmpeg's stamps
+    do not ascend: then they are its guesses, off by up to _GUESS frames."""
 
 
 def find_truth(path: Path, area: Area | None) -> Truth:
@@ -93,7 +98,9 @@ def find_truth(path: Path, area: Area | None) -> Truth:
     last = shown[-1][1]
     whole = all(kind == "P" for *_, kind in shown)
     numbers = [read_number(picture, area) if area else -1 for picture in pictures]
-    return Truth(pictures, numbers, stamps, 0.0 if last == "NOPTS" else float(last), whole)
+    ordered = path.suffix == ".avi" or bool((np.diff(stamps) <= 0).any())
+    lasts = 0.0 if last == "NOPTS" else float(last)
+    return Truth(pictures, numbers, stamps, lasts, whole, ordered)
 
 
 # The rule of the 16 frames
@@ -110,12 +117,11 @@ def right_indices(truth: Truth) -> list[list[int]]:
     stamps = np.array(truth.stamps)
     if n < 3 or len(stamps) != n or stamps[-1] <= stamps[0]:
         return [even]
-    if (np.diff(stamps) <= 0).any():  # ffmpeg's guesses: the frames' times are not known
-        return [even]
     period = (stamps[-1] - stamps[0]) / (n - 1)
     off = np.abs(stamps - stamps[0] - period * np.arange(n)).max() / period
     steady = bool((np.diff(stamps) > 0).all())  # else the container tells no times worth the name
-    allowed = [even] if off <= _CONSTANT + _EITHER or not steady else []
+    bound = _GUESS if truth.ordered else _CONSTANT + _EITHER
+    allowed = [even] if off <= bound or not steady else []
     if off > _CONSTANT - _EITHER:
         for last in {truth.last, period, float(stamps[-1] - stamps[-2])}:
             parts = (stamps[-1] - stamps[0] + last) / FRAMES
@@ -284,12 +290,13 @@ def _judge_begin(verdict: Verdict, window: Window, truth: Truth) -> None:
 
 def _judge_time(verdict: Verdict, index: int, window: Window, truth: Truth) -> None:
     """A frame of a window must be on the screen at some moment of it."""
-    if index >= len(truth.stamps) or not truth.timed:
+    if index >= len(truth.stamps):
         return
     begins = truth.stamps[index]
     last = truth.last or (truth.stamps[-1] - truth.stamps[0]) / max(1, len(truth.stamps) - 1)
     ends = truth.stamps[index + 1] if index + 1 < len(truth.stamps) else begins + last
-    if begins >= window.end + _SOON or ends <= window.start - _SOON:
+    slack = _GUESS * float(np.median(np.abs(np.diff(truth.stamps)))) if truth.ordered else _SOON
+    if begins >= window.end + slack or ends <= window.start - slack:
         verdict.faults.append(
             f"frame {index}, shown {begins:.3f} to {ends:.3f} s, is in the window "
             f"{window.start:.3f} to {window.end:.3f} s"
