@@ -8,6 +8,7 @@ stages, in their order; those about what is finished are in cli/finished.py.
 import os
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -168,6 +169,9 @@ def main() -> None:
         from safe.process import die_with_parent
 
         die_with_parent()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SafeError as error:

@@ -38,6 +38,9 @@ def predict(
         bool,
         typer.Option("--other-crops", help="Allow a model trained on faces cut out by others."),
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also do videos again that are finished.")
+    ] = False,
     batch: Annotated[int, typer.Option(help="Windows that the model sees at once.")] = 16,
     workers: Annotated[int, typer.Option(help="Processes that decode and find faces.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -53,10 +56,13 @@ def predict(
     An answer is about a window of a face's time: a calibrated probability for each class, a
     decision or `abstain`, and what was wrong with the pictures. Apparent expression is how a face
     looks to people, not what a person feels.
+
+    Videos that are finished in the folder are left: the same file, model, settings and code. Exit
+    code 7: done, but some of the videos could not be used; summary.json says why.
     """
     from cli.predict import run_predict
 
-    run_predict(
+    code = run_predict(
         videos,
         model,
         out,
@@ -65,6 +71,7 @@ def predict(
         video=video,
         device=device,
         other_crops=other_crops,
+        again=again,
         who=face,
         window=window,
         hop=hop,
@@ -73,6 +80,7 @@ def predict(
         deadline=deadline,
         memory=memory,
     )
+    raise typer.Exit(code)
 
 
 def inspect(

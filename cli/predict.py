@@ -9,19 +9,20 @@ and a summary of all. In Python, one line does the same for one video, without f
 What comes out is the apparent expression of a face, not what a person feels.
 """
 
-import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cli.progress import progress, say
-from cli.videos import find_videos
-from safe.errors import DataError
-from safe.process import only_one, whole_file
+from cli.record import SUMMARY, Entry, Record, digest, known_names, stamp, total
+from cli.videos import LOCK, Job, find_videos
+from pipeline.tasks.worker import find_rules
+from safe.errors import PARTLY_EXIT_CODE, DataError, as_utf8, printable
+from safe.process import only_one
 
 if TYPE_CHECKING:  # torch is loaded when the videos are known to be there
     from cli.answering import Look, Reader
@@ -29,6 +30,9 @@ if TYPE_CHECKING:  # torch is loaded when the videos are known to be there
 WINDOW: Final = 2.8
 """Seconds: the median clip of DFEW, 70 frames at 25 a second. A model is asked about stretches as
 long as those that it was trained on."""
+
+_SHOWN: Final = 40
+"""Letters of a video's name beside the progress bar."""
 
 
 def predict(
@@ -83,73 +87,91 @@ def run_predict(
     video: bool,
     device: str,
     other_crops: bool,
+    again: bool = False,
     **how: Any,
-) -> None:
+) -> int:
     """Answer for all videos, write the files, and say in a line what came out.
 
-    `how` are the fields of cli.answering.Look; a hop of None is half a window.
+    Videos that are finished in `out` are left as they are, unless `again`. `how` are the fields of
+    cli.answering.Look; a hop of None is half a window.
+
+    Returns:
+        The exit code: PARTLY_EXIT_CODE if some of the videos cannot be used, else 0.
+
+    Raises:
+        DataError: if none can be used, or as find_videos.
     """
     endings = [form, *["png"] * timeline, *["mp4"] * video]
-    jobs = find_videos(videos, out=out, endings=endings)
+    notes: list[str] = []
+    names = known_names(out)
+    jobs = find_videos(videos, out=out, endings=endings, known=names, on_note=notes.append)
     from cli.answering import Look, Reader
     from cli.writing import write_video
 
     look = Look(**{**how, "hop": how["window"] / 2 if how["hop"] is None else how["hop"]})
     reader = Reader(model, device=device, other_crops=other_crops)
-    for note in reader.notes():
+    for note in (notes := [*notes, *reader.notes()]):
         say(f"predict: {note}")
-    entries = []
-    with only_one(out / ".lock", str(out)):
-        began = time.monotonic()
-        for number, job in enumerate(jobs, start=1):
-            with progress(f"{number} of {len(jobs)}: {job.video.name}", None) as done:
-                entries.append(write_video(reader, job, look, endings, on_done=done))
-        totals = _totals(entries, time.monotonic() - began)
-        _summarise(out / "summary.json", reader, look, totals, entries)
+    entries: list[Entry] = []
+    with only_one(out / LOCK, str(out)):
+        record = Record(out, jobs, _describe(reader, look, notes), digest(_decisive(reader, look)))
+        done = {} if again else {job: record.finished(job, endings) for job in jobs}
+        if record.others:
+            what = "done before with another model, other settings or another version"
+            say(f"predict: {_many(record.others, 'video')} {what}: done again")
+        try:
+            record.write()
+            for number, job in enumerate(jobs, start=1):
+                entry = done.get(job)
+                if entry is None:
+                    before = stamp(job.video)
+                    with progress(f"{number} of {len(jobs)}: {_short(job)}", None) as on_done:
+                        entry = write_video(reader, job, look, endings, on_done=on_done)
+                    entry = record.add(job, entry | before)
+                entries.append(entry)
+        except BaseException:
+            with suppress(OSError):  # the disk may be full; the first error counts
+                record.write()
+            raise
+        record.write()
+    return _conclude(entries, out, finished=sum(map(bool, done.values())), speed=record.speed)
+
+
+def _conclude(entries: list[Entry], out: Path, *, finished: int, speed: float) -> int:
+    """Say what came out; return the exit code. Raises DataError if no video could be used."""
     for entry in entries:
         if entry["reason"]:
-            say(f"predict: {entry['video']}: {entry['status']}: {entry['reason']}")
-    if totals["unusable"] == len(jobs):
-        raise DataError(f"predict: no video could be used; {out / 'summary.json'} says why")
+            say(f"predict: {printable(entry['video'])}: {entry['status']}: {entry['reason']}")
+    totals = total(entries)
+    if totals["unusable"] == len(entries):
+        raise DataError(f"predict: no video could be used; {out / SUMMARY} says why")
+    before = f" ({finished} finished before; --again does them again)" if finished else ""
+    unusable = f", {totals['unusable']} unusable" if totals["unusable"] else ""
     say(
-        f"predict: {_many(len(jobs), 'video')}, {totals['with_faces']} with faces: "
+        f"predict: {_many(len(entries), 'video')}{before}, {totals['with_faces']} with faces: "
         f"{_many(totals['faces'], 'face')}, {_many(totals['clips'], 'clip')}, "
-        f"{totals['abstained']} abstained from; {totals['speed']:.1f} seconds of video a second; "
-        f"in {out}"
+        f"{totals['abstained']} abstained from{unusable}"
+        f"{f'; {speed:.1f} seconds of video a second' if finished < len(entries) else ''}; in {out}"
     )
+    return PARTLY_EXIT_CODE if totals["unusable"] else 0
+
+
+def _short(job: Job) -> str:
+    """Name a video beside the bar, which needs the rest of the line."""
+    name = printable(job.video.name)
+    return name if len(name) <= _SHOWN else f"{name[: _SHOWN // 2]}…{name[-_SHOWN // 2 :]}"
 
 
 def _many(count: float, thing: str) -> str:
     return f"{count} {thing}{'s' * (count != 1)}"
 
 
-def _totals(entries: list[dict[str, Any]], took: float) -> dict[str, float]:
-    """Add up the entries; `took` is in seconds."""
-    sums = {
-        name: sum(entry[name] for entry in entries)
-        for name in ("faces", "clips", "abstained", "seconds")
-    }
+def _describe(reader: "Reader", look: "Look", notes: list[str]) -> dict[str, Any]:
+    """Say in summary.json which model it was, how it looked, and what was passed over."""
     return {
-        "videos": len(entries),
-        "with_faces": sum(entry["status"] == "ok" for entry in entries),
-        "unusable": sum(entry["status"] == "unusable" for entry in entries),
-        **sums,
-        "speed": round(sums["seconds"] / max(took, 1e-3), 2),
-    }
-
-
-def _summarise(
-    path: Path,
-    reader: "Reader",
-    look: "Look",
-    totals: dict[str, float],
-    entries: list[dict[str, Any]],
-) -> None:
-    """Write summary.json: which model, how it looked, the sums, an entry a video."""
-    whole = {
         "what": "apparent expression of faces; not what a person feels",
         "model": {
-            "folder": str(reader.folder),
+            "folder": as_utf8(str(reader.folder)),
             "sha256": reader.info["weights"]["sha256"],
             "preprocessing": reader.info["preprocessing"]["id"],
             "calibration": reader.calibration.method,
@@ -158,12 +180,16 @@ def _summarise(
             "own_crops": reader.own_crops,
         },
         "look": {"face": look.who, "window": look.window, "hop": look.hop},
-        "totals": totals,
-        "videos": entries,
+        "notes": [as_utf8(note) for note in notes],
     }
-    with whole_file(path) as temporary:
-        text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _decisive(reader: "Reader", look: "Look") -> dict[str, Any]:
+    """Return all that an answer depends on besides the video."""
+    same = ("batch", "workers", "deadline", "memory")  # change no answer
+    how = {name: value for name, value in asdict(look).items() if name not in same}
+    model = {"model": reader.info["sha256"], "own_crops": reader.own_crops}
+    return {**model, **how, **find_rules()}
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     is no rate then, because such things come in batches.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # [id] in a name is no style
         BarColumn(),
         MofNCompleteColumn(),
         *([] if total is None else [_Rate()]),

@@ -54,7 +54,7 @@ _COMMANDS: Final = """## Commands
 
 `safe-cli COMMAND`, or `python -m cli COMMAND` in the project's folder. An error is one line on
 stderr. Exit codes: 0 done, 2 a wrong parameter or option, 3 data, 4 a model, 5 another process, 6
-the disk, 130 stopped by the keyboard.
+the disk, 7 done but for files that could not be used, 130 stopped by the keyboard.
 
 Many commands take these options:
 """

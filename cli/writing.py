@@ -12,7 +12,7 @@ from cli.videos import Job
 from pipeline.annotate import Colour, Mark, annotate
 from pipeline.windows import FaceWindow, Film
 from safe.answers import ABSTAIN, Answer, Format, Verdict, writing
-from safe.errors import DataError
+from safe.errors import DataError, as_utf8
 from safe.figures.canvas import CLASS_LOOKS
 from safe.figures.timeline import Band, draw_timeline
 from safe.labels import CLASSES
@@ -60,7 +60,8 @@ def write_video(
     """
     form: Format = "parquet" if "parquet" in endings else "jsonl"
     seen = _Seen()
-    entry: dict[str, Any] = {"video": str(job.video), "status": "unusable", "reason": None}
+    name = as_utf8(str(job.video))
+    entry: dict[str, Any] = {"video": name, "status": "unusable", "reason": None}
     try:
         with writing(job.file(form), form) as write:
             rows = reader.answers(job.video, look, on_film=seen.on_film, on_done=on_done)
@@ -83,7 +84,7 @@ def write_video(
         try:
             annotate(
                 job.video,
-                job.file("mp4"),
+                job.file("mp4").absolute(),  # a:b.mp4 would be a protocol
                 seen.marks,
                 seconds=seen.seconds,
                 deadline=look.deadline,

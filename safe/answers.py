@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from safe.calibration import Calibration
+from safe.errors import as_utf8
 from safe.labels import CLASSES
 from safe.process import whole_file
 
@@ -70,7 +71,7 @@ class Answer:
         chances = verdict.probabilities if verdict else (None,) * len(CLASSES)
         named = zip(CLASSES, chances, strict=True)
         return {
-            "video": self.video,
+            "video": as_utf8(self.video),
             "face": self.face,
             "start": round(self.start, 3),
             "end": round(self.end, 3),

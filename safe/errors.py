@@ -13,6 +13,9 @@ from typing import Final
 DISK_EXIT_CODE: Final = 6
 """Of a command that an OSError ended."""
 
+PARTLY_EXIT_CODE: Final = 7
+"""Of a command that is done, but could not use some of the files that it was given."""
+
 _SPACE = "free some space or choose another folder, then run it again"
 _RIGHTS = "check the owner and the permissions of the file and of its folders"
 _REMEDIES: Final = {
