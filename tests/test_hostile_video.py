@@ -234,9 +234,9 @@ def test_frames_over_the_memory_are_one_row(tmp_path: Path) -> None:
     )
     out = tmp_path / "faces.parquet"
     settings = SETTINGS.faces
-    find_faces(manifest, root, out, settings=settings, workers=1, deadline=60, memory=0.12)
+    find_faces(manifest, root, out, settings=settings, workers=1, deadline=60, memory=0.08)
     large, small = read_faces(out).to_pylist()
-    assert (large["status"], large["reason"]) == ("error", "took more memory than 0.12 GiB")
+    assert (large["status"], large["reason"]) == ("error", "took more memory than 0.08 GiB")
     assert (small["status"], small["reason"]) == ("missing", "no face in any frame")
 
 
