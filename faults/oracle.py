@@ -65,7 +65,7 @@ class Truth:
     """Seconds that the last frame lasts; 0 where ffmpeg does not say."""
     whole: bool
     """Whether no frame is two fields: the project may show those otherwise than ffmpeg does."""
-    ordered: bool
+    ordered: bool = False
     """Whether the container keeps the order of frames and not their times (AVI), or ffmpeg's stamps
     do not ascend: then they are its guesses, off by up to _GUESS frames."""
 
