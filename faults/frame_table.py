@@ -1,6 +1,6 @@
 """The table of videos that the frame oracle judges: codec by container by everything else.
 
-Out: about 500 recipes of faults/numbered.py. Each family varies what its name says: the order in
+Out: about 840 recipes of faults/numbered.py. Each family varies what its name says: the order in
 which frames refer to one another, pixel formats and colour tags, odd sizes, edit lists, times that
 do not begin at 0 or are not even, sound beside the picture, transport streams cut in the middle.
 """
