@@ -62,6 +62,8 @@ def run_stages(
     alone, cached = data / "alone", data / "cached"
     _shard(config, data, folder, alone, None, limits)
     _shard(config, data, folder, cached, leave.path, limits)
+    if leave.path.exists():  # what is taken is deleted
+        raise RuntimeError("the strip cache was not taken")
     strips, again = read_strips(alone), read_strips(cached)
     clips = [Clip(one["file"], "video") for one in found]
     by_pyav = run_tasks(
