@@ -27,6 +27,9 @@ from safe.process import only_one
 if TYPE_CHECKING:  # torch is loaded when the videos are known to be there
     from cli.answering import Look, Reader
 
+_LATE: Final = 0.1
+"""Seconds of sound before the picture from which it is told."""
+
 WINDOW: Final = 2.8
 """Seconds: the median clip of DFEW, 70 frames at 25 a second. A model is asked about stretches as
 long as those that it was trained on."""
@@ -142,6 +145,8 @@ def _conclude(entries: list[Entry], out: Path, *, finished: int, speed: float) -
     for entry in entries:
         if entry["reason"]:
             say(f"predict: {printable(entry['video'])}: {entry['status']}: {entry['reason']}")
+        for told in _about(entry):
+            say(f"predict: {printable(entry['video'])}: {told}")
     totals = total(entries)
     if totals["unusable"] == len(entries):
         raise DataError(f"predict: no video could be used; {out / SUMMARY} says why")
@@ -154,6 +159,14 @@ def _conclude(entries: list[Entry], out: Path, *, finished: int, speed: float) -
         f"{f'; {speed:.1f} seconds of video a second' if finished < len(entries) else ''}; in {out}"
     )
     return PARTLY_EXIT_CODE if totals["unusable"] else 0
+
+
+def _about(entry: Entry) -> Iterator[str]:
+    """Yield what must be known of a video to read its times and boxes."""
+    if entry["begins"] >= _LATE:
+        yield f"its picture begins at {entry['begins']:.2f} s, and so do the rows"
+    if entry["video_streams"] > 1:
+        yield f"holds {entry['video_streams']} video streams; FFmpeg's best of them is read"
 
 
 def _short(job: Job) -> str:

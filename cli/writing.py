@@ -26,7 +26,7 @@ _UNSURE: Final = (150, 150, 150)
 class _Seen:
     """What is kept of a video while its rows go to the file: numbers, and a picture a face."""
 
-    seconds: float = 0.0
+    film: Film | None = None
     clips: int = 0
     abstained: int = 0
     gap: str = ""
@@ -35,7 +35,12 @@ class _Seen:
     marks: list[Mark] = field(default_factory=list)
 
     def on_film(self, film: Film) -> None:
-        self.seconds = film.seconds
+        self.film = film
+
+    @property
+    def seconds(self) -> float:
+        """When the picture ends, on a player's clock."""
+        return self.film.seconds if self.film else 0.0
 
 
 def write_video(
@@ -98,7 +103,9 @@ def write_video(
 
 def _counts(seen: _Seen) -> dict[str, Any]:
     return {
+        "begins": round(seen.film.start, 3) if seen.film else 0.0,
         "seconds": round(seen.seconds, 3),
+        "video_streams": seen.film.streams if seen.film else 0,
         "faces": len(seen.bands),
         "clips": seen.clips,
         "abstained": seen.abstained,
