@@ -113,7 +113,7 @@ def be(line: socket.socket) -> None:
             code = main(words)
         else:
             sys.argv = words[1:]  # the module's name becomes its path
-            sys.path[0] = folder
+            sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(":"))]
             runpy.run_module("cli", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code or 0

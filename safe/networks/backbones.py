@@ -78,7 +78,10 @@ class Small(nn.Module):
 
 
 def _r3d_18() -> nn.Module:
-    from safe.networks.r3d import R3D18  # here: loading torchvision takes half a second
+    # Here, because loading torchvision takes half a second; and on the CPU, because a model may be
+    # made on the device meta for its shapes alone, and what a module makes for itself must last.
+    with torch.device("cpu"):
+        from safe.networks.r3d import R3D18
 
     return R3D18()
 

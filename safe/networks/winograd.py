@@ -25,23 +25,21 @@ _LEAST: Final = 512
 class _Filtering(NamedTuple):
     """y = back (taps w * frames x), with * a product for each row; A^T, G and B^T in the paper."""
 
-    frames: Tensor  # [products, depth]
-    taps: Tensor  # [products, 3]
-    back: Tensor  # [depth, products]; column 1 is of ones: the product that a bias is added to
-
-
-def _filtering(*matrices: list[list[float]]) -> _Filtering:
-    return _Filtering(*(torch.tensor(each, dtype=torch.float64) for each in matrices))
+    # Numbers, not tensors: one made while a module is imported is on the device of that moment,
+    # which is meta where a model is loaded.
+    frames: list[list[float]]  # [products, depth]
+    taps: list[list[float]]  # [products, 3]
+    back: list[list[float]]  # [depth, products]; column 1 is of ones: the product with the bias
 
 
 _FILTERINGS: Final = {
-    2: _filtering(
+    2: _Filtering(
         [[1, 0], [1, 1], [0, 1]],
         [[1, -1, 0], [0, 1, 0], [0, -1, 1]],
         [[0, 1, 1], [1, 1, 0]],
     ),
     # the paper's F(4, 3), without the columns of the two frames of padding
-    4: _filtering(
+    4: _Filtering(
         [
             [0, -5, 0, 1],
             [-4, -4, 1, 1],
@@ -98,7 +96,7 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biased = bias is not None
-        frames, taps, back = (each.to(x.dtype) for each in _FILTERINGS[x.shape[2]])
+        frames, taps, back = _matrices(x)
         kernels = _kernels(taps, weight)
         output = _empty_like(x, channels=len(weight))
         flat_x, flat_output = _by_frame(x), _by_frame(output)
@@ -117,7 +115,7 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[:2], False]
-        frames, taps, back = (each.to(x.dtype) for each in _FILTERINGS[x.shape[2]])
+        frames, taps, back = _matrices(x)
         kernels = _kernels(taps, weight)
         of_kernels = [torch.zeros_like(kernel) for kernel in kernels]
         of_x = _empty_like(x, channels=x.shape[1])
@@ -148,6 +146,14 @@ class _Convolve(torch.autograd.Function):
         )
 
 
+def _matrices(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return frames, taps and back for the depth of x, [B, C, T, H, W], in its dtype."""
+    frames, taps, back = (
+        torch.tensor(each, dtype=x.dtype, device=x.device) for each in _FILTERINGS[x.shape[2]]
+    )
+    return frames, taps, back
+
+
 def _kernels(taps: Tensor, weight: Tensor) -> list[Tensor]:
     """Combine the taps of time: [C_out, C, 3, 3] for each product."""
     combined = torch.einsum("ks,oishw->koihw", taps, weight)
@@ -156,7 +162,7 @@ def _kernels(taps: Tensor, weight: Tensor) -> list[Tensor]:
 
 def _empty_like(x: Tensor, *, channels: int) -> Tensor:
     shape = len(x), channels, *x.shape[2:]
-    return torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last_3d)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
 def _by_frame(x: Tensor) -> Tensor:

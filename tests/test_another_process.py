@@ -1,0 +1,148 @@
+"""A saved model, of every network, used by processes that did not train it, on a CPU and a GPU.
+
+    python -m pytest tests/test_another_process.py -k cuda     on a machine with a GPU
+
+The verbs run in forks of a process that has imported packages and none of our modules (warm.py),
+so each first meets a network's modules while it loads the model; one of them is a new Python.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL, call, write_video
+from warm import bin_folder
+
+from pipeline.datasets.animate import Clip, draw_clip
+from safe.config import Synthesize
+from safe.labels import CLASSES
+from safe.networks.backbones import BACKBONES
+from safe.networks.build import RIVALS
+
+# R3D-18's convolutions are Winograd's on a CPU from some 512 pixels over the windows on.
+NETWORKS = {
+    **{f"safe-{backbone}": ("safe", backbone, 32) for backbone in BACKBONES},
+    **{name: (name, "small", 32 if name == "m3dfel" else 16) for name in RIVALS},
+}
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine"),
+    ),
+]
+SETTINGS = (
+    *SMALL,
+    *("data.source=strips", "synthesize.clips=35", "synthesize.identities=5"),
+    *("synthesize.size=32", "shard.size=32", "runtime.workers=1"),
+    *("train.epochs=1", "train.batch=21", "train.select=val", "train.val_from=fold"),
+)
+
+
+def options(*more: str) -> list[str]:
+    return [word for pair in (*SETTINGS, *more) for word in ("-S", pair)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shards of 35 drawn strips, and person.mp4."""
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copy(ROOT / "params.yaml", folder)
+    for verb in ("synthesize", "shard"):
+        done = call(verb, *options(), folder=folder)
+        assert done.returncode == 0, done.stderr
+    look = Synthesize(seed=0, clips=35, identities=5, size=96, fps=25, tail=0, ambiguity=0, faint=0)
+    one = Clip(number=1, identity=1, fold=1, label="happy", blend="", share=1.0, peak=1.0)
+    write_video(folder / "person.mp4", np.stack(draw_clip(one, look))[:20])
+    return folder
+
+
+def ask(*words: str, folder: Path, python: str = "python") -> str:
+    """Run `safe-cli WORDS` in a process of its own."""
+    env = {
+        "PATH": f"{bin_folder()}:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [python, "-m", "cli", *words],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{words[0]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_one_process_trained_others_calibrate_evaluate_export_and_ask(
+    network: str, device: str, made: Path, tmp_path: Path
+) -> None:
+    name, backbone, crop = NETWORKS[network]
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "data").symlink_to(made / "data")
+    means = options(
+        f"model.name={name}",
+        f"model.backbone={backbone}",
+        f"augment.crop={crop}",
+        f"runtime.device={'cpu' if device == 'cpu' else 'auto'}",
+    )
+    trained = call("train", *means, folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    shutil.rmtree(tmp_path / ".safe" / "checkpoints")  # up to 2 GB
+
+    new_python = sys.executable if backbone == "r3d_18" else "python"
+    ask("calibrate", *means, folder=tmp_path, python=new_python)
+    info = json.loads((tmp_path / "runs/synthetic/calibrate/fold-1/model.json").read_text())
+    assert info["architecture"]["name"] == name
+    assert info["calibration"]["clips"] == 7
+
+    ask("eval", *means, folder=tmp_path)
+    metrics = json.loads((tmp_path / "runs/synthetic/eval/fold-1/metrics.json").read_text())
+    assert metrics["n_test"] == 7
+
+    run = ("--model", "runs/synthetic")
+    ask("export", *run, "--clips", "8", folder=tmp_path)  # compares with PyTorch
+    assert (tmp_path / "model.onnx").stat().st_size > 10_000
+
+    asked = ("--other-crops", "--no-timeline", "--window=0.8", "--device", device)
+    ask("predict", str(made / "person.mp4"), *run, *asked, folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "predictions/person.jsonl").open()]
+    assert rows
+    assert all(
+        sum(row[f"p_{label}"] for label in CLASSES) == pytest.approx(1, abs=1e-5) for row in rows
+    )
+
+
+def test_no_tensor_is_made_while_a_module_is_imported() -> None:
+    """One made under the device meta, where a model's shapes are counted, would have no values."""
+    modules = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "safe").rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    probe = """
+import gc, importlib, sys
+import torch
+with torch.device("meta"):
+    for name in sys.argv[1:]:
+        gc.freeze()  # takes what there is out of sight of get_objects
+        importlib.import_module(name)
+        found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+        assert not found, f"{name}: {found}"
+assert "safe.networks.winograd" in sys.modules
+"""
+    command = [sys.executable, "-c", probe, *modules]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
