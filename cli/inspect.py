@@ -7,8 +7,9 @@ from pathlib import Path
 from cli.facts import lines
 from cli.layout import INSPECTED, read
 from cli.progress import say
-from safe.errors import ConfigError
+from safe.errors import ConfigError, as_utf8
 from safe.labels import CLASSES
+from safe.process import fitting
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -73,4 +74,5 @@ def _is_run(path: Path) -> bool:
 def _name(path: Path) -> str:
     """Name a sheet by the last two parts of the path: fold-1 alone would be every run's."""
     parts = [part for part in path.parts[-2:] if part not in ("/", "..", ".")]
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(parts)).strip("-") or "sheet"
+    name = re.sub(r"[^\w-]+", "-", as_utf8("-".join(parts))).strip("-") or "sheet"
+    return fitting(name, more=len(".png"))

@@ -19,7 +19,7 @@ from pipeline.manifest import read_manifest
 from pipeline.tasks.engine import Failure
 from pipeline.view import View, box_kinds, view_clip
 from safe.config import Config
-from safe.errors import DataError
+from safe.errors import DataError, as_utf8
 from safe.figures.contact import Frames, Row, contact_figure
 from safe.labels import CLASSES
 from safe.reading.shards import open_shards
@@ -70,7 +70,7 @@ def inspect_clip(
             "clip": clip.key,
             "label": None if clip.label is None else CLASSES[clip.label],
             "bucket": clip.bucket,
-            "file": str(clip.path),
+            "file": as_utf8(str(clip.path)),
             "source": clip.source,
             "bytes": clip.path.stat().st_size if clip.path.is_file() else None,
             **_face_facts(face),
@@ -107,9 +107,9 @@ def _find(what: str, config: Config, layout: Layout) -> _Clip:
         if row["clip"] == what or (there and file.name == path.name and file.resolve() == there):
             return _Clip(row["clip"], file, row["source"], row["label"], row["bucket"])
     if path.is_file():
-        return _Clip(path.stem, path, "video")
+        return _Clip(as_utf8(path.stem), path, "video")
     if path.is_dir() and any(is_frame(file.name) for file in path.iterdir()):
-        return _Clip(path.name, path, "frames")
+        return _Clip(as_utf8(path.name), path, "frames")
     if path.is_dir():
         raise DataError(f"{what}: a folder without index.json, model.json or jpg and png frames")
     if not rows:

@@ -5,7 +5,11 @@ points. Colours are those of Okabe and Ito, which colour-blind readers tell apar
 style or hatch goes with each, so that a print in grey says the same.
 """
 
+import unicodedata
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,8 +17,12 @@ import matplotlib
 import matplotlib.style  # also makes `matplotlib.style.context` known
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
-from safe.errors import DataError
+from safe.errors import DataError, as_utf8
 from safe.labels import CLASSES
 from safe.predictions import Split
 from safe.process import whole_file
@@ -58,8 +66,14 @@ CLASS_LOOKS: Final = dict(
 NAMES: Final = {"war": "WAR", "uar": "UAR", "ece": "ECE", "nll": "NLL", "brier": "Brier score"}
 """How the figures of metrics.py are written."""
 
+_FAMILY: Final = "DejaVu Sans"
+"""The one typeface that comes with matplotlib, so is everywhere."""
+
+_MORE: Final = ("noto_cjk_sans_jp_regular", "NotoSansCJKjp-Regular.otf")
+"""A package, and its font for the letters of Chinese, Japanese and Korean."""
+
 STYLE: Final = {
-    "font.family": "DejaVu Sans",  # the one typeface that comes with matplotlib, so is everywhere
+    "font.family": _FAMILY,
     "font.size": 7,
     "axes.titlesize": 8,
     "axes.labelsize": 7,
@@ -93,6 +107,51 @@ def series(index: int) -> Look:
 def sheet(width: float, height: float, *, layout: str = "constrained") -> Figure:
     """Return an empty figure of this size in mm; `layout` is matplotlib's layout engine or none."""
     return Figure(figsize=(width * MM, height * MM), layout=layout)  # type: ignore[arg-type]
+
+
+def show_name(line: Text, *, room: float) -> None:
+    """Make a text that holds the name of a file one line of letters, whatever the name holds.
+
+    Letters of other scripts come from a second font; what neither has, and what is no letter (line
+    ends, emoji), is written as its code point: [U+1F600]. Nothing is read as a formula.
+
+    Args:
+        line: the text; changed.
+        room: mm that it may take; a longer one loses its middle.
+    """
+    fonts = _fonts()
+    known = set().union(*fonts.values())
+    name = unicodedata.normalize("NFC", as_utf8(line.get_text()))
+    parts = [each if ord(each) in known else f"[U+{ord(each):04X}]" for each in name]
+    line.set_fontfamily(list(fonts))
+    line.set_parse_math(False)
+    text, count = "".join(parts), len(parts)
+    while (share := room / max(_width(line, text), 1)) < 1 and count > 2:
+        count = min(count - 1, int(count * share))
+        text = "".join([*parts[: count - count // 2], "…", *parts[len(parts) - count // 2 :]])
+    line.set_text(text)
+
+
+def _width(line: Text, text: str) -> float:
+    """Return the mm that a text would take as this line, at most."""
+    font = line.get_fontproperties()
+    points, *_ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(1.03 * points / 72 / MM)  # letters are as wide as whole pixels
+
+
+@cache
+def _fonts() -> dict[str, frozenset[int]]:
+    """Return the fonts for names, the first one first: their letters by family."""
+    files: list[str] = [fontManager.findfont(FontProperties(family=_FAMILY))]
+    package, name = _MORE
+    spec = find_spec(package)
+    if spec is not None and spec.origin is not None:  # without it names are code points
+        files.append(str(Path(spec.origin).with_name(name)))
+        fontManager.addfont(files[-1])
+        also_bold = replace(fontManager.ttflist[-1], weight=700)  # else matplotlib warns
+        fontManager.ttflist.append(also_bold)
+    fonts = map(FT2Font, files)
+    return {font.family_name: frozenset(font.get_charmap()) - {0, 9, 10, 13} for font in fonts}
 
 
 @styled

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from safe.errors import DataError
-from safe.figures.canvas import BLACK, BLUE, GREEN, GREY, ORANGE, RED, sheet, styled
+from safe.figures.canvas import BLACK, BLUE, GREEN, GREY, ORANGE, RED, sheet, show_name, styled
 from safe.figures.strip import LANE, add_panel, lanes, show_chances, show_faces, show_windows
 from safe.metrics import Floats
 from safe.sample import FRAMES
@@ -106,8 +106,9 @@ def contact_figure(
     figure = sheet(WIDTH, _HEAD + above + sum(heights) + (9 if beside else 2), layout="none")
     high = figure.get_figheight() * 25.4
     left = _MARGIN / WIDTH
-    figure.text(left, 1 - 4 / high, title, fontsize=9, fontweight="bold", va="center")
-    figure.text(left, 1 - 8 / high, note, color=GREY, va="center")
+    head = figure.text(left, 1 - 4 / high, title, fontsize=9, fontweight="bold", va="center")
+    show_name(head, room=_WIDE / 2 if frames else _WIDE)  # beside what the boxes mean
+    show_name(figure.text(left, 1 - 8 / high, note, color=GREY, va="center"), room=_WIDE)
     if frames:
         _show_frames(figure, frames)
     top, last = _HEAD + above, max((i for i, row in enumerate(rows) if row.said), default=-1)
@@ -173,7 +174,9 @@ def _show_row(figure: Figure, row: Row, top: float, strip: float, *, last: bool)
     high, top = strip / FRAMES, top + _TITLE
     faces = add_panel(figure, _MARGIN, top, strip, high)
     show_faces(faces, row.faces)
-    faces.set_title(row.title, loc="left", fontsize=7, pad=3, color=RED if row.wrong else BLACK)
+    colour = RED if row.wrong else BLACK
+    title = faces.set_title(row.title, loc="left", fontsize=7, pad=3, color=colour)
+    show_name(title, room=strip)
     said = row.said
     if said is None:
         return

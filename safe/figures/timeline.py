@@ -5,7 +5,6 @@ wrong with the pictures below. Hatched where the model abstained, blank where th
 Each instant belongs to the window whose middle is nearest, no further than half a window.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from safe.figures.canvas import (
     TWO_COLUMNS,
     save,
     sheet,
+    show_name,
     styled,
 )
 from safe.figures.strip import add_panel
@@ -116,10 +116,7 @@ def draw_timeline(
     Raises:
         DataError: if there is no face, or the suffix is another.
     """
-    figure = timeline_figure(bands, title=title, note=note, seconds=seconds)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in letters that DejaVu does not have
-        save(figure, out)
+    save(timeline_figure(bands, title=title, note=note, seconds=seconds), out)
 
 
 @styled
@@ -254,7 +251,7 @@ def _write(figure: Figure, title: str, note: str, *, hidden: int) -> None:
     head = figure.text(4 / TWO_COLUMNS, 1 - 4 / full, title, va="center", fontsize=8, weight="bold")
     line = figure.text(4 / TWO_COLUMNS, 1 - 8 / full, note + more, va="center", color=GREY)
     for text in (head, line):
-        text.set_parse_math(False)  # a name may hold dollar signs
+        show_name(text, room=TWO_COLUMNS - 8)
     handles = [Patch(color=CLASS_LOOKS[name][0], label=name) for name in CLASSES]
     undecided = Patch(facecolor="#B0B0B0", edgecolor="white", hatch="//////", lw=0, label=ABSTAIN)
     figure.legend(
