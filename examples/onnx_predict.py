@@ -19,8 +19,11 @@ person feels.
 
 import argparse
 import json
+import os
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or it calls home
 import onnxruntime
 
 BATCH = 32

@@ -1,1 +1,3 @@
 """Raw videos in, tar shards out. Imports no torch."""
+
+import safe  # noqa: F401 - which turns onnxruntime's telemetry off
