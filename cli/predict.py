@@ -21,7 +21,7 @@ from cli.progress import progress, say
 from cli.record import SUMMARY, Entry, Record, digest, known_names, stamp, total
 from cli.videos import LOCK, Job, find_videos
 from pipeline.tasks.worker import find_rules
-from safe.errors import PARTLY_EXIT_CODE, DataError, as_utf8, printable
+from safe.errors import PARTLY_EXIT_CODE, DataError, printable
 from safe.process import only_one
 
 if TYPE_CHECKING:  # torch is loaded when the videos are known to be there
@@ -184,7 +184,7 @@ def _describe(reader: "Reader", look: "Look", notes: list[str]) -> dict[str, Any
     return {
         "what": "apparent expression of faces; not what a person feels",
         "model": {
-            "folder": as_utf8(str(reader.folder)),
+            "folder": str(reader.folder),
             "sha256": reader.info["weights"]["sha256"],
             "preprocessing": reader.info["preprocessing"]["id"],
             "calibration": reader.calibration.method,
@@ -193,7 +193,7 @@ def _describe(reader: "Reader", look: "Look", notes: list[str]) -> dict[str, Any
             "own_crops": reader.own_crops,
         },
         "look": {"face": look.who, "window": look.window, "hop": look.hop},
-        "notes": [as_utf8(note) for note in notes],
+        "notes": notes,
     }
 
 

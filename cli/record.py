@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli.videos import Job, identity
+from safe.errors import as_utf8
 from safe.process import whole_file
 
 Entry = dict[str, Any]
@@ -113,7 +114,7 @@ class Record:
         whole = {**self._about, "left": left, "totals": totals, "videos": entries}
         with whole_file(self._folder / SUMMARY) as temporary:
             text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(as_utf8(text) + "\n", encoding="utf-8")
         now = time.monotonic()
         self._next = now + (now - begun) / _WRITING
 
