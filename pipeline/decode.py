@@ -28,6 +28,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.listing import Listing, list_by_decoding, list_frames
 from pipeline.picture import (
     HDR,
     INTERLACED,
@@ -38,15 +39,7 @@ from pipeline.picture import (
     pixel_shape,
     turns,
 )
-from pipeline.video import (
-    Listing,
-    decoded_frames,
-    list_by_decoding,
-    list_frames,
-    open_video,
-    reading,
-    video_stream,
-)
+from pipeline.video import decoded_frames, open_video, reading, video_stream
 from safe.errors import DataError
 from safe.sample import FRAMES
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode import Decoded, frame_indices
-from pipeline.video import MAX_FRAMES
+from pipeline.listing import MAX_FRAMES
 from safe.errors import DataError
 from safe.sample import FRAMES, is_frame
 

@@ -18,17 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode import Decoded, notes_of, open_file
+from pipeline.listing import FPS, Listing, list_by_decoding, list_frames
 from pipeline.picture import TURNED, Pictures, Size, largest, pixel_shape, turns
-from pipeline.video import (
-    FPS,
-    Listing,
-    decoded_frames,
-    list_by_decoding,
-    list_frames,
-    open_video,
-    reading,
-    video_stream,
-)
+from pipeline.video import decoded_frames, open_video, reading, video_stream
 from safe.errors import DataError
 from safe.sample import FRAMES
 

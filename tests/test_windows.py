@@ -26,11 +26,12 @@ from pipeline.decode import Decoded, clip_indices, frame_indices
 from pipeline.face.face_table import ClipFaces
 from pipeline.face.strip import make_strip
 from pipeline.faces import Clip, find_clip, locate
+from pipeline.listing import Listing, list_frames, rate
 from pipeline.people import People
 from pipeline.picture import Pictures
 from pipeline.stretch import Survey, cut_stretch, read_windows, survey
 from pipeline.tasks.engine import Failure
-from pipeline.video import Listing, decoded_frames, list_frames, open_video, rate
+from pipeline.video import decoded_frames, open_video
 from pipeline.windows import FaceWindow, Film, Gap, Window, find_windows, plan
 from safe.errors import DataError
 from safe.params import load_config
