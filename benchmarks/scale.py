@@ -98,8 +98,7 @@ def describe_machines(args: argparse.Namespace) -> tuple[Machines, str]:
     return machines, (
         f"Nodes of {args.cores} cores as those that were measured, one GPU and {args.network:g} "
         f"Gbit/s, {machines.batch} clips a GPU in a step, r3d_18 ({machines.gradient_mb:.0f} MB of "
-        f"gradients); {source}. DFEW: 5 folds of 200 epochs, FERV39k: 200, ten million: 10, eight "
-        f"million of them learnt. Faces of {words.REAL['size']} pixels. Frames of "
+        f"gradients); {source}. {words.learnt()}. Faces of {words.REAL['size']} pixels. Frames of "
         f"{words.REAL['megapixels']} megapixels, {words.REAL['looks']} looks of the detector a "
         f"clip and {words.RAW_KB:g} KB of video a frame are those of 40 short real clips; no clip "
         "of DFEW or FERV39k is here."
