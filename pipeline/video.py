@@ -15,7 +15,7 @@ import av.error
 import av.logging
 from av.stream import Disposition
 
-from pipeline.container import CODECS, DECODERS, recognise
+from pipeline.container import CODECS, CONVERT, DECODERS, recognise
 from pipeline.picture import pixel_shape
 from safe.errors import DataError
 
@@ -46,7 +46,8 @@ def check_stream(stream: Any) -> None:
         raise DataError("not a video: no stream that can be decoded")
     codec = stream.codec_context.codec.canonical_name
     if codec not in CODECS:
-        raise DataError(f"the codec {codec} is not allowed; allowed are {', '.join(CODECS)}")
+        allowed = ", ".join(CODECS)
+        raise DataError(f"the codec {codec} is not allowed; allowed are {allowed}; {CONVERT}")
     shape = max(pixel_shape(stream), Fraction(1))
     if stream.width * stream.height * shape > MAX_PIXELS:
         raise DataError(f"frames of {stream.width} x {stream.height} pixels are too large")
