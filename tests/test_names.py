@@ -13,7 +13,7 @@ from conftest import ROOT
 from test_index import write_dfew, write_ferv39k
 
 from cli.layout import lock
-from pipeline.datasets.clips import walk_files
+from pipeline.datasets.clips import Spellings, walk_files
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest
 from pipeline.tar import clear_beside
@@ -157,6 +157,17 @@ def test_a_letter_in_one_sign_or_in_two_is_the_same(tmp_path, listed: str, there
         **dict.fromkeys(paths[:-1], 1),
         gone: None,
     }
+
+
+def test_spellings_in_a_store() -> None:
+    stored = [unicodedata.normalize(form, f"{form}/é.mp4") for form in ("NFC", "NFD")]
+    both = [unicodedata.normalize(form, "both é.mp4") for form in ("NFC", "NFD")]
+    spellings = Spellings(Path(), [*stored, *both, "a.mp4"])
+    for form in ("NFC", "NFD"):
+        names = [unicodedata.normalize(form, path) for path in ("NFC/é.mp4", "NFD/é.mp4")]
+        assert [spellings.find(name) for name in names] == stored
+    assert [spellings.find(name) for name in both] == both
+    assert spellings.find("ガ.mp4") is spellings.find("a.mp4") is None
 
 
 def test_two_spellings_are_two_files_if_both_are_there_and_one_twice_if_not(tmp_path) -> None:
