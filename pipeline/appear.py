@@ -121,4 +121,5 @@ def _appear(decoded: Decoded, track: Track, *, faces: Faces, shard: Shard) -> Ap
         damaged=bool(decoded.damage),
         max_gap=faces.max_gap,
     )
-    return Appearance(track, encode_strip(crops, shard.quality, shard.chroma), found)
+    strip = encode_strip(crops, shard.quality, shard.chroma)
+    return Appearance(track, strip, (*found, *decoded.notes))

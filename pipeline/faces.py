@@ -205,6 +205,7 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
                 reasons.append(f"face in {found} of {count} frames")
             elif found < count:
                 reasons.append(f"{count - found} of {count} frames interpolated")
+    reasons += decoded.notes
     return ClipFaces(
         status=status,
         reason="; ".join(reasons),

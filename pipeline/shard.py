@@ -130,7 +130,7 @@ def _record(clip: Clip) -> dict[str, Any]:
     """Return what is known of a clip beside its pixels; boxes to 1/100 pixel."""
     face = clip.face
     flags: list[str] = [] if face.status == "ok" else [face.status]
-    if face.status == "ok" and face.reason:  # the face was lost in some frames
+    if face.status == "ok" and face.lost:  # the face was lost in some frames
         flags.append("interpolated")
     return {
         "clip": clip.key,

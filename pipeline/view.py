@@ -114,7 +114,9 @@ def box_kinds(face: ClipFaces, *, source: Source, max_gap: int) -> list[Kind]:
     for before, after in pairwise(known):
         short = after - before - 1 <= max_gap
         filled: Kind = "interpolated" if short else "held"
-        kinds[before:after] = [filled if face.reason else "between looks"] * (after - before)
+        kinds[before:after] = [filled if face.lost or face.status != "ok" else "between looks"] * (
+            after - before
+        )
     for t in known:
         kinds[t] = "detected"
     return kinds

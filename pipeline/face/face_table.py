@@ -4,6 +4,7 @@ One row for every clip of the manifest, in its order: whether its face was found
 which frames.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ SCHEMA: Final = pa.schema(
 
 _LISTS: Final[dict[str, Any]] = {"frame_index": np.int32, "box": np.float32, "score": np.float32}
 
+_LOST: Final = re.compile(r"\b\d+ of \d+ frames interpolated\b|\bface in \d+ of \d+ frames\b")
+
 _GROUP: Final = 250
 """Rows in a group of the file; a row that waits in memory takes 5 KB."""
 
@@ -63,6 +66,11 @@ class ClipFaces:
     frame_index: tuple[int, ...] = ()
     box: tuple[tuple[float, ...], ...] = ()
     score: tuple[float, ...] = ()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the face was lost in some frames: then all were looked at (look.py)."""
+        return bool(_LOST.search(self.reason))
 
     def unusable(self, missing: str) -> str:
         """Say why the clip is not to be stored under a policy of faces.missing; empty if it is."""
