@@ -106,3 +106,21 @@ def test_an_exported_model_has_the_convolution_itself():
     assert gains(x)
     called = {str(node.target) for node in torch.export.export(Layer(), (x, weight)).graph.nodes}
     assert "aten.conv3d.default" in called
+
+
+class _Asks(torch.nn.Module):
+    """Takes the way that `gains` says, as the blocks of r3d_18 do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if gains(x) else x
+
+
+def test_an_export_is_not_bound_to_batches_of_some_size() -> None:
+    """8 pixels a frame and 512 at the least: by its size a batch of 64 would go another way."""
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    exported = torch.export.export(
+        _Asks(), (torch.zeros(2, 3, 4, 2, 4),), dynamic_shapes=({0: batch},)
+    ).module()
+    for size in (1, 63, 64, 200):
+        x = torch.ones(size, 3, 4, 2, 4)
+        torch.testing.assert_close(exported(x), x)

@@ -65,12 +65,12 @@ _FILTERINGS: Final = {
 def gains(x: Tensor) -> bool:
     """Tell whether `convolve` is for x, [B, C, T, H, W]."""
     return (
-        x.shape[2] in _FILTERINGS
+        not torch.compiler.is_compiling()  # first: an export must ask nothing about the batch
+        and x.shape[2] in _FILTERINGS
         and len(x) * x.shape[3:].numel() >= _LEAST
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 
