@@ -14,6 +14,7 @@ from typing import Any, Final
 from faults.numbered import Area, read_number
 from faults.oracle import Verdict, refused
 from faults.originals import ROOT
+from pipeline.decode import NOTES
 from pipeline.face.face_table import read_faces
 from pipeline.face.leftover import Leave
 from pipeline.faces import Clip, Found, find_clip, find_faces, prepare
@@ -124,7 +125,8 @@ def _judge(
     """Judge the strip of a clip by its row in faces.parquet and the numbers that ffmpeg shows."""
     if strip is None:
         return refused(row["reason"])
-    damage = row["reason"].replace("no face in any frame", "").strip("; ")
+    told = row["reason"].split("; ")  # what was done about a sound picture is no damage
+    damage = "; ".join(part for part in told if part not in ("", "no face in any frame", *NOTES))
     verdict = Verdict("damaged" if damage else "whole", damage)
     jpeg, record = strip
     if record["n_frames"] != len(numbers):
