@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from faults.numbered import Area, ffmpeg, read_number
 from pipeline.decode import Decoded, Decoder, read_video
 from pipeline.stretch import cut_stretch, read_windows, survey
-from pipeline.windows import _group as windows_of_a_task
-from pipeline.windows import plan
+from pipeline.windows import group_windows, plan
 from safe.errors import DataError
 from safe.sample import FRAMES
 
@@ -249,7 +248,7 @@ def read_film(path: Path, *, window: float = 0.64, hop: float = 0.32) -> Iterato
     if len(windows) == 1:  # read as a clip is
         yield Window(read_video(path), windows[0].start, windows[0].end)
         return
-    for group in windows_of_a_task(film, windows):
+    for group in group_windows(film, windows):
         stretch = cut_stretch(path, film, [one.indices for one in group])
         for one, decoded in zip(group, read_windows(stretch), strict=True):
             yield Window(decoded, one.start, one.end)

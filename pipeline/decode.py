@@ -11,11 +11,12 @@ clip of fewer than 16 frames is spread over evenly, each frame repeated in its p
 a video is what its container lists to be shown, also where the file is cut off or damaged: so a
 frame keeps its place in time.
 
-Two decoders, the same frames, the same pixels. decord decodes what needs nothing but decoding: mp4,
-mov, mkv and webm with whole lists of upright, progressive frames. It never seeks: when it does, it
-returns other frames (dmlc/decord#365, #252, #195). It reads in order, its list of stamps must be
-the container's, and it must end where that list ends. All else, and all damage, is PyAV's, whose
-every frame is held against the list by its stamp or its order.
+Two decoders, the same frames, the same pixels. decord decodes what needs nothing but decoding: mp4
+and mov, whole, of upright and progressive frames, equally far apart, none shown before the key
+frame that it comes after. It never seeks: when it does, it returns other frames (dmlc/decord#365,
+#252, #195). It reads in order, its list of stamps must be the container's, and it must end where
+that list ends. All else, and all damage, is PyAV's, whose every frame is held against the list by
+its stamp or its order.
 """
 
 import sys
@@ -292,27 +293,28 @@ def _decode_pyav(file: FileIO, listing: Listing) -> Decoded | None:
     indices = clip_indices(listing)
     wanted: dict[int, _Candidate | None] = dict.fromkeys(indices)
     sure = listing.decoded or not listing.whole
-    count, at, unharmed = 0, -1, True
+    count, at, first = 0, -1, -1
+    losses: list[None] = []
     with reading(), open_video(file) as container:
         pictures = Pictures(pixel_shape(video_stream(container)))
-        for frame, sound in decoded_frames(container):
-            unharmed &= sound
+        for frame, sound in decoded_frames(container, on_loss=lambda: losses.append(None)):
+            if not sound:
+                losses.append(None)
             index = listing.place(frame.pts) if listing.by_stamp else count
             if index is None:  # an edit list hides it
                 continue
-            if listing.by_stamp and index <= at and not sure and unharmed:
+            if listing.by_stamp and index <= at and not sure and not losses:
                 return None  # time stamps that go back are guesses
+            first = index if first < 0 else first
             count, at = count + 1, max(at, index)
             for want, best in wanted.items():
                 distance = abs(want - index)
                 if best is None or distance < best.distance:
                     wanted[want] = _Candidate(distance, frame, sound)
-            if at >= indices[-1] and (
-                sure or not unharmed or (listing.by_stamp and count == at + 1)
-            ):
+            if at >= indices[-1] and (sure or losses or (listing.by_stamp and count == at + 1)):
                 break
         else:
-            if not sure and unharmed and count != listing.length:
+            if not (sure or losses) and _is_refuted(listing, first, count):
                 return None
         chosen = [candidate for index in indices if (candidate := wanted[index]) is not None]
         if not chosen:
@@ -320,10 +322,24 @@ def _decode_pyav(file: FileIO, listing: Listing) -> Decoded | None:
         frames = _show(pictures, [candidate.frame for candidate in chosen])
     repeated = sum(item.distance > 0 for item in chosen)
     damage = _describe(repeated, sum(not item.sound for item in chosen))
+    damage = damage or "frames are lost between those decoded" * bool(losses)
     turned = len({turns(pictures.size(item.frame)) for item in chosen}) > 1
     return _decoded(
         frames, listing, indices, damage, pictures.notes | ({TURNED} if turned else set())
     )
+
+
+def _is_refuted(listing: Listing, first: int, count: int) -> bool:
+    """Say whether a decoder that told of no damage has other frames than are listed.
+
+    Where each packet holds a frame and has a stamp of its own, it may leave out those alone that
+    are shown before the first in the file; others that do not come are lost.
+    """
+    if count == listing.length:
+        return False
+    if not (listing.stamped and listing.by_stamp):
+        return True
+    return first == listing.place(listing.head) and first + count == listing.length
 
 
 def _show(pictures: Pictures, chosen: list[Any]) -> NDArray[np.uint8]:

@@ -75,6 +75,9 @@ class Listing:
     comes after, and scales frames of another size; and it goes by these same stamps."""
     stamped: bool = False
     """Whether the container is of those whose packets have stamps of their own."""
+    head: int | None = None
+    """Stamp of the frame that comes first in the file. Those that are shown before it build on
+    frames that were cut away, and a decoder may leave them out without any damage."""
     decoded: bool = False
     """Whether the list was made by decoding: nothing can refute it."""
     streams: int = 1
@@ -155,6 +158,7 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
             container, stream, stamps, count,
             length=length, last=packets.last, by_stamp=by_stamp, plain=plain,
             stamped=kind.demuxer in _STAMPED and not _may_be_packed(stream),
+            head=packets.shown[0],
         )  # fmt: skip
 
 
@@ -198,6 +202,8 @@ def _keeps_its_size(demuxer: str, stream: Any, packets: "_Packets") -> bool:
 def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
     """List the frames that the decoder gives, in their order: right, and as slow as decoding.
 
+    Where packets were lost the list is the container's: a frame that does not come has a place.
+
     The decoder's stamps are taken where they are the packets' own; else the times of the packets,
     in their order, stand for them.
 
@@ -206,16 +212,19 @@ def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
     """
     most = MAX_FRAMES if most is None else most
     stamps: list[int | None] = []
+    losses: list[None] = []
     demuxer = recognise(file).demuxer
     with reading(), open_video(file) as container:
         stream = video_stream(container)
         check_stream(stream)
-        for frame, _ in decoded_frames(container):
+        for frame, _ in decoded_frames(container, on_loss=lambda: losses.append(None)):
             stamps.append(frame.pts)
             if len(stamps) > most:
                 raise DataError(f"lists more than {most:,} frames: too long")
     if not stamps:
         raise DataError("no frame could be decoded")
+    if losses:  # what was lost keeps its place
+        return replace(list_frames(file, most=most), plain=False, decoded=True)
     with reading(), open_video(file) as container:
         stream = video_stream(container)
         packets = _read_packets(container, stream, most)
@@ -245,6 +254,7 @@ def _listing(
     by_stamp: bool,
     plain: bool = False,
     stamped: bool = False,
+    head: int | None = None,
 ) -> Listing:
     """Put a listing together; without stamps the frames are laid out at the rate that is said."""
     tick = float(stream.time_base or 0) or 1e-3
@@ -266,6 +276,7 @@ def _listing(
         by_stamp=by_stamp,
         plain=plain,
         stamped=stamped,
+        head=head,
         streams=len(video_streams(container)),
     )
 

@@ -7,6 +7,7 @@ this inside pipeline.tasks.engine.run_tasks.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.decode import Decoded, notes_of, open_file
 from pipeline.listing import FPS, Listing, list_by_decoding, list_frames
 from pipeline.picture import TURNED, Pictures, Size, largest, pixel_shape, turns
-from pipeline.video import decoded_frames, open_video, reading, video_stream
+from pipeline.video import decoded_frames, open_video, read_packets, reading, video_stream
 from safe.errors import DataError
 from safe.sample import FRAMES
 
@@ -124,6 +125,8 @@ def _held_against_decoder(file: Any, listing: Listing) -> Listing:
                 if frame.pts is not None and frame.pts < listing.stamps[0]:
                     continue  # an edit list hides it
                 break
+            if frame.pts != listing.head:  # it is the first because others were lost
+                return listing
             stamps = listing.stamps[place:]
             return replace(listing, stamps=stamps, length=listing.length - place)
     return list_by_decoding(file, most=LONGEST)
@@ -148,18 +151,13 @@ def _looked_at(container: Any, stream: Any, listing: Listing) -> Iterator[Any]:
     context.flush_buffers()
     context.skip_frame = "NONKEY"
     due: float = 0
-    for packet in container.demux(stream):
-        begun = packet.pts is not None and packet.is_keyframe and packet.size
-        if begun and packet.pts >= due:
-            due = packet.pts + apart
-            try:
-                yield from context.decode(packet)
-            except av.error.FFmpegError:
+    for packet in read_packets(container, stream):
+        if packet is not None:
+            if packet.pts is None or not packet.is_keyframe or packet.pts < due:
                 continue
-    try:
-        yield from context.decode(None)
-    except av.error.FFmpegError:
-        return
+            due = packet.pts + apart
+        with suppress(av.error.FFmpegError):
+            yield from context.decode(packet)
 
 
 def cut_stretch(path: Path, film: Survey, windows: Sequence[Sequence[int]]) -> Stretch:

@@ -5,7 +5,7 @@ word on whether it is sound. FFmpeg gets the demuxer that the content asks for a
 through the open file, and whatever else it may want to open is refused. One thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, Final
@@ -22,6 +22,8 @@ from safe.errors import DataError
 MAX_PIXELS: Final = 4096 * 4096
 """Largest frame, in pixels: a damaged header may claim sizes that would fill the memory. 16 frames
 of this size are 0.8 GB; params.yaml, runtime.memory, has room for them and the decoder's own."""
+
+_TRANSMITTED: Final = ("mpegts", "mpeg")
 
 # dref: an entry of a mov file that says "the samples are in that other file".
 _CLOSED: Final = {
@@ -74,30 +76,37 @@ def video_streams(container: Any) -> list[Any]:
     return [stream for stream in container.streams.video if not stream.disposition & still]
 
 
-def decoded_frames(container: Any) -> Iterator[tuple[Any, bool]]:
+def decoded_frames(
+    container: Any, *, on_loss: Callable[[], None] | None = None
+) -> Iterator[tuple[Any, bool]]:
     """Yield each frame that decodes, from where the container stands, and whether it is sound.
 
     A frame is not sound if the decoder concealed an error in it, or if it is built on such a frame
-    or on a packet that was lost: so everything up to the next key frame.
+    or on a packet that was lost: so everything up to the next key frame. `on_loss` is called for
+    every packet that does not decode or that the demuxer calls damaged; not for those before the
+    first key frame of a transmission (MPEG-TS, MPEG-PS), which may begin anywhere.
     """
     stream = video_stream(container)
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    sound = True
-    for packet in _packets(container, stream):
+    sound, begun = True, container.format.name not in _TRANSMITTED
+    for packet in read_packets(container, stream):
+        begun = begun or packet is None or packet.is_keyframe
+        lost = packet is not None and packet.is_corrupt
         try:
             frames = stream.codec_context.decode(packet)
         except MemoryError:
             raise
         except av.error.FFmpegError:
-            sound = False
-            continue
+            sound, lost, frames = False, True, []
+        if lost and begun and on_loss is not None:
+            on_loss()
         for frame in frames:
             sound = (sound or frame.key_frame) and not frame.is_corrupt
             yield frame, sound
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
+def read_packets(container: Any, stream: Any) -> Iterator[Any]:
     """Yield the packets and then None, which flushes the decoder, of a cut-off file too.
 
     An empty packet in the middle would flush it there.

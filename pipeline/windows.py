@@ -140,7 +140,8 @@ def plan(film: Survey, *, window: float, hop: float) -> tuple[list[Window], list
     windows: list[Window] = []
     runs, pauses = _runs(film, window)
     for start, end in runs:
-        cell = min(window, end - start) / FRAMES
+        whole = end - start < window * (1 + 1 / (2 * FRAMES))  # to half a cell
+        cell = (end - start if whole else window) / FRAMES
         stride = max(1, round(hop / cell))
         count = int((end - start) / cell + 1e-6)
         for first in range(0, max(1, count - FRAMES + 1), stride):
@@ -227,7 +228,7 @@ def find_windows(
         again = partial(find, decoder="pyav")
         answers = run(find, [video], workers=1, deadline=deadline, fallback=again)
     else:
-        groups = _group(film, windows)
+        groups = group_windows(film, windows)
         counting = 0.0 if film.listing.by_stamp else film.length / _SLOW
         answers = run(
             partial(find_in_stretch, settings=settings),
@@ -250,7 +251,7 @@ def _survey(video: Path, deadline: float, memory: float | None) -> Survey:
     return found
 
 
-def _group(film: Survey, windows: list[Window]) -> list[list[Window]]:
+def group_windows(film: Survey, windows: list[Window]) -> list[list[Window]]:
     """Deal the windows to tasks; one that lies off the frames of those before begins a new one."""
     width, height = film.size
     most = min(_SPAN * film.fps, _PIXELS / (width * height))

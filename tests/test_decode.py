@@ -270,3 +270,48 @@ def test_frames_too_large_for_the_memory_are_refused(
     monkeypatch.setattr("pipeline.video.MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(DataError, match="64 x 48 pixels are too large"):
         read_video(path, decoder=decoder)
+
+
+def lose_frames(path: Path, lost: range) -> Path:
+    """Overwrite the data of some packets, by their order in the file, with zeros."""
+    places = packets_of(path)
+    content = bytearray(path.read_bytes())
+    for number in lost:
+        position, size = places[number]
+        start = min(_HEADERS[path.suffix], size - 1)
+        content[position + start : position + size] = bytes(size - start)
+    path.write_bytes(content)
+    return path
+
+
+_HEADERS = {".mp4": 0, ".avi": 8, ".mkv": 20}
+"""Bytes of a packet, as PyAV tells where it lies, that are the container's."""
+LOST = [range(12), range(12, 24), range(24, 36), range(36, 48)]  # groups of 12, first to last
+
+
+@both_decoders
+@pytest.mark.parametrize("lost", LOST, ids=["first", "second", "third", "last"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_a_group_of_frames_that_is_lost_is_told(
+    tmp_path: Path, decoder: Decoder, name: str, lost: range
+) -> None:
+    """What comes after it begins with a key frame and is sound: that must not hide the loss."""
+    path = tmp_path / name
+    write_video(path, grey_ramp(48, height=90, width=70), gop=12)
+    clip = read_video(lose_frames(path, lost), decoder=decoder)
+    assert clip.damage
+    assert clip.n_frames == 48
+    assert clip.indices == frame_indices(48)
+
+
+@both_decoders
+@pytest.mark.parametrize("part", [0.3, 0.6])
+def test_packets_that_a_transport_stream_lost_are_told(
+    tmp_path: Path, decoder: Decoder, part: float
+) -> None:
+    path = write_video(tmp_path / "a.ts", grey_ramp(48, height=90, width=70), gop=12)
+    packets = path.read_bytes()
+    count = len(packets) // 188
+    start = round(part * count)
+    path.write_bytes(packets[: 188 * start] + packets[188 * (start + count // 8 // 16 * 16 + 5) :])
+    assert read_video(path, decoder=decoder).damage

@@ -361,7 +361,7 @@ def test_windows_of_a_real_video_are_like_clips(shared: Path) -> None:
     listing = replace(film.listing, length=71, stamps=film.listing.stamps[:71])
     film = replace(film, listing=listing)
     spans, _ = plan(film, window=16 / 15, hop=8 / 15)
-    groups = windows._group(film, spans)
+    groups = windows.group_windows(film, spans)
     assert groups == [spans[:3], spans[3:]]  # the last one lies off the frames of the others
     cut = [cut_stretch(path, film, [one.indices for one in group]) for group in groups]
     found = [find_in_stretch(task, settings=LARGEST) for task in cut]
@@ -451,3 +451,47 @@ def test_what_is_no_video(tmp_path: Path, content: bytes | None, reason: str) ->
         path.write_bytes(content)
     with pytest.raises(DataError, match=f"^{reason}"):
         find(path)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+@pytest.mark.parametrize("lost", [range(16), range(64, 96)], ids=["first", "middle"])
+def test_lost_frames_are_no_pause_and_no_later_beginning(
+    tmp_path: Path, name: str, lost: range
+) -> None:
+    path = write_video(tmp_path / name, moving_picture(160), gop=16)
+    whole = survey(path)
+    with av.open(path) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(path.read_bytes())
+    for number in lost:
+        start, size = packets[number]
+        content[start + 20 : start + size] = bytes(size - 20)  # behind the header of mkv's block
+    path.write_bytes(content)
+    film = survey(path)
+    assert film.seconds(0) == pytest.approx(whole.seconds(0), abs=0.1)
+    assert film.length == 160
+    windows_, pauses = plan(film, window=0.64, hop=0.64)
+    assert not pauses
+    states = []
+    for group in windows.group_windows(film, windows_):
+        task = cut_stretch(path, film, [one.indices for one in group])
+        states += [one is None or bool(one.damage) for one in read_windows(task)]
+    assert any(states)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.avi", "a.mpg", "a.flv"])
+def test_a_file_that_was_cut_off_before_is_surveyed_as_far_as_it_goes(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    with av.open(path, "w") as container:
+        codec = "mpeg2video" if name == "a.mpg" else "libx264"
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.gop_size = 16
+        for pixels in moving_picture(160):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    film = survey(path)
+    assert 50 < len(film.listing.stamps) < 150
