@@ -120,6 +120,12 @@ def draw_timeline(
 
 
 @styled
+def _lanes(flags: list[set[str]]) -> list[str]:
+    """Return all flags of a face, those of _ORDER first."""
+    there = set().union(*flags)
+    return [flag for flag in _ORDER if flag in there] + sorted(there.difference(_ORDER))
+
+
 def timeline_figure(bands: dict[int, Band], *, title: str, note: str, seconds: float) -> Figure:
     """Make the figure of draw_timeline; a face has two axes, its picture and its band."""
     longest = sorted(bands, key=lambda face: (-bands[face].seconds, face))
@@ -128,7 +134,7 @@ def timeline_figure(bands: dict[int, Band], *, title: str, note: str, seconds: f
         raise DataError("timeline: there is no face to draw")
     end = max([seconds, *(bands[face].ends[-1] for face in shown)])
     parts = {face: _columns(bands[face], end) for face in shown}
-    lanes = {face: [f for f in _ORDER if any(f in s for s in parts[face].flags)] for face in shown}
+    lanes = {face: _lanes(parts[face].flags) for face in shown}
     heights = [_WORDS + _BAND + _LANE * len(lanes[face]) + _APART for face in shown]
     figure = sheet(TWO_COLUMNS, _TOP + sum(heights) + _BOTTOM, layout="none")
     top = _TOP
