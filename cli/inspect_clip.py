@@ -65,6 +65,7 @@ def inspect_clip(
     face = listed or (view.face if view else None)
     faces, where = _stored(clip, config, layout) if clip.label is not None else (None, {})
     answers = find_answers(clip.key, layout) if clip.label is not None else []
+    times = view.times if view else ()
     facts: Facts = {
         "clip": {
             "clip": clip.key,
@@ -77,7 +78,7 @@ def inspect_clip(
             "decoding": _decoding(seen),
         },
         "shard": where,
-        "frames": _frame_rows(face, clip.source, config) if face else [],
+        "frames": _frame_rows(face, clip.source, config, times) if face else [],
     }
     facts |= {f"said by {each.name}": each.facts(i) for each, i in answers}
     made = f"faces as stored in {where.get('tar')}"
@@ -185,20 +186,27 @@ def _decoding(seen: View | Failure) -> str:
     return seen.damage or f"{FRAMES} of {FRAMES} frames, no damage seen"
 
 
-def _frame_rows(face: ClipFaces, source: Source, config: Config) -> list[dict[str, Any]]:
-    """Return a row for each of the 16 frames; boxes in pixels of the source frame."""
+def _frame_rows(
+    face: ClipFaces, source: Source, config: Config, times: tuple[float, ...]
+) -> list[dict[str, Any]]:
+    """Return a row for each of the 16 frames; boxes in pixels of the source frame.
+
+    Without `times` (the clip cannot be read now) the seconds are those of the mean rate.
+    """
     kinds = box_kinds(face, source=source, max_gap=config.faces.max_gap)
-    places = zip(face.frame_index, face.box, face.score, kinds, strict=True)
+    mean = [index / face.fps if face.fps else None for index in face.frame_index]
+    seconds = times if face.fps and times else mean
+    places = zip(face.frame_index, seconds, face.box, face.score, kinds, strict=True)
     return [
         {
             "place": t,
             "frame": index,
-            "second": round(index / face.fps, 3) if face.fps else None,
+            "second": None if second is None else round(second, 3),
             **{name: round(side, 2) for name, side in zip(_SIDES, box, strict=True)},
             "score": round(score, 4) or None,
             "box": kind,
         }
-        for t, (index, box, score, kind) in enumerate(places, start=1)
+        for t, (index, second, box, score, kind) in enumerate(places, start=1)
     ]
 
 

@@ -36,7 +36,7 @@ class _Person:
     """Where somebody was in the last window that showed them."""
 
     places: NDArray[np.int64]
-    """[M], ascending: positions in the video of the frames that had a detection."""
+    """[M], ascending: when the frames that had a detection are shown, in milliseconds."""
     boxes: NDArray[np.float32]
     """[M, 4]."""
 
@@ -64,7 +64,7 @@ class People:
         """Begin with nobody.
 
         Args:
-            step: frames of the video from one of a window's 16 frames to the next.
+            step: milliseconds from one of a window's 16 frames to the next.
             max_gap: of those, the longest gap after which a face may be as far as without one.
         """
         self._step, self._max_gap = step, max_gap
@@ -75,7 +75,8 @@ class People:
         """Say who the faces of the next window are.
 
         Args:
-            indices: 16 positions in the video, not descending; windows come in the order of time.
+            indices: when the 16 frames are shown, milliseconds, not descending; windows come in the
+                order of time.
             tracks: the faces of the window.
 
         Returns:

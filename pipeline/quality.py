@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.face.track import Track
 
 FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost")
-"""All flags, in the order in which they are given."""
+"""Flags of this file, in the order in which they are given; a window may have others after them."""
 
 _SMALL: Final = 1.0
 """Pixels of the video a stored pixel; below, the face had to be enlarged and has less detail than

@@ -42,6 +42,8 @@ class View:
     """The faces as the stage shard would store them, a JPEG."""
     damage: str
     """What the decoder says of damage; empty if nothing."""
+    times: tuple[float, ...]
+    """Seconds of the frames from the first of the clip; empty where they are not known."""
 
 
 def view_clip(
@@ -94,7 +96,7 @@ def _look(
     scale = min(1.0, SIDE / max(decoded.width, decoded.height))
     size = (max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale)))
     small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in decoded.frames]
-    return View(np.stack(small).astype(np.uint8), face, strip, decoded.damage)
+    return View(np.stack(small).astype(np.uint8), face, strip, decoded.damage, decoded.times)
 
 
 def box_kinds(face: ClipFaces, *, source: Source, max_gap: int) -> list[Kind]:

@@ -53,7 +53,7 @@ class Answer:
 
     video: str
     start: float
-    """Seconds from the start of the video."""
+    """Seconds on a player's clock, which begins where the file does."""
     end: float
     """Seconds; above `start`."""
     face: int | None = None
@@ -62,7 +62,7 @@ class Answer:
     box: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1 in pixels of the upright frame: the face's median box in the window."""
     flags: tuple[str, ...] = ()
-    """What was wrong with the pictures: small, blurred, dark, partly missing, face lost."""
+    """What was wrong with the pictures (small, dark, interlaced, ...) or the window (short, ...)."""
     reason: str | None = None
 
     def record(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from s3 import proxy, server  # noqa: F401 - fixtures
 
 from cli.app import main
-from pipeline.datasets.synthetic import synthesize
+from pipeline.datasets.animate import draw_clip
+from pipeline.datasets.synthetic import plan_clips, synthesize
 from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.shard import write_shards
@@ -79,6 +80,39 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def write_at(
+    path: Path, frames: NDArray[np.uint8], moments: list[int], *, sound: bool = False
+) -> Path:
+    """Write frames at moments in milliseconds; with `sound`, beside silence that begins at 0."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 1000)
+        stream.options = {"crf": "8", "preset": "veryfast", "g": "12"}
+        if sound:
+            audio = container.add_stream("aac", rate=16_000, layout="mono")
+            silence = np.zeros((1, 16_000), np.float32)
+            noise = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+            noise.sample_rate, noise.pts, noise.time_base = 16_000, 0, Fraction(1, 16_000)
+            container.mux(audio.encode(noise))
+            container.mux(audio.encode())
+        for moment, pixels in zip(moments, frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def drawn_faces(number: int, count: int) -> NDArray[np.uint8]:
+    """Return the first frames of a drawn person, to and fro, uint8 [count, 96, 96, 3]."""
+    look = load_config(ROOT / "params.yaml", ["synthesize.size=96"]).synthesize
+    frames = draw_clip(plan_clips(look)[number], look)
+    there_and_back = [*frames, *frames[::-1]]
+    return np.stack([there_and_back[i % len(there_and_back)] for i in range(count)])
 
 
 def grey_ramp(count: int, *, height: int = 48, width: int = 64) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, small_config, write_video
+from conftest import ROOT, SMALL, grey_ramp, small_config, write_at, write_video
 from PIL import Image
 
 from cli.facts import lines
@@ -131,6 +131,14 @@ def test_a_file_of_no_dataset_is_cut_out_as_shard_would(here: Path) -> None:
         str(Path(config.data.root) / found["path"]), config, LAYOUT, draw=False
     )
     assert by_path["clip"]["clip"] == key  # type: ignore[call-overload]
+
+
+def test_the_seconds_of_a_clip_of_uneven_rate_are_those_of_its_frames(here: Path) -> None:
+    moments = [40 * i for i in range(30)] + [1_160 + 200 * i for i in range(1, 11)]
+    write_at(here / "uneven.mkv", grey_ramp(40), moments)
+    facts, _ = inspect_clip("uneven.mkv", small_config(here), LAYOUT, draw=False)
+    frames: Any = facts["frames"]
+    assert [row["second"] for row in frames] == [moments[row["frame"]] / 1000 for row in frames]
 
 
 def test_a_clip_that_cannot_be_read_says_why_and_draws_what_there_is(here: Path) -> None:

@@ -3,15 +3,13 @@
 The files are in ../shared/cases/video; what is made here has other values of the same kind.
 """
 
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from conftest import ROOT, write_video
+from conftest import ROOT, drawn_faces, write_at, write_video
 from numpy.typing import NDArray
-from test_windows import drawn_faces
 
 from pipeline.decode import FEW, Decoder, read_video
 from pipeline.faces import locate
@@ -92,29 +90,6 @@ def test_empty_chunks_of_an_avi_repeat_the_frame_before(cases: Path) -> None:
 
 
 # Time
-
-
-def write_at(path: Path, frames: NDArray[np.uint8], moments: list[int], *, sound: bool = False):
-    """Write frames at moments in milliseconds; with `sound`, beside silence that begins at 0."""
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, 1000)
-        stream.codec_context.time_base = Fraction(1, 1000)
-        stream.options = {"crf": "8", "preset": "veryfast", "g": "12"}
-        if sound:
-            audio = container.add_stream("aac", rate=16_000, layout="mono")
-            silence = np.zeros((1, 16_000), np.float32)
-            noise = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
-            noise.sample_rate, noise.pts, noise.time_base = 16_000, 0, Fraction(1, 16_000)
-            container.mux(audio.encode(noise))
-            container.mux(audio.encode())
-        for moment, pixels in zip(moments, frames, strict=True):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = moment, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 def test_no_window_spans_a_pause_of_the_shared_case(cases: Path) -> None:

@@ -13,15 +13,13 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, write_video
+from conftest import ROOT, drawn_faces, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import stretch, windows
 from pipeline.appear import Settings, find_in_stretch, find_in_whole
-from pipeline.datasets.animate import draw_clip
-from pipeline.datasets.synthetic import plan_clips
 from pipeline.decode import Decoded, clip_indices, frame_indices
 from pipeline.face.face_table import ClipFaces
 from pipeline.face.strip import make_strip
@@ -50,13 +48,6 @@ def find(video: Path, **changed: Any) -> list[FaceWindow | Gap]:
         "workers": 1, "deadline": 60, "memory": 4.0,
     }  # fmt: skip
     return list(find_windows(video, **{**given, **changed}))
-
-
-def drawn_faces(number: int, count: int) -> NDArray[np.uint8]:
-    """Return the first frames of a drawn person, to and fro, uint8 [count, 96, 96, 3]."""
-    frames = draw_clip(plan_clips(CONFIG.synthesize)[number], CONFIG.synthesize)
-    there_and_back = [*frames, *frames[::-1]]
-    return np.stack([there_and_back[i % len(there_and_back)] for i in range(count)])
 
 
 def moving_picture(count: int, *, height: int = 64, width: int = 96) -> NDArray[np.uint8]:
