@@ -62,7 +62,7 @@ class Answer:
     box: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1 in pixels of the upright frame: the face's median box in the window."""
     flags: tuple[str, ...] = ()
-    """What was wrong with the pictures (small, dark, interlaced, ...) or the window (short, ...)."""
+    """What was wrong with the pictures (small, dark, HDR, ...) or the window (short, ...)."""
     reason: str | None = None
 
     def record(self) -> dict[str, Any]:
