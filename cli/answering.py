@@ -50,6 +50,8 @@ class Look:
     """Seconds after which the decoding of one piece of the video is killed."""
     memory: float
     """GiB that it may take."""
+    detect_size: int | None = None
+    """Pixels, longest side of the frame that the face detector sees; None: as the model's faces."""
 
     def __post_init__(self) -> None:
         least_most = {
@@ -64,6 +66,11 @@ class Look:
             value = getattr(self, name)
             if not least <= value <= most:  # true of nan, too
                 raise ConfigError(f"predict: {name} = {value:g}: must be from {least} to {most}")
+        size = self.detect_size
+        if size is not None and not (64 <= size <= 4096 and size % 32 == 0):
+            raise ConfigError(
+                f"predict: detect_size = {size}: must be a multiple of 32 from 64 to 4096"
+            )
 
 
 class Reader:
@@ -135,9 +142,11 @@ class Reader:
             DataError: if the video cannot be used; also after some rows.
         """
         held: list[FaceWindow | Gap] = []
+        size = look.detect_size or self.faces.detect_size
+        own = self.own_crops and size == self.faces.detect_size
         for item in find_windows(
             video,
-            faces=self.faces,
+            faces=self.faces.model_copy(update={"detect_size": size}),
             shard=self.shard,
             window=look.window,
             hop=look.hop,
@@ -152,13 +161,13 @@ class Reader:
                 held[-1] = longer
                 continue
             if len(held) == look.batch:
-                yield from self._judge(str(video), held)
+                yield from self._judge(str(video), held, own_crops=own)
                 held.clear()
             held.append(item)
-        yield from self._judge(str(video), held)
+        yield from self._judge(str(video), held, own_crops=own)
 
     def _judge(
-        self, video: str, items: list[FaceWindow | Gap]
+        self, video: str, items: list[FaceWindow | Gap], *, own_crops: bool
     ) -> Iterator[tuple[Answer, FaceWindow | None]]:
         """Answer for all windows among the items in one pass of the model."""
         verdicts = iter(self._verdicts([i for i in items if isinstance(i, FaceWindow)]))
@@ -173,7 +182,7 @@ class Reader:
                     face=item.face,
                     verdict=next(verdicts),
                     box=(x0, y0, x1, y1),
-                    flags=item.flags if self.own_crops else (*item.flags, OTHER_CROPS),
+                    flags=item.flags if own_crops else (*item.flags, OTHER_CROPS),
                 ),
                 item,
             )
@@ -204,10 +213,10 @@ def _settings(info: dict[str, Any], folder: Path, other_crops: bool) -> tuple[Fa
         )
     if own:
         detector = str(made.get("detector")).rsplit("-", 1)[0]  # without the sum of its weights
-        raw = {**made, "detector": detector, "clips": 1}
+        raw = {"second_size": 0, **made, "detector": detector, "clips": 1}
     else:
         params = info.get("params") or {}
-        raw = {**params.get("faces", {}), **params.get("shard", {})}
+        raw = {"second_size": 0, **params.get("faces", {}), **params.get("shard", {})}
     try:
         faces = Faces.model_validate({key: raw[key] for key in Faces.model_fields if key in raw})
         shard = Shard.model_validate({key: raw[key] for key in Shard.model_fields if key in raw})

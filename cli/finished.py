@@ -41,6 +41,13 @@ def predict(
     again: Annotated[
         bool, typer.Option("--again", help="Also do videos again that are finished.")
     ] = False,
+    detect_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels, longest side of the frame that the face detector sees, for small faces; "
+            "as in training by default. Another is flagged as other crops."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Windows that the model sees at once.")] = 16,
     workers: Annotated[int, typer.Option(help="Processes that decode and find faces.")] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -75,6 +82,7 @@ def predict(
         who=face,
         window=window,
         hop=hop,
+        detect_size=detect_size,
         batch=batch,
         workers=workers,
         deadline=deadline,

@@ -45,6 +45,7 @@ def predict(
     face: Literal["largest", "all"] = "all",
     window: float = WINDOW,
     hop: float | None = None,
+    detect_size: int | None = None,
     batch: int = 16,
     workers: int = 2,
     device: str = "auto",
@@ -60,6 +61,8 @@ def predict(
         face: look at all faces, or at the one that is the largest for most of the video.
         window: seconds that a row is about.
         hop: seconds from one window to the next; half a window by default.
+        detect_size: pixels, longest side of the frame that the face detector sees; as the model's
+            by default.
         batch: windows that the model sees at once.
         workers: processes that decode and find faces.
         device: auto, cpu, cuda or cuda:N, for a model that is loaded here.
@@ -74,7 +77,7 @@ def predict(
     from cli.answering import Look, Reader
 
     hop = window / 2 if hop is None else hop
-    look = Look(face, window, hop, batch, workers, deadline, memory)
+    look = Look(face, window, hop, batch, workers, deadline, memory, detect_size)
     reader = model if isinstance(model, Reader) else Reader(Path(model), device=device)
     with _script_stays_out():
         return [answer.record() for answer, _ in reader.answers(Path(video), look)]
@@ -192,7 +195,12 @@ def _describe(reader: "Reader", look: "Look", notes: list[str]) -> dict[str, Any
             "level": reader.calibration.level,
             "own_crops": reader.own_crops,
         },
-        "look": {"face": look.who, "window": look.window, "hop": look.hop},
+        "look": {
+            "face": look.who,
+            "window": look.window,
+            "hop": look.hop,
+            "detect_size": look.detect_size or reader.faces.detect_size,
+        },
         "notes": notes,
     }
 

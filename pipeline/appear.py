@@ -10,13 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.decode import Decoded, Decoder, load_decoder, read_video
 from pipeline.face.crop import crop_faces, crop_side
 from pipeline.face.detect import load_detector
-from pipeline.face.look import detect_clip
+from pipeline.face.look import Seen, detect_clip, load_closer, no_face
 from pipeline.face.track import Track, all_tracks
 from pipeline.quality import find_flags
 from pipeline.stretch import Stretch, read_windows
@@ -72,7 +69,7 @@ def find_in_whole(video: Path, *, settings: Settings, decoder: Decoder = "decord
 def find_in_stretch(stretch: Stretch, *, settings: Settings) -> list[Answer]:
     """Find the faces of each window of a stretch."""
     answers: list[Answer] = []
-    seen: dict[int, NDArray[np.float32]] = {}
+    seen: Seen = {}
     try:
         for decoded in read_windows(stretch):
             if decoded is None:
@@ -84,9 +81,7 @@ def find_in_stretch(stretch: Stretch, *, settings: Settings) -> list[Answer]:
     return answers
 
 
-def find_in_window(
-    decoded: Decoded, *, settings: Settings, seen: dict[int, NDArray[np.float32]]
-) -> Answer:
+def find_in_window(decoded: Decoded, *, settings: Settings, seen: Seen) -> Answer:
     """Find the faces of a window.
 
     Where all faces are wanted and a look met more than one, every frame is looked at: beside a
@@ -95,17 +90,23 @@ def find_in_window(
     Args:
         decoded: its frames.
         settings: of faces and strips.
-        seen: detections by place in the video; those made here are added.
+        seen: detections in other windows of the video; those made here are added.
     """
     faces, shard = settings.faces, settings.shard
     detect = load_detector(faces.detector, faces.detect_size, faces.threshold)
-    look = partial(detect_clip, decoded, detect, threshold=faces.threshold, seen=seen)
+    closer = load_closer(decoded.width, decoded.height, faces)
+    look = partial(
+        detect_clip, decoded, detect, threshold=faces.threshold, closer=closer, seen=seen
+    )
     detections = look(every=faces.every)
-    if settings.who == "all" and any(len(seen.get(place, ())) > 1 for place in decoded.indices):
+    several = any(len(seen.get((False, place), ())) > 1 for place in decoded.indices)
+    if settings.who == "all" and several:
         detections = look(every=1)
-    tracks = all_tracks(detections, max_gap=faces.max_gap, smooth=faces.smooth)
+    tracks = all_tracks(
+        detections, max_gap=faces.max_gap, smooth=faces.smooth, frames=decoded.frames
+    )
     if not tracks:
-        return "no face in any frame"
+        return no_face(decoded.width, decoded.height, faces)
     others = tracks[1:] if settings.who == "all" else []
     chosen = [tracks[0], *(track for track in others if track.detected.sum() >= _SEEN)]
     return [_appear(decoded, track, faces=faces, shard=shard) for track in chosen]
@@ -119,7 +120,6 @@ def _appear(decoded: Decoded, track: Track, *, faces: Faces, shard: Shard) -> Ap
         track,
         side=crop_side(track.boxes, margin=shard.margin),
         damaged=bool(decoded.damage),
-        max_gap=faces.max_gap,
     )
     strip = encode_strip(crops, shard.quality, shard.chroma)
     return Appearance(track, strip, (*found, *decoded.notes))

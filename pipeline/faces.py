@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from pipeline.face.crop import centre_square
 from pipeline.face.detect import DETECTORS, load_detector
 from pipeline.face.face_table import ClipFaces, Status, write_faces
 from pipeline.face.leftover import Leave, add, leaving, made_by, seal
-from pipeline.face.look import detect_clip
+from pipeline.face.look import detect_clip, load_closer, no_face
 from pipeline.face.preprocessing import preprocessing
 from pipeline.face.strip import make_strip
-from pipeline.face.track import choose_track
+from pipeline.face.track import NEARLY_ALL, Track, choose_track
 from pipeline.manifest import read_manifest
 from pipeline.tasks.cluster import Cluster
 from pipeline.tasks.engine import Failure, run_tasks
@@ -176,9 +177,13 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     A clip without a face gets the centre square of its frames; using it or not is up to the shard
     stage (faces.missing).
 
-    A box with score 0 is interpolated. Where the face was lost, `reason` counts those frames, and
-    all frames were looked at; where the face is steady and frames between were not looked at
-    (pipeline/face/look.py), `reason` is empty. No clip has both.
+    The status is ok if the face is detected in at least three quarters of the frames, is nowhere
+    lost for more than max_gap of them, no cut parts them, and no frame is damaged; else partial.
+
+    A box with score 0 is no detection. Where the face was lost, `reason` counts those frames, and
+    all frames were looked at: boxes between two detections are interpolated, those before the first
+    and after the last are held. Where the face is steady and frames between were not looked at
+    (pipeline/face/look.py), `reason` counts nothing. No clip has both.
     """
     count = len(decoded.indices)
     height, width = decoded.frames.shape[1:3]
@@ -189,22 +194,25 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     else:
         detector = load_detector(settings.detector, settings.detect_size, settings.threshold)
         detections = detect_clip(
-            decoded, detector, every=settings.every, threshold=settings.threshold
+            decoded,
+            detector,
+            every=settings.every,
+            threshold=settings.threshold,
+            closer=load_closer(width, height, settings),
         )
-        track = choose_track(detections, max_gap=settings.max_gap, smooth=settings.smooth)
+        track = choose_track(
+            detections, max_gap=settings.max_gap, smooth=settings.smooth, frames=decoded.frames
+        )
         if track is None:
             status = "missing"
-            reasons.append("no face in any frame")
+            reasons.append(no_face(width, height, settings))
             box = _repeat(centre_square(height, width), count)
             score = np.zeros(count, dtype=np.float32)
         else:
             box, score = track.boxes, track.scores
-            found = int(track.detected.sum())
-            if track.held.any():
-                status = "partial"
-                reasons.append(f"face in {found} of {count} frames")
-            elif found < count:
-                reasons.append(f"{count - found} of {count} frames interpolated")
+            there, told = _presence(track, settings.max_gap)
+            status = status if there else "partial"
+            reasons += told
     reasons += decoded.notes
     return ClipFaces(
         status=status,
@@ -217,6 +225,25 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
         box=tuple(map(tuple, box.tolist())),
         score=tuple(score.tolist()),
     )
+
+
+def _presence(track: Track, max_gap: int) -> tuple[bool, list[str]]:
+    """Say whether nearly all frames show the face in one shot, and what speaks against it."""
+    count, found = len(track.detected), int(track.detected.sum())
+    told = []
+    if track.cuts:
+        frames = " and ".join(map(str, track.cuts))  # a cut before frame t of 0.. is after t of 1..
+        one = len(track.cuts) == 1
+        told.append(f"{'a cut after frame' if one else 'cuts after frames'} {frames} of {count}")
+    gaps = [len(list(run)) for seen, run in groupby(track.detected.tolist()) if not seen]
+    there = found >= NEARLY_ALL * count and max(gaps, default=0) <= max_gap
+    if not there:
+        told.append(f"face in {found} of {count} frames")
+    else:
+        held = int(track.held.sum())
+        guessed = {"interpolated": count - found - held, "held": held}
+        told += [f"{n} of {count} frames {how}" for how, n in guessed.items() if n]
+    return there and not track.cuts, told
 
 
 def _repeat(box: tuple[float, ...], count: int) -> NDArray[np.float32]:

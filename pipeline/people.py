@@ -2,8 +2,8 @@
 
 The tracks of one window after the other go in, a number for each comes out: the same person keeps
 the same number. Neighbouring windows share frames, so a face is known again by lying where it lay
-in them; after a gap, by where it may have got to. Geometry alone decides, as in track.py: two
-people who take the same place, one after the other, are one.
+in them; after a gap, by where it may have got to, if it does not look like somebody else
+(pipeline/face/portrait.py): so a person who takes another's place after a cut gets a new number.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.face.portrait import FAR, NEAR, Picture, one_person
 from pipeline.face.track import Track, step_within_reach
 from safe.sample import FRAMES
 
@@ -39,6 +40,8 @@ class _Person:
     """[M], ascending: when the frames that had a detection are shown, in milliseconds."""
     boxes: NDArray[np.float32]
     """[M, 4]."""
+    ends: tuple[Picture, Picture] | None
+    """How the face looked at the first place and at the last, where that is known."""
 
     def at(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the boxes [N, 4] at some places between the first and the last known one."""
@@ -110,6 +113,9 @@ class People:
         common = _while_known(person, face)
         if not common.any():
             return None
+        near = (self._max_gap + 1) * self._step
+        if not np.isin(face.places, person.places).any() and _strangers(person, face, near):
+            return None  # cut in between
         iou = _iou(person.at(face.places[common]), face.boxes[common])
         return -iou if iou >= _OVERLAP else None
 
@@ -119,6 +125,8 @@ class People:
         lost = frames / self._step - 1
         if _while_known(person, face).any():
             return None  # at one moment in two places: two people
+        if _strangers(person, face, (self._max_gap + 1) * self._step):
+            return None
         boxes = [person.boxes[-1]]
         if 0 < frames <= _FLIGHT * self._step:
             boxes.append(person.ahead(frames))
@@ -131,7 +139,18 @@ class People:
 def _sighting(indices: Sequence[int], track: Track) -> _Person:
     """Take of a track what was detected, a frame that a short video repeats once."""
     places, rows = np.unique(np.array(indices)[track.detected], return_index=True)
-    return _Person(places, track.boxes[track.detected][rows])
+    return _Person(places, track.boxes[track.detected][rows], track.ends)
+
+
+def _strangers(person: _Person, face: _Person, near: int) -> bool:
+    """Say whether a face looks like another person than the one who was seen before it.
+
+    At most `near` places of the video before it, or longer ago.
+    """
+    if person.ends is None or face.ends is None:
+        return False
+    bounds = NEAR if face.places[0] - person.places[-1] <= near else FAR
+    return not one_person(person.ends[1], face.ends[0], bounds=bounds)
 
 
 def _while_known(person: _Person, face: _Person) -> NDArray[np.bool_]:

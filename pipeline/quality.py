@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.face.track import Track
+from pipeline.face.track import NEARLY_ALL, Track
 
-FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost")
+FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost", "cut")
 """Flags of this file, in the order in which they are given; a window may have others after them."""
 
 _SMALL: Final = 1.0
@@ -44,25 +44,31 @@ def measure(faces: NDArray[np.uint8]) -> tuple[float, float]:
 
 
 def find_flags(
-    faces: NDArray[np.uint8], track: Track, *, side: float, damaged: bool, max_gap: int
+    faces: NDArray[np.uint8], track: Track, *, side: float, damaged: bool
 ) -> tuple[str, ...]:
     """Say what may be wrong with the faces of one window.
+
+    A face that comes late, goes early, is lost for longer than a gap may be, or is seen in less
+    than three quarters of the frames is partly missing. One that is not in the last frame is lost:
+    the detector missed none of the 2,240 faces in frames of ../shared, and none of 2,445 that were
+    blurred, dimmed, noisy, shrunk to 10 % of the frame or badly compressed. One that shares its
+    frames with another person's, or another scene, has a cut.
 
     Args:
         faces: uint8 [T, S, S, 3], RGB, as they are stored but for the JPEG.
         track: where they were found.
         side: pixels of the video that became the S pixels of a face.
         damaged: whether some of the frames could not be decoded, or with errors only.
-        max_gap: frames, the longest gap of a track that is interpolated.
     """
     sharpness, luma = measure(faces)
     size = faces.shape[1]
-    after = len(track.detected) - 1 - int(np.flatnonzero(track.detected)[-1])
+    rare = track.detected.mean() < NEARLY_ALL
     holds = (
         side < _SMALL * size,
         sharpness < _SHARP * (_SIDE / size) ** 2,
         luma < _DARK,
-        damaged or bool(track.held.any()),
-        after > max_gap,
+        damaged or rare or bool(track.held.any()),
+        not track.detected[-1],
+        bool(track.cuts),
     )
     return tuple(flag for flag, held in zip(FLAGS, holds, strict=True) if held)

@@ -129,9 +129,7 @@ def encode_clip(
 def _record(clip: Clip) -> dict[str, Any]:
     """Return what is known of a clip beside its pixels; boxes to 1/100 pixel."""
     face = clip.face
-    flags: list[str] = [] if face.status == "ok" else [face.status]
-    if face.status == "ok" and face.lost:  # the face was lost in some frames
-        flags.append("interpolated")
+    flags = face.guessed if face.status == "ok" else [face.status]
     return {
         "clip": clip.key,
         "label": CLASSES[clip.label],

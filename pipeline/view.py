@@ -102,8 +102,8 @@ def _look(
 def box_kinds(face: ClipFaces, *, source: Source, max_gap: int) -> list[Kind]:
     """Say of each of a clip's T boxes how it came about.
 
-    Where a face was lost all frames were looked at, and the reason says so; so a frame without a
-    score is one that was not looked at if there is no reason, else one without a detection, which
+    Where a face was lost all frames were looked at, and the reason counts them; so a frame without
+    a score is one that was not looked at if it does not, else one without a detection, which
     pipeline/face/track.py fills by `max_gap`. Empty for a clip that could not be read.
     """
     count = len(face.score)
@@ -116,9 +116,7 @@ def box_kinds(face: ClipFaces, *, source: Source, max_gap: int) -> list[Kind]:
     for before, after in pairwise(known):
         short = after - before - 1 <= max_gap
         filled: Kind = "interpolated" if short else "held"
-        kinds[before:after] = [filled if face.lost or face.status != "ok" else "between looks"] * (
-            after - before
-        )
+        kinds[before:after] = [filled if face.lost else "between looks"] * (after - before)
     for t in known:
         kinds[t] = "detected"
     return kinds

@@ -85,6 +85,7 @@ class Faces(Section):
 
     detector: Literal["centerface"]
     detect_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
+    second_size: Annotated[int, Field(ge=0, le=4096, multiple_of=32)]
     threshold: Annotated[float, Field(gt=0, lt=1)]
     every: Annotated[int, Field(ge=1, le=FRAMES)]
     smooth: Annotated[float, Field(ge=0, le=8)]

@@ -94,6 +94,17 @@ def test_status_and_reason_by_what_was_found() -> None:
     hole = find(decoded(squares([40] * 5 + [None] * 5 + [40] * 6)))
     assert (hole.status, hole.reason) == ("partial", "face in 11 of 16 frames")
 
+    seldom = find(decoded(squares([40, None] * 8)))  # never long, but often
+    assert (seldom.status, seldom.reason) == ("partial", "face in 8 of 16 frames")
+
+    late = find(decoded(squares([None] * 3 + [40] * 13)))
+    assert (late.status, late.reason) == ("ok", "3 of 16 frames held")
+    assert late.guessed == ["held"]
+    both = find(decoded(squares([40] * 6 + [None] + [40] * 8 + [None])))
+    assert (both.status, both.guessed) == ("ok", ["interpolated", "held"])
+    early = find(decoded(squares([40] * 11 + [None] * 5)))
+    assert (early.status, early.reason) == ("partial", "face in 11 of 16 frames")
+
     none = find(decoded(squares([None] * T)))
     assert (none.status, none.reason) == ("missing", "no face in any frame")
     assert none.box == ((70, 0, 130, 60),) * T

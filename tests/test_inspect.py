@@ -177,16 +177,17 @@ def test_kinds_of_boxes_are_those_of_the_track() -> None:
         track = choose_track([box if one else box[:0] for one in there], max_gap=4, smooth=0)
         if track is None:
             continue
-        row = ClipFaces("partial", "face lost", score=tuple(track.scores.tolist()))
+        told = f"face in {there.sum()} of {T} frames"
+        row = ClipFaces("partial", told, score=tuple(track.scores.tolist()))
         kinds = view.box_kinds(row, source="video", max_gap=4)
         first, last = np.flatnonzero(there)[[0, -1]]
         for t, kind in enumerate(kinds):
-            outside = t < first or t > last  # there the nearest box holds, however near
-            expected = "held" if track.held[t] or outside else "interpolated"
+            assert track.held[t] or first <= t <= last  # before and after, however near
+            expected = "held" if track.held[t] else "interpolated"
             assert kind == ("detected" if there[t] else expected)
         seen |= set(kinds)
     assert seen == {"detected", "held", "interpolated"}
-    row = ClipFaces("ok", "", score=(0.9, 0, 0, 0) * 3 + (0.9, 0, 0, 0.9))
+    row = ClipFaces("ok", "interlaced", score=(0.9, 0, 0, 0) * 3 + (0.9, 0, 0, 0.9))
     assert view.box_kinds(row, source="video", max_gap=1)[1:4] == ["between looks"] * 3
     assert view.box_kinds(row, source="frames", max_gap=1) == ["whole frame"] * T
     assert set(get_args(view.Kind)) == KINDS.keys()

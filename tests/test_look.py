@@ -211,11 +211,11 @@ def drawn(number: int) -> NDArray[np.uint8]:
 
 
 def test_drawn_clips(looks: list[int]) -> None:
-    """Steady: 5 looks. A cut, another person between two looks, two people: 16, no face lost."""
+    """Steady: 5 looks. A cut, another person between two looks, two people: all 16."""
     one, two = drawn(1), drawn(2)
     assert agree(clip_of(one), looks) == (5, "ok")
     assert agree(clip_of(np.concatenate([one[:6], two[6:]])), looks)[0] == T
-    assert agree(clip_of(np.concatenate([one[:5], two[5:8], one[8:]])), looks) == (T, "ok")
+    assert agree(clip_of(np.concatenate([one[:5], two[5:8], one[8:]])), looks) == (T, "partial")
     assert agree(clip_of(np.concatenate([one, two], axis=2)), looks) == (T, "ok")
 
 
@@ -240,6 +240,6 @@ def test_real_cuts_and_two_real_faces(shared: Path, looks: list[int]) -> None:
     other = read_video(videos / "LivePortrait__d12.mp4").frames
     woman = np.stack([cv2.resize(frame, (man.width, man.height)) for frame in other])
     cut = np.concatenate([man.frames[:5], woman[5:8], man.frames[8:]])  # the five looks see one man
-    assert agree(clip_of(cut), looks) == (T, "ok")
+    assert agree(clip_of(cut), looks) == (T, "partial")
     both = np.concatenate([man.frames, woman], axis=2)
     assert agree(clip_of(both), looks) == (T, "ok")

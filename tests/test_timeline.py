@@ -107,8 +107,10 @@ def test_a_face_that_flickers_does_not_make_it_endless():
     assert len(steps(figure)["sad"].get_data().edges) < 2 * timeline.POINTS
 
 
-def test_every_flag_that_a_window_may_have_has_a_lane():
+def test_every_flag_that_a_window_may_have_has_a_lane_and_others_come_after():
     assert set(timeline._ORDER) == set(FLAGS)
+    made = band(answer(0, "happy", flags=("interlaced", *FLAGS, "HDR")))
+    assert timeline._lanes(timeline._columns(made, 2).flags) == [*FLAGS, "HDR", "interlaced"]
 
 
 def test_of_many_faces_those_seen_longest_are_shown_in_the_order_of_their_numbers():

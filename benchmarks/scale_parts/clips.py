@@ -66,7 +66,7 @@ def _buffer(size: int) -> NDArray[np.uint8]:
 
 def count_looks(found: ClipFaces) -> int:
     """Return in how many frames the detector looked (pipeline/face/look.py)."""
-    steady = found.status == "ok" and not found.reason
+    steady = found.status == "ok" and not found.lost
     return sum(score > 0 for score in found.score) if steady else FRAMES
 
 

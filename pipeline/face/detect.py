@@ -30,12 +30,13 @@ _OVERLAP = 0.3  # IoU from which the weaker of two detections is the same face
 class Detector:
     """CenterFace on one CPU thread, one frame at a time (a batch is slower on a CPU)."""
 
-    def __init__(self, *, detect_size: int, threshold: float) -> None:
+    def __init__(self, *, detect_size: int, threshold: float, enlarge: bool = True) -> None:
         """Load the network.
 
         Args:
             detect_size: pixels; every frame is scaled so that its longest side has this length.
             threshold: score, 0 to 1, from which a detection counts.
+            enlarge: whether a smaller frame is scaled too.
 
         Raises:
             DataError: if the weights are not installed.
@@ -51,6 +52,7 @@ class Detector:
         )
         self._input = self._session.get_inputs()[0].name
         self._detect_size = detect_size
+        self._enlarge = enlarge
         self._threshold = threshold
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -64,6 +66,8 @@ class Detector:
         """
         height, width = frame.shape[:2]
         scale = self._detect_size / max(height, width)
+        if not self._enlarge:
+            scale = min(scale, 1.0)
         blob = _fit(frame, max(1, round(height * scale)), max(1, round(width * scale)))
         heat, size, offset, _ = self._session.run(None, {self._input: blob})
         found = _decode(heat[0, 0], size[0], offset[0], self._threshold)
@@ -171,13 +175,13 @@ class Entry:
 
 
 DETECTORS: Final = {"centerface": Entry(make=Detector, weights=_centerface_weights)}
-"""Detectors by name; `make` takes detect_size and threshold by keyword."""
+"""Detectors by name; `make` takes detect_size, threshold and enlarge by keyword."""
 
 
 @cache
-def load_detector(name: str, detect_size: int, threshold: float) -> Detect:
+def load_detector(name: str, detect_size: int, threshold: float, *, enlarge: bool = True) -> Detect:
     """Make a detector, once in a process."""
-    return DETECTORS[name].make(detect_size=detect_size, threshold=threshold)
+    return DETECTORS[name].make(detect_size=detect_size, threshold=threshold, enlarge=enlarge)
 
 
 @cache

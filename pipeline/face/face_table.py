@@ -38,9 +38,10 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of faces.parquet."""
 
-_LISTS: Final[dict[str, Any]] = {"frame_index": np.int32, "box": np.float32, "score": np.float32}
+_GUESSED: Final = re.compile(r"\b\d+ of \d+ frames (interpolated|held)\b")
+_FOUND: Final = re.compile(r"\bface in \d+ of \d+ frames\b")
 
-_LOST: Final = re.compile(r"\b\d+ of \d+ frames interpolated\b|\bface in \d+ of \d+ frames\b")
+_LISTS: Final[dict[str, Any]] = {"frame_index": np.int32, "box": np.float32, "score": np.float32}
 
 _GROUP: Final = 250
 """Rows in a group of the file; a row that waits in memory takes 5 KB."""
@@ -68,9 +69,17 @@ class ClipFaces:
     score: tuple[float, ...] = ()
 
     @property
+    def guessed(self) -> list[str]:
+        """How the boxes came about of frames of an ok clip without the face: interpolated, held.
+
+        Read from the reason, which may say other things too.
+        """
+        return _GUESSED.findall(self.reason)
+
+    @property
     def lost(self) -> bool:
         """Whether the face was lost in some frames: then all were looked at (look.py)."""
-        return bool(_LOST.search(self.reason))
+        return bool(self.guessed or _FOUND.search(self.reason))
 
     def unusable(self, missing: str) -> str:
         """Say why the clip is not to be stored under a policy of faces.missing; empty if it is."""

@@ -36,7 +36,7 @@ def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, An
     made_from = {
         "sampling": SAMPLING_RULES[source],
         "source": source,
-        **({"picture": PICTURE_RULE} if detects else {}),
+        **({"picture": PICTURE_RULE, "second_size": faces.second_size} if detects else {}),
         "detector": detector_id(faces.detector) if detects else None,
         "detect_size": faces.detect_size if detects else None,
         "threshold": faces.threshold if detects else None,

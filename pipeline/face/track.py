@@ -1,18 +1,22 @@
 """Which detections are the one face of the clip?
 
 The detections of every frame go in, one box a frame comes out: detections are linked into tracks,
-the largest and longest track is chosen, its gaps are filled, its boxes smoothed. Geometry alone
-decides. Who wants every face of the clip gets all tracks, by the same rules.
+the largest and longest track is chosen, its gaps are filled, its boxes smoothed. Geometry decides,
+but for one thing: a face that looks like another person's (portrait.py) is not linked to it,
+however near it is, so no track goes on over a cut. Who wants every face of the clip gets all.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-TRACK_RULE: Final = "largest-longest-1"
+from pipeline.face.portrait import FAR, Picture, Portraits
+
+TRACK_RULE: Final = "largest-longest-2"
 """Name of this file's rule in the preprocessing id; to be changed when other boxes come out."""
 
 # The 16 frames may lie 50 source frames apart, so a face may move far between two of them; but two
@@ -20,9 +24,14 @@ TRACK_RULE: Final = "largest-longest-1"
 _REACH = 1.0  # face sizes between the centres of one face in two frames
 _REACH_AFTER_LOSS = 0.5  # the same when the face was lost for longer than max_gap frames
 _RESIZE = 2.0  # ratio of the sizes of one face in two frames
-# A step this large is a cut or a fast move: smoothing over it would place both sides wrongly.
-_CUT_STEP = 0.5  # face sizes
-_CUT_RESIZE = 1.5  # ratio
+# A step this large is a fast move: smoothing over it would place both sides wrongly.
+_JUMP_STEP = 0.5  # face sizes
+_JUMP_RESIZE = 1.5  # ratio
+_FADE = 6
+"""Detections that a face is compared over: so a fade from one person to another ends a track."""
+
+NEARLY_ALL: Final = 0.75
+"""Share of a clip's frames that must show a face for it to count as being there."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,20 @@ class Track:
     detected: NDArray[np.bool_]
     """[T]: whether the frame has a detection of this face, or was not looked at."""
     held: NDArray[np.bool_]
-    """[T]: whether the box is a guess: in a gap longer than max_gap, or farther from the track."""
+    """[T]: whether the box is a guess: before the first detection, after the last, or in a gap
+    longer than max_gap."""
+    cuts: tuple[int, ...] = ()
+    """Frames, of 1..T - 1, that show another person in this one's place, or another scene."""
+    ends: tuple[Picture, Picture] | None = None
+    """How the face looks in its first and its last detection; None where no frames were given."""
 
 
 def choose_track(
-    detections: list[NDArray[np.float32]], *, max_gap: int, smooth: float
+    detections: list[NDArray[np.float32]],
+    *,
+    max_gap: int,
+    smooth: float,
+    frames: NDArray[np.uint8] | None = None,
 ) -> Track | None:
     """Choose the face of a clip and give it a box in every frame.
 
@@ -53,83 +71,157 @@ def choose_track(
             score is 0 in a frame that was not looked at (look.py), else above 0.
         max_gap: frames, the longest gap that is interpolated.
         smooth: frames, the sigma of the Gaussian over the boxes; 0 leaves them as they are.
+        frames: the pictures, uint8 [T, H, W, 3]. Without them cuts go unseen.
 
     Returns:
         The track, or None if no frame has a detection.
     """
-    tracks = _largest_first(detections, max_gap)
-    return _follow(tracks[0], detections, max_gap=max_gap, smooth=smooth) if tracks else None
+    tracks = all_tracks(detections, max_gap=max_gap, smooth=smooth, frames=frames)
+    return tracks[0] if tracks else None
 
 
 def all_tracks(
-    detections: list[NDArray[np.float32]], *, max_gap: int, smooth: float
+    detections: list[NDArray[np.float32]],
+    *,
+    max_gap: int,
+    smooth: float,
+    frames: NDArray[np.uint8] | None = None,
 ) -> list[Track]:
     """Give every face of a clip a box in every frame; the one that choose_track chooses first.
 
     Arguments and rules are those of choose_track.
     """
-    tracks = _largest_first(detections, max_gap)
-    return [_follow(track, detections, max_gap=max_gap, smooth=smooth) for track in tracks]
-
-
-def _largest_first(detections: list[NDArray[np.float32]], max_gap: int) -> list[dict[int, int]]:
-    """Link detections into tracks, the chosen one first; of equal ones the older."""
-    return sorted(
-        link(detections, max_gap=max_gap),
-        key=lambda track: -sum(box_size(detections[t][i, :4]) for t, i in track.items()),
+    portraits = None if frames is None else Portraits(frames)
+    links = _Links(max_gap, portraits)
+    for t, found in enumerate(detections):
+        links.add(t, found)
+    largest_first = sorted(  # of equal ones the older
+        range(len(links.tracks)),
+        key=lambda k: -sum(box_size(detections[t][i, :4]) for t, i in links.tracks[k].items()),
     )
+    tracks = []
+    for k in largest_first:
+        known = links.tracks[k]
+        faces = {t: detections[t][i] for t, i in known.items()}
+        cuts = links.taken_over(k)
+        ends = None
+        if portraits is not None:
+            cuts |= _other_scenes(known, len(detections), portraits)
+            first, last = min(faces), max(faces)
+            ends = (
+                portraits.picture(first, faces[first][:4]),
+                portraits.picture(last, faces[last][:4]),
+            )
+        track = _fill_in(faces, len(detections), max_gap=max_gap, smooth=smooth)
+        tracks.append(replace(track, cuts=tuple(sorted(cuts)), ends=ends))
+    return tracks
 
 
-def _follow(
-    track: dict[int, int],
-    detections: list[NDArray[np.float32]],
-    *,
-    max_gap: int,
-    smooth: float,
+def _other_scenes(known: Collection[int], count: int, portraits: Portraits) -> set[int]:
+    """Return where the track begins, ends or pauses because the whole picture becomes another.
+
+    Args:
+        known: frames with a detection.
+        count: T.
+        portraits: of the frames.
+    """
+    return {
+        t
+        for t in range(1, count)
+        if (t in known) != (t - 1 in known) and not portraits.one_scene(t - 1, t)
+    }
+
+
+def _fill_in(
+    faces: dict[int, NDArray[np.float32]], count: int, *, max_gap: int, smooth: float
 ) -> Track:
-    """Fill the gaps of a track, {frame: index of its detection there}, and smooth its boxes."""
-    known = np.array(sorted(track))
-    faces = np.stack([detections[t][track[t]] for t in known]).astype(np.float64)
-    boxes, held = _fill(known, faces[:, :4], len(detections), max_gap=max_gap)
-    scores = np.zeros(len(detections), dtype=np.float32)
-    scores[known] = faces[:, 4]
-    detected = np.isin(np.arange(len(detections)), known)
+    """Give every one of `count` frames a box, from the detections {frame: [5]} of one face."""
+    known = np.array(sorted(faces))
+    found = np.stack([faces[t] for t in known]).astype(np.float64)
+    boxes, held = _fill(known, found[:, :4], count, max_gap=max_gap)
+    scores = np.zeros(count, dtype=np.float32)
+    scores[known] = found[:, 4]
     return Track(
         boxes=smooth_boxes(boxes, sigma=smooth).astype(np.float32),
         scores=scores,
-        detected=detected,
+        detected=np.isin(np.arange(count), known),
         held=held,
     )
 
 
-def link(detections: list[NDArray[np.float32]], *, max_gap: int) -> list[dict[int, int]]:
+def link(
+    detections: list[NDArray[np.float32]], *, max_gap: int, portraits: Portraits | None = None
+) -> list[dict[int, int]]:
     """Link detections of one face over the frames, the nearest pairs first.
+
+    Args:
+        detections: as for choose_track.
+        max_gap: as for choose_track.
+        portraits: of the frames. Without them geometry alone decides.
 
     Returns:
         The tracks, each {frame: index of its detection in that frame}, in order of appearance. A
         detection is in exactly one of them.
     """
-    tracks: list[dict[int, int]] = []
-    ends: list[tuple[int, NDArray[np.float32]]] = []  # of every track: its last frame and box
+    links = _Links(max_gap, portraits)
     for t, found in enumerate(detections):
+        links.add(t, found)
+    return links.tracks
+
+
+class _Links:
+    """The tracks of a clip, as they grow frame by frame."""
+
+    def __init__(self, max_gap: int, portraits: Portraits | None) -> None:
+        """Begin without a track."""
+        self.tracks: list[dict[int, int]] = []
+        self._seen: list[list[tuple[int, NDArray[np.float32]]]] = []  # of each: frame and box
+        self._parted: list[tuple[int, int, int]] = []  # track, and frame and index of a stranger
+        self._max_gap, self._portraits = max_gap, portraits
+
+    def add(self, t: int, found: NDArray[np.float32]) -> None:
+        """Link the detections [N, 5] of the next frame, or begin tracks with them."""
         pairs = []
-        for k, (last, box) in enumerate(ends):
+        for k, seen in enumerate(self._seen):
+            last, box = seen[-1]
             for i, candidate in enumerate(found):
-                step = step_within_reach(box, candidate[:4], lost=t - last - 1, max_gap=max_gap)
+                lost = t - last - 1
+                step = step_within_reach(box, candidate[:4], lost=lost, max_gap=self._max_gap)
                 if step is not None:
                     pairs.append((step, k, i))
-        free = set(range(len(found)))
-        open_tracks = set(range(len(tracks)))
+        free, open_tracks = set(range(len(found))), set(range(len(self.tracks)))
         for _, k, i in sorted(pairs):
-            if k in open_tracks and i in free:
-                open_tracks.remove(k)
-                free.remove(i)
-                tracks[k][t] = i
-                ends[k] = (t, found[i, :4])
+            if k not in open_tracks or i not in free:
+                continue
+            if not self._one_person(k, t, found[i, :4]):
+                self._parted.append((k, t, i))
+                continue
+            open_tracks.remove(k)
+            free.remove(i)
+            self.tracks[k][t] = i
+            self._seen[k].append((t, found[i, :4]))
         for i in sorted(free):
-            tracks.append({t: i})
-            ends.append((t, found[i, :4]))
-    return tracks
+            self.tracks.append({t: i})
+            self._seen.append([(t, found[i, :4])])
+
+    def _one_person(self, k: int, t: int, box: NDArray[np.float32]) -> bool:
+        """Say whether a box of frame t can be the face of track k, by its looks."""
+        if self._portraits is None:
+            return True
+        seen = self._seen[k]
+        return self._portraits.one_person(*seen[-1], t, box) and self._portraits.one_person(
+            *seen[-_FADE:][0], t, box, bounds=FAR
+        )
+
+    def taken_over(self, k: int) -> set[int]:
+        """Return the frames in which somebody else is where track k was, or it where they were."""
+        owner = {(t, i): other for other, track in enumerate(self.tracks) for t, i in track.items()}
+        first: dict[tuple[int, int], int] = {}
+        for left, t, i in self._parted:
+            first.setdefault((left, owner[t, i]), t)
+        gone = {t for (left, _), t in first.items() if left == k and t not in self.tracks[k]}
+        come = {t for (_, new), t in first.items() if new == k and t - 1 not in self.tracks[k]}
+        return gone | come
 
 
 def step_within_reach(
@@ -163,7 +255,7 @@ def box_change(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, f
 def _fill(
     known: NDArray[np.int64], faces: NDArray[np.float64], count: int, *, max_gap: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Give every one of `count` frames a box; say which are held farther than a gap may be.
+    """Give every one of `count` frames a box; say which are a guess, as in Track.held.
 
     Args:
         known: [M], frames with a detection, ascending.
@@ -177,7 +269,7 @@ def _fill(
     frames = np.arange(count)
     boxes = np.stack([np.interp(frames, known, side) for side in faces.T], axis=1)
     distance = np.abs(frames[:, None] - known)
-    held = distance.min(axis=1) > max_gap
+    held = (frames < known[0]) | (frames > known[-1])
     for before, after in pairwise(known.tolist()):
         if after - before - 1 > max_gap:
             held[before + 1 : after] = True
@@ -189,15 +281,15 @@ def _fill(
 def smooth_boxes(boxes: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:
     """Smooth boxes [T, 4] over time by a Gaussian of `sigma` frames.
 
-    At the ends, and at cuts, the weights of the frames on this side are scaled to sum to 1.
+    At the ends, and at jumps, the weights of the frames on this side are scaled to sum to 1.
     """
     if sigma == 0:
         return boxes
     steps = [box_change(a, b) for a, b in pairwise(boxes)]
-    cuts = [step > _CUT_STEP or ratio > _CUT_RESIZE for step, ratio in steps]
-    shot = np.cumsum([0, *cuts])
+    jumps = [step > _JUMP_STEP or ratio > _JUMP_RESIZE for step, ratio in steps]
+    run = np.cumsum([0, *jumps])
     frames = np.arange(len(boxes))
     weights = np.exp(-0.5 * ((frames[:, None] - frames) / sigma) ** 2)
-    weights *= shot[:, None] == shot
+    weights *= run[:, None] == run
     smoothed: NDArray[np.float64] = weights @ boxes / weights.sum(axis=1, keepdims=True)
     return smoothed

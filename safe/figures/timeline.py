@@ -43,7 +43,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 29.0, 20.0, 12.0, 14.5  # mm around the bands
 _WORDS, _BAND, _LANE, _APART = 4.0, 17.0, 2.8, 3.5  # mm: decisions, probabilities, a flag, a gap
 _WIDTH = TWO_COLUMNS - _LEFT - _RIGHT
 _LETTER = 1.45  # mm, mean width of a letter at 7 points
-_ORDER = ("small", "blurred", "dark", "partly missing", "face lost")
+_ORDER = ("small", "blurred", "dark", "partly missing", "face lost", "cut")  # others after them
 
 
 @dataclass
