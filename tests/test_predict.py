@@ -234,11 +234,16 @@ def test_a_model_of_other_crops_is_refused_unless_asked_for(config, tmp_path):
 
 
 def test_another_size_of_the_detector_is_told_as_other_crops(videos, model, config):
-    usual = predict(videos / "one.mp4", model, window=1.0, device="cpu", workers=1)
+    usual = predict(videos / "one.mp4", model=model, window=1.0, device="cpu", workers=1)
     size = config.faces.detect_size
     same, other = (
         predict(
-            videos / "one.mp4", model, window=1.0, device="cpu", workers=1, detect_size=size * k
+            videos / "one.mp4",
+            model=model,
+            window=1.0,
+            device="cpu",
+            workers=1,
+            detect_size=size * k,
         )
         for k in (1, 2)
     )
@@ -247,7 +252,7 @@ def test_another_size_of_the_detector_is_told_as_other_crops(videos, model, conf
     assert all(OTHER_CROPS in row["flags"] for row in other if row["face"])
     for wrong in (63, 100, 8192):
         with pytest.raises(ConfigError, match=f"detect_size = {wrong}: must be a multiple of 32"):
-            predict(videos / "one.mp4", model, detect_size=wrong)
+            predict(videos / "one.mp4", model=model, detect_size=wrong)
 
 
 def test_a_model_of_another_detector_or_rule_is_refused(config, tmp_path):
