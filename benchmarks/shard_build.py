@@ -142,14 +142,15 @@ def write_manifest(videos: list[Path], out: Path) -> Path:
     return out
 
 
-def boxes(videos: list[Path], folder: Path, **change: object) -> tuple[NDArray[np.float32], int]:
-    """Return the boxes that a change of the section faces gives, [clips, 16, 4], and lost faces."""
+def boxes(
+    videos: list[Path], folder: Path, **change: object
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Return what a change of the section faces gives: boxes [clips, 16, 4], and statuses."""
     settings: Faces = CONFIG.faces.model_copy(update=change)
     manifest, table = write_manifest(videos, folder / "few.parquet"), folder / "few-faces.parquet"
     find_faces(manifest, Path("/"), table, settings=settings, workers=2, deadline=60)
     found = read_faces(table)
-    lost = sum(status != "ok" for status in found["status"].to_pylist())
-    return np.array(found["box"].to_pylist(), dtype=np.float32), lost
+    return np.array(found["box"].to_pylist(), dtype=np.float32), found["status"].to_pylist()
 
 
 def area(box: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -168,16 +169,18 @@ def agreement(kinds: dict[str, list[Path]], folder: Path) -> list[Figure]:
     """Compare the boxes with those of a look at every frame, at the same and at full size."""
     figures = []
     for kind, videos in kinds.items():
-        mine, lost = boxes(videos, folder)
+        mine, status = boxes(videos, folder)
         full = max(side for video in videos for side in _read_all(video)[0].shape)
         for what, size, least in (
             ("every frame looked at", CONFIG.faces.detect_size, 0.88),
             ("every frame at full size", full, None),
         ):
-            found = overlap(mine, boxes(videos, folder, every=1, detect_size=size)[0])
-            values = found.ravel().tolist()
+            found, theirs = boxes(videos, folder, every=1, detect_size=size)
+            values = overlap(mine, found).ravel().tolist()
             figures.append(spread(f"IoU with {what}, {kind}", values, unit="", least=least))
-        figures.append(spread(f"faces lost, {kind}", [lost], unit="clips", most=0))
+            if least is not None:
+                lost = sum(a != b for a, b in zip(status, theirs, strict=True))
+                figures.append(spread(f"faces lost or found, {kind}", [lost], unit="clips", most=0))
     return figures
 
 
