@@ -174,7 +174,7 @@ class Train(Section):
     clip_grad: Annotated[float, Field(gt=0)] | None
     precision: Literal["auto", "float32", "bf16"]
     recompute: bool
-    compile: bool
+    compile: Literal["auto"] | bool
     sync_bn: bool
     select: Literal["last", "val", "test"]
     val_from: Literal["clips", "fold"]
@@ -191,7 +191,7 @@ class Train(Section):
                 f"accumulate: {self.accumulate} must cut batch, {self.batch} clips, into equal "
                 "parts of at least 2"
             )
-        if self.recompute and self.compile:
+        if self.recompute and self.compile is True:
             raise ValueError("recompute: must be false when compile is true; choose one of them")
         return self
 

@@ -140,7 +140,7 @@ with torch.device("meta"):
         importlib.import_module(name)
         found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
         assert not found, f"{name}: {found}"
-assert "safe.networks.winograd" in sys.modules
+assert "safe.networks.r3d" in sys.modules
 """
     command = [sys.executable, "-c", probe, *modules]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

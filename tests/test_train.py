@@ -20,7 +20,7 @@ from safe.errors import ConfigError, ModelError
 from safe.networks.build import build_model
 from safe.reading.loader import load_batches
 from safe.reading.shards import ShardFolder, open_shards
-from safe.recipe import learning_rate
+from safe.recipe import REPAID, learning_rate, pick_compile
 from safe.saved import load_model
 from safe.train import _fingerprint, train
 from safe.training.acl import ACL
@@ -212,6 +212,29 @@ def test_a_step_is_what_it_says_bit_for_bit(project, shards, strategy):
     assert trainer.tally["confusion"].sum() == 3 * config.train.batch
     ours = trainer.model.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in model.state_dict().items())
+
+
+def test_compile_by_itself_is_for_long_runs_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.ones(2))
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert pick_compile("auto", gpu, steps=REPAID, plain=True)
+    assert not pick_compile("auto", gpu, steps=REPAID - 1, plain=True)
+    assert not pick_compile("auto", gpu, steps=REPAID, plain=False)
+    assert not pick_compile("auto", cpu, steps=10**6, plain=True)
+    assert pick_compile(True, cpu, steps=1, plain=False)
+    assert not pick_compile(False, gpu, steps=10**6, plain=True)
+
+
+def test_where_nothing_compiles_true_is_one_line_and_auto_is_false(monkeypatch):
+    def fail(_):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda _: fail)
+    with pytest.raises(ConfigError, match=r"compile here \(no compiler\); use false$"):
+        pick_compile(True, torch.device("cpu"), steps=1, plain=True)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.ones(2))
+    assert not pick_compile("auto", torch.device("cuda"), steps=10**6, plain=True)
 
 
 def test_compiling_leaves_names_and_steps_as_they_are(project, shards, monkeypatch):

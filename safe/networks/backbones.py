@@ -16,7 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from safe.errors import ModelError
 from safe.networks.light import Light
-from safe.networks.norms import Norm
 
 GRID: Final = 4
 """Side of the spatial grid that the small backbone keeps."""
@@ -30,13 +29,13 @@ class _Block(nn.Module):
         steps = (1, stride, stride)
         self.body = nn.Sequential(
             nn.Conv3d(inner, outer, (1, 3, 3), stride=steps, padding=(0, 1, 1), bias=False),
-            Norm(outer),
+            nn.BatchNorm3d(outer),
             nn.ReLU(inplace=True),
             nn.Conv3d(outer, outer, (3, 1, 1), padding=(1, 0, 0), bias=False),
-            Norm(outer),
+            nn.BatchNorm3d(outer),
         )
         self.shortcut = nn.Sequential(
-            nn.Conv3d(inner, outer, 1, stride=steps, bias=False), Norm(outer)
+            nn.Conv3d(inner, outer, 1, stride=steps, bias=False), nn.BatchNorm3d(outer)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +57,7 @@ class Small(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv3d(3, 16, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False),
-            Norm(16),
+            nn.BatchNorm3d(16),
             nn.ReLU(inplace=True),
             nn.MaxPool3d((1, 2, 2)),
         )

@@ -13,8 +13,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from safe.networks.norms import Norm
-
 STEM: Final = 24
 """Channels of the stem."""
 
@@ -55,19 +53,19 @@ class Block(nn.Module):
         steps = (1, stride, stride)
         self.body = nn.Sequential(
             nn.Conv3d(inner, wide, 1, bias=False),
-            Norm(wide),
+            nn.BatchNorm3d(wide),
             nn.ReLU(inplace=True),
             nn.Conv3d(wide, wide, 3, stride=steps, padding=1, groups=wide, bias=False),
-            Norm(wide),
+            nn.BatchNorm3d(wide),
             SqueezeExcitation(wide) if excitation else nn.Identity(),
             nn.SiLU(inplace=True),
             nn.Conv3d(wide, outer, 1, bias=False),
-            Norm(outer),
+            nn.BatchNorm3d(outer),
         )
         self.shortcut: nn.Module = nn.Identity()
         if inner != outer or stride != 1:
             self.shortcut = nn.Sequential(
-                nn.Conv3d(inner, outer, 1, stride=steps, bias=False), Norm(outer)
+                nn.Conv3d(inner, outer, 1, stride=steps, bias=False), nn.BatchNorm3d(outer)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +84,7 @@ class Light(nn.Module):
         layers: list[nn.Module] = [
             nn.Conv3d(3, STEM, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
             nn.Conv3d(STEM, STEM, (5, 1, 1), padding=(2, 0, 0), groups=STEM, bias=False),
-            Norm(STEM),
+            nn.BatchNorm3d(STEM),
             nn.ReLU(inplace=True),
         ]
         inner = STEM
@@ -97,7 +95,7 @@ class Light(nn.Module):
                 inner = outer
         layers += [
             nn.Conv3d(inner, self.features, 1, bias=False),
-            Norm(self.features),
+            nn.BatchNorm3d(self.features),
             nn.ReLU(inplace=True),
             nn.AdaptiveAvgPool3d(1),
             nn.Flatten(),

@@ -4,9 +4,9 @@ torchvision's r3d_18 up to global pooling, with its names and weights. It halves
 window of 4 frames has a depth of 2 in the second layer group and of 1 from the third on, where one
 or two of the three temporal taps of a 3 x 3 x 3 kernel see nothing but zero padding. Those are left
 out: the same sums (their gradient is zero), at two thirds or a third of the multiplications. Seven
-windows of 16 frames at 112 x 112 then take 59.7 G multiply-adds in place of 75.5 G. On a CPU 2 and
-4 frames take fewer products than that (winograd.py); on a GPU what cuDNN is slow at is asked of it
-in another form. Tran et al.: A Closer Look at Spatiotemporal Convolutions. CVPR 2018.
+windows of 16 frames at 112 x 112 then take 59.7 G multiply-adds in place of 75.5 G. On a GPU what
+cuDNN is slow at is asked of it in another form. Tran et al.: A Closer Look at Spatiotemporal
+Convolutions. CVPR 2018.
 """
 
 import torch
@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv3DSimple, VideoResNet
 
-from safe.networks.norms import Norm, is_gpu, norm_relu, replace_norms
-from safe.networks.winograd import convolve, gains
+
+def is_gpu(x: Tensor) -> bool:
+    """Say whether a tensor is on a GPU; a function, so that tests can ask for the GPU's way."""
+    return x.is_cuda
 
 
 class SeenTaps(Conv3DSimple):  # type: ignore[misc]
@@ -25,8 +27,6 @@ class SeenTaps(Conv3DSimple):  # type: ignore[misc]
         """Map [B, C, T, H, W] as nn.Conv3d with padding 1 does."""
         depth, stride, padding = x.shape[2], self.stride, (0, *self.padding[1:])
         gpu = is_gpu(x)
-        if not gpu and stride[0] == 1 and gains(x):
-            return convolve(x, self.weight, self.bias)
         if gpu and depth == 1:  # cuDNN has more kernels for two dimensions
             taps = self.weight[:, :, 1]
             flat = F.conv2d(x[:, :, 0], taps, self.bias, stride[1:], padding[1:])
@@ -91,25 +91,7 @@ class Stem(nn.Sequential):
     """torchvision's BasicStem."""
 
     def __init__(self) -> None:
-        super().__init__(StemConv(), Norm(64), nn.ReLU(inplace=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, 3, T, H, W] to [B, 64, T, H / 2, W / 2]."""
-        conv, norm, _ = self
-        return norm_relu(norm, conv(x))
-
-
-class Block(BasicBlock):  # type: ignore[misc]
-    """torchvision's BasicBlock, in the same order."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, T, H, W] to what the block makes of it."""
-        conv, norm, _ = self.conv1
-        out = norm_relu(norm, conv(x))
-        conv, norm = self.conv2
-        out = conv(out)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return norm_relu(norm, out, shortcut)
+        super().__init__(StemConv(), nn.BatchNorm3d(64), nn.ReLU(inplace=True))
 
 
 class ChannelsLastPool(nn.Module):
@@ -128,16 +110,15 @@ class R3D18(nn.Module):
     """torchvision's r3d_18 up to global pooling: 512 features (the paper's backbone)."""
 
     features = 512
-    sections = (Stem, Block)
+    sections = (Stem, BasicBlock)
 
     def __init__(self, *, padded: bool = False) -> None:
         """Make the network; `padded` computes the sums over padding too, as torchvision does."""
         super().__init__()
         conv = Conv3DSimple if padded else SeenTaps
-        self.net = VideoResNet(Block, [conv] * 4, [2, 2, 2, 2], Stem)
+        self.net = VideoResNet(BasicBlock, [conv] * 4, [2, 2, 2, 2], Stem)
         self.net.avgpool = ChannelsLastPool()
         self.net.fc = nn.Identity()
-        replace_norms(self.net)
 
     def forward(self, windows: Tensor) -> Tensor:
         """Map [B, C, T_w, H, W] to [B, 512]."""

@@ -7,14 +7,11 @@ features.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from safe.recipe import has_triton
 
 GATE_BIAS: Final = 2.0
 """Initial bias of the sparse gate: M starts near sigmoid(2) = 0.88, mostly open yet not saturated
@@ -108,8 +105,7 @@ class S2AM2(nn.Module):
         mlp_bias_2 = torch.stack([cell.mlp_bias_2 for cell in cells])
         w_a = torch.stack([cell.w_a for cell in cells])
         from_x = self._project(x)
-        run = pick_steps(from_x)
-        h: Tensor = run(from_x, recurrent, mlp_bias_1, mlp_weight_2, mlp_bias_2, w_a)
+        h = run_steps(from_x, recurrent, mlp_bias_1, mlp_weight_2, mlp_bias_2, w_a)
         ahead, back = h.transpose(1, 2)  # [2, B, N, hidden]
         return torch.cat([ahead, back.flip(1)], dim=2)
 
@@ -122,17 +118,6 @@ class S2AM2(nn.Module):
         ahead = F.linear(x, self.ahead.weight_ih, self.ahead.bias)
         back = F.linear(x.flip(1), self.back.weight_ih, self.back.bias)
         return torch.stack([ahead, back]).transpose(1, 2)
-
-
-def pick_steps(from_x: Tensor) -> Callable[..., Any]:
-    """Return what runs the steps: run_steps, or on a GPU what gives the same in few launches."""
-    fused = from_x.is_cuda and from_x.dtype != torch.float64 and not torch.compiler.is_compiling()
-    if fused and has_triton():
-        from safe.networks.stm_gpu import Steps
-
-        run: Callable[..., Any] = Steps.apply
-        return run
-    return run_steps
 
 
 def run_steps(

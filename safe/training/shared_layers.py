@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from safe.networks.norms import Norm
 from safe.training.ranks import Ranks
 
 
@@ -28,8 +27,6 @@ def share_layers(model: nn.Module, ranks: Ranks, *, sync_bn: bool) -> None:
             module.forward = partial(_drop, module, ranks)  # type: ignore[method-assign]
         elif sync_bn and isinstance(module, _BatchNorm):
             alone = module.forward
-            if isinstance(module, Norm):
-                module.alone = False
             module.forward = partial(_normalize, module, ranks, alone)  # type: ignore[method-assign]
 
 
@@ -46,6 +43,7 @@ def average_statistics(model: nn.Module, ranks: Ranks) -> None:
         values /= ranks.count
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # ranks talk within
 def _drop(dropout: nn.Dropout, ranks: Ranks, x: Tensor) -> Tensor:
     """Draw as one rank would for all B rows, and keep every count-th: x is [B / count, ...]."""
     if not dropout.training:
@@ -54,6 +52,7 @@ def _drop(dropout: nn.Dropout, ranks: Ranks, x: Tensor) -> Tensor:
     return x * ranks.own(F.dropout(whole, dropout.p))
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _normalize(
     norm: _BatchNorm, ranks: Ranks, alone: Callable[[Tensor], Tensor], x: Tensor
 ) -> Tensor:

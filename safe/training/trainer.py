@@ -21,7 +21,7 @@ from safe.networks.build import build_model
 from safe.reading.loader import Batch
 from safe.reading.plan import TrainPlan, in_order
 from safe.reading.shards import ShardFolder
-from safe.recipe import build_optimizer, learning_rate, pick_precision
+from safe.recipe import build_optimizer, learning_rate, pick_compile, pick_precision
 from safe.split import Rows, choose_rows
 from safe.training.acl import ACL
 from safe.training.checkpoint import optimizer_tensors, restore_optimizer
@@ -77,10 +77,6 @@ class Trainer:
         share_layers(self.model, ranks, sync_bn=config.train.sync_bn)
         # What a step runs. The state is that of the model itself, and selection runs it uncompiled.
         self.network = self.model
-        if config.train.compile:
-            if ranks.count > 1:
-                raise ConfigError("params: train.compile = true: not with several ranks; use false")
-            self.network = cast(nn.Module, torch.compile(self.model))
         acl = config.acl.model_dump()
         self.acl = ACL(torch.from_numpy(folder.class_counts(self.train_rows)), **acl).to(
             self.device
@@ -88,6 +84,13 @@ class Trainer:
         self.tam = TAM(**config.tam.model_dump())
         self.optimizer = build_optimizer(config.train, self.model, self.acl)
         self.steps = self.plan(0).steps
+        if pick_compile(
+            config.train.compile,
+            self.device,
+            steps=config.train.epochs * self.steps,
+            plain=ranks.count == 1 and not config.train.recompute,
+        ):
+            self.network = cast(nn.Module, torch.compile(self.model))
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}
