@@ -249,7 +249,10 @@ def _in_order(reader: Any, indices: list[int], length: int) -> NDArray[np.uint8]
             continue
         if index > at:
             reader.skip_frames(index - at)
-        image = reader.next().asnumpy()
+        try:
+            image = reader.next().asnumpy()
+        except StopIteration:
+            return None
         at = index + 1
         if image.shape[-1] != 3:
             return None

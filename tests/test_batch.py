@@ -171,20 +171,8 @@ def check_completed(out: Path, count: int, kept: dict[str, int]) -> None:
     assert kept.items() <= tables(out).items()
 
 
-def test_stopped_by_the_keyboard_it_leaves_a_summary_and_goes_on(grey, model, tmp_path):  # noqa: F811
-    make_many(tmp_path / "in", grey, 5)
-    out = tmp_path / "out"
-    with (
-        when(out, 2, lambda: signal.raise_signal(signal.SIGINT)),
-        pytest.raises(KeyboardInterrupt),
-    ):
-        run_predict([str(tmp_path / "in")], model, out, **SIMPLE)
-    kept = check_early(out, 5)
-    run_predict([str(tmp_path / "in")], model, out, **SIMPLE)
-    check_completed(out, 5, kept)
-
-
-def test_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_stopped_or_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path, how, code):  # noqa: F811
     make_many(tmp_path / "in", grey, 30)
     out = tmp_path / "out"
     words = [sys.executable, "-m", "cli", "predict", str(tmp_path / "in"), "--model", str(model)]
@@ -192,9 +180,9 @@ def test_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path):  # noqa:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (
         subprocess.Popen(words, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL) as run,
-        when(out, 2, run.kill),
+        when(out, 2, lambda: run.send_signal(how)),
     ):
-        assert run.wait() == -signal.SIGKILL
+        assert run.wait() == code
     kept = check_early(out, 30)
     for video in sorted((tmp_path / "in").iterdir())[len(kept) + 1 :]:
         video.unlink()

@@ -9,6 +9,7 @@ from conftest import grey_ramp, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import decode
 from pipeline.decode import Decoder, frame_indices, read_clip, read_video
 from pipeline.tasks.engine import Failure, run_tasks
 from safe.errors import DataError
@@ -315,3 +316,27 @@ def test_packets_that_a_transport_stream_lost_are_told(
     start = round(part * count)
     path.write_bytes(packets[: 188 * start] + packets[188 * (start + count // 8 // 16 * 16 + 5) :])
     assert read_video(path, decoder=decoder).damage
+
+
+@pytest.mark.parametrize("ends", [0, 3, 9, 15, 16])
+def test_a_reader_that_ends_before_its_count_is_not_believed(ends: int) -> None:
+    """As decord does with some damaged files, which are then read by PyAV."""
+
+    class Reader:
+        at = 0
+
+        def skip_frames(self, count: int) -> None:
+            self.at += count
+
+        def next(self) -> "Reader":
+            if self.at >= ends:
+                raise StopIteration
+            self.at += 1
+            return self
+
+        def asnumpy(self) -> np.ndarray:
+            return np.full((2, 2, 3), self.at, np.uint8)
+
+    found = decode._in_order(Reader(), [0, 2, 9], 16)
+    assert (found is None) == (ends < 16)
+    assert found is None or found[:, 0, 0, 0].tolist() == [1, 3, 10]

@@ -138,8 +138,13 @@ class _Child:
         self.pipe, end = method.Pipe()
         self.process = method.Process(target=serve, args=(end,), daemon=True)
         try:
-            self.process.start()
-        except EOFError as error:
+            try:
+                self.process.start()
+            except ConnectionRefusedError:  # an interrupted start ended the server: a new one forks
+                time.sleep(0.2)
+                self.process = method.Process(target=serve, args=(end,), daemon=True)
+                self.process.start()
+        except (EOFError, ConnectionError) as error:
             raise ProcessError(
                 "a child process did not start: the one that forks it was killed (out of memory?)"
             ) from error
