@@ -6,18 +6,16 @@ The rival of safe/training/tam.py: the same mixing with the same kind of class b
 import torch
 from torch import Tensor
 
-from safe.labels import K
-
 RATIO, MASK_RATIO, BLOCK, BANK = 0.5, 0.5, 16, 4
 
 
 class LiteralTAM:
     """Algorithm 1 line by line: clip, partner, mask, frame, patch; a list of clips a class."""
 
-    def __init__(self, generator: torch.Generator, *, arrays: bool) -> None:
+    def __init__(self, generator: torch.Generator, *, classes: int, arrays: bool) -> None:
         """Copy patches as numpy arrays, or as tensors."""
         self.generator, self.arrays = generator, arrays
-        self.bank: list[list[Tensor]] = [[] for _ in range(K)]
+        self.bank: list[list[Tensor]] = [[] for _ in range(classes)]
 
     def __call__(self, clips: Tensor, labels: list[int]) -> Tensor:
         """Return clips uint8 [B, T, H, W, C] mixed."""

@@ -21,11 +21,11 @@ from typing import Final
 import numpy as np
 
 from benchmarks.report import publish, ratio, spread
-from safe.labels import CLASSES, K
 from safe.reading.loader import load_batches
 from safe.reading.plan import TrainPlan
 from safe.reading.shards import open_shards
 from safe.sample import FRAMES, encode_strip
+from safe.taxonomy import BASIC
 
 FEW, MANY, CLIPS, SIDE, BATCH, WORKERS = 10, 10_000, 4, 16, 16, 2
 STEPS: Final = 100
@@ -101,20 +101,21 @@ def write(out: Path, counts: Sequence[int], *, side: int = SIDE) -> None:
 
     out.mkdir()
     generator = np.random.default_rng(0)
-    writer = ShardWriter(out, clips=max(counts))
+    writer = ShardWriter(out, clips=max(counts), classes=BASIC)
     for number in range(len(counts)):
         for key in range(sum(counts[:number]), sum(counts[: number + 1])):
             noise = generator.integers(0, 256, (FRAMES, side, side, 3), np.uint8)
             writer.add(
                 f"{key:06d}",
                 bucket=f"fold{1 + number * 5 // len(counts)}",
-                label=key % K,
+                label=key % len(BASIC),
                 strip=encode_strip(noise, 90, "420"),
-                record={"label": CLASSES[key % K], "flags": []},
+                record={"label": BASIC[key % len(BASIC)], "flags": ""},
             )
         writer.close()
     made = {"id": "0" * 16, "made_from": {"size": side}}
-    write_index(out, shards=writer.shards, left_out=[], made=made, rows=writer.rows)
+    parts = {"shards": writer.shards, "left_out": [], "classes": BASIC}
+    write_index(out, **parts, made=made, rows=writer.rows)
 
 
 if __name__ == "__main__":

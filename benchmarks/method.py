@@ -13,6 +13,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,14 @@ from torchvision.models.video import r3d_18
 from benchmarks.literal_tam import BANK, BLOCK, MASK_RATIO, RATIO, LiteralTAM
 from benchmarks.report import Figure, interleaved, publish, ratio, spread
 from safe.cost import count
-from safe.labels import K
 from safe.networks.backbones import fold_norms
 from safe.networks.model import SAFE
 from safe.networks.stm import S2AM2
 from safe.recipe import cpu_has_bf16
+from safe.taxonomy import BASIC
 from safe.training.tam import TAM
+
+K: Final = len(BASIC)
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ def tam(sizes: Sizes) -> list[Figure]:
     shape = (sizes.batch, 16, sizes.side, sizes.side, 3)
     clips = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.randint(K, (sizes.batch,), generator=generator)
-    ours = TAM(strategy="tam", ratio=RATIO, mask_ratio=MASK_RATIO, block=BLOCK, bank=BANK)
-    tensors = LiteralTAM(generator, arrays=False)
-    arrays = LiteralTAM(generator, arrays=True)
+    ours = TAM(
+        strategy="tam", ratio=RATIO, mask_ratio=MASK_RATIO, block=BLOCK, bank=BANK, classes=K
+    )
+    tensors = LiteralTAM(generator, classes=K, arrays=False)
+    arrays = LiteralTAM(generator, classes=K, arrays=True)
     batches = cycle([clips.clone(), clips.clone()])  # ours writes into its batch, and keeps it
     seconds = interleaved(
         {
@@ -111,6 +116,7 @@ def build(sizes: Sizes) -> tuple[SAFE, SAFE]:
     """Make SAFE as it is, and with torchvision's r3d_18 of the same weights in default format."""
     torch.manual_seed(0)
     ours = SAFE(
+        classes=K,
         backbone="r3d_18",
         weights=None,
         temporal="s2am2",

@@ -26,9 +26,9 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.report import Figure, publish
-from safe.labels import CLASSES
 from safe.params import load_config
 from safe.sample import FRAMES
+from safe.taxonomy import BASIC, Classes
 
 ROOT: Final = Path(__file__).parents[1]
 SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -47,7 +47,7 @@ def write_list(root: Path, rows: int) -> None:
         file.write("path,label,split\n")
         for line in range(rows):
             row = line * 7919 % rows  # each once, since rows is a power of ten
-            label = CLASSES[row % len(CLASSES)]
+            label = BASIC[row % len(BASIC)]
             file.write(f"clips/{row // 10_000:04d}/c{row:08d}.mp4,{label},{row // 7 % 5 + 1}\n")
 
 
@@ -95,7 +95,7 @@ def shard(root: Path) -> None:
     numbers, bucket, name = Counter[str](), "", ""
     for clip in plan.clips:
         if clip.bucket != bucket or len(labels) == TAR:
-            _close(folder, name, labels, shards)
+            _close(folder, name, labels, shards, plan.classes)
             bucket, labels = clip.bucket, []
             name = f"{bucket}-{numbers[bucket]:06d}.tar"
             numbers[bucket] += 1
@@ -104,13 +104,16 @@ def shard(root: Path) -> None:
         labels.append(clip.label)
         row = {"clip": clip.key, "label": clip.label, "bucket": bucket, "shard": name, "flags": ""}
         rows.add(row | {"offset": offset, "bytes": BYTES, "crc32": 0})
-    _close(folder, name, labels, shards)
+    _close(folder, name, labels, shards, plan.classes)
     table = rows.table()
     plan.check_sums(table["clip"], plan.left_out)
-    write_index(folder, shards=shards, left_out=[], made=made, rows=table)
+    parts = {"shards": shards, "left_out": [], "classes": plan.classes}
+    write_index(folder, **parts, made=made, rows=table)
 
 
-def _close(folder: Path, name: str, labels: list[int], shards: list[dict[str, Any]]) -> None:
+def _close(
+    folder: Path, name: str, labels: list[int], shards: list[dict[str, Any]], classes: Classes
+) -> None:
     """Make an empty tar of one length for all, and say what is in it."""
     if not name:
         return
@@ -119,10 +122,10 @@ def _close(folder: Path, name: str, labels: list[int], shards: list[dict[str, An
         first.touch()
         os.truncate(first, size)  # no byte of it is on the disk
     os.link(first, folder / name)  # to make 50,000 files would take longer than all else
-    counts = Counter(CLASSES[label] for label in labels)
+    counts = Counter(classes[label] for label in labels)
     about = {"file": name, "bucket": name[:-11], "sha256": "0" * 64, "bytes": size}
-    classes = {word: counts[word] for word in CLASSES}
-    shards.append(about | {"clips": len(labels), "classes": classes})
+    by_class = {word: counts[word] for word in classes}
+    shards.append(about | {"clips": len(labels), "classes": by_class})
 
 
 def plan(root: Path) -> None:

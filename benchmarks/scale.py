@@ -32,6 +32,7 @@ from benchmarks.scale_parts.rates import (
 )
 from safe.networks.build import build_model
 from safe.process import whole_file
+from safe.taxonomy import BASIC
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = (f"<!-- {word} of `python -m benchmarks.scale` -->" for word in ("begin", "end"))
@@ -87,7 +88,7 @@ def gpu_rate(given: float | None) -> tuple[float, str]:
 def describe_machines(args: argparse.Namespace) -> tuple[Machines, str]:
     """Return the nodes that are asked for, and in words what was assumed."""
     rate, source = gpu_rate(args.gpu_rate)
-    model = build_model(**read(list(PAPER)).model.model_dump())
+    model = build_model(len(BASIC), **read(list(PAPER)).model.model_dump())
     machines = Machines(
         nodes=1,
         cores=args.cores,

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.animate import Clip, draw_clip
-from safe.labels import CLASSES
 from safe.params import load_config
+from safe.taxonomy import BASIC
 
 PARAMS: Final = Path(__file__).parents[1] / "params.yaml"
 SIDE: Final = 608
@@ -51,7 +51,7 @@ def _people(count: int) -> Iterator[Frames]:
             number=number,
             identity=number,
             fold=1,
-            label=CLASSES[number % len(CLASSES)],
+            label=BASIC[number % len(BASIC)],
             blend="",
             share=1.0,
             peak=0.8,

@@ -28,6 +28,7 @@ from safe.params import one_line
 from safe.recipe import pick_device
 from safe.sample import decode_strip
 from safe.saved import load_model
+from safe.taxonomy import Classes
 
 OTHER_CROPS = "other crops"
 """Flag of a row whose face was cut otherwise than those that the model was trained on."""
@@ -93,6 +94,7 @@ class Reader:
         where = pick_device(device)
         self.folder = find_model(run)
         model, self.info = load_model(self.folder)
+        self.classes: Classes = tuple(self.info["classes"])
         self.calibration = Calibration.from_info(self.info)
         self.faces, self.shard, self.own_crops = _settings(self.info, self.folder, other_crops)
         self._answer = Recogniser(
@@ -191,7 +193,7 @@ class Reader:
         if not windows:
             return []
         faces = np.stack([decode_strip(window.strip, self.shard.size) for window in windows])
-        return judge(self._answer(torch.from_numpy(faces))[0], self.calibration)
+        return judge(self._answer(torch.from_numpy(faces))[0], self.calibration, self.classes)
 
 
 def _join(gap: FaceWindow | Gap, item: FaceWindow | Gap) -> Gap | None:

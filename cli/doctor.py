@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -116,12 +117,17 @@ def _examine_runs(
     bar: Bar,
 ) -> dict[str, Examination]:
     """Examine shards, models and predictions."""
+    from pipeline.manifest import read_classes
     from safe.examine import examine_shards
     from safe.examine_runs import examine_models, examine_predictions
 
+    classes = None
+    with suppress(DataError, OSError):  # the dataset's examination tells
+        classes = read_classes(layout.manifest)
     found, shards = examine_shards(
         layout.shards,
         listed=rows,
+        classes=classes,
         forgotten=forgotten,
         right=_preprocessing(config),
         read=not quick,
@@ -133,7 +139,8 @@ def _examine_runs(
         shards = shards or stored
     trained = examine_models(layout.trains, folds=config.data.folds, shards=shards, read=not quick)
     parts = {"shards": found, "models": trained}
-    folds = {int(path.parent.name[5:]) for path in layout.trains.glob("fold-?/model.json")}
+    names = [path.parent.name[5:] for path in layout.trains.glob("fold-*/model.json")]
+    folds = {int(name) for name in names if name.isdecimal()}
     calibrated = examine_models(
         layout.calibrates, folds=sorted(folds), shards=shards, read=not quick
     )

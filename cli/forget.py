@@ -7,7 +7,6 @@ from pathlib import Path
 from cli.experiments import SHEETS, sheet_names
 from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock, read, tar_cache
 from cli.progress import say
-from pipeline.datasets.dfew import FOLDS
 from pipeline.forget import Places, Receipt, forget
 from safe.errors import ConfigError
 from safe.process import only_one
@@ -28,7 +27,7 @@ def run_forget(
     wanted = clips + (_keys(file) if file else [])
     if not wanted:
         raise ConfigError("forget: name a clip by its key, or give a list by --file")
-    with _alone(layout):
+    with _alone(layout, config.data.folds):
         receipts = forget(wanted, _places(layout), config.data, raw=raw, dry_run=dry_run)
     for receipt in receipts:
         _tell(receipt, layout)
@@ -38,10 +37,13 @@ def run_forget(
 
 
 @contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
+def _alone(layout: Layout, numbers: list[int]) -> Iterator[None]:
     """Keep every other run out of what is changed, and trainings of these shards too."""
     stages = (layout.trains, layout.calibrates, layout.evals)
-    folds = [out / f"fold-{k}" for k in range(1, FOLDS + 1) for out in stages]
+    names = {f"fold-{k}" for k in numbers} | {
+        at.name for out in stages for at in out.glob("fold-*")
+    }
+    folds = [out / name for name in sorted(names) for out in stages]
     places = {lock(out): out for out in (layout.manifest, layout.faces, layout.shards, *folds)}
     places |= {file: file.parent for file in checkpoints().glob("*/lock")}
     with ExitStack() as held:

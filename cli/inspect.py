@@ -8,7 +8,6 @@ from cli.facts import lines
 from cli.layout import INSPECTED, read
 from cli.progress import say
 from safe.errors import ConfigError, as_utf8
-from safe.labels import CLASSES
 from safe.process import fitting
 
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -34,8 +33,6 @@ def run_inspect(
     config, layout = read(params, overrides)
     if out is not None and out.suffix not in _SUFFIXES:
         raise ConfigError(f"--out {out}: the suffix must be one of {', '.join(_SUFFIXES)}")
-    if label is not None and label not in CLASSES:
-        raise ConfigError(f"--label {label}: must be one of {', '.join(CLASSES)}")
     path = Path(what)
     if _is_run(path):
         from cli.inspect_run import inspect_run
@@ -48,7 +45,7 @@ def run_inspect(
     else:
         from cli.inspect_clip import inspect_clip
 
-        facts, figure = inspect_clip(what, config, layout, draw=draw)
+        facts, figure = inspect_clip(what, config, layout, label=label, draw=draw)
     sheet = None
     if figure is not None:
         from safe.figures.canvas import save

@@ -10,18 +10,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cli.facts import Facts
-from cli.inspect_shard import read_strips
+from cli.inspect_shard import check_label, read_strips
 from cli.layout import Layout, source
 from cli.said import Answers, find_answers
 from pipeline.decode import Source
 from pipeline.face.face_table import ClipFaces, read_faces
-from pipeline.manifest import read_manifest
+from pipeline.manifest import read_classes, read_manifest
 from pipeline.tasks.engine import Failure
 from pipeline.view import View, box_kinds, view_clip
 from safe.config import Config
 from safe.errors import DataError, as_utf8
 from safe.figures.contact import Frames, Row, contact_figure
-from safe.labels import CLASSES
 from safe.reading.shards import open_shards
 from safe.sample import FRAMES, decode_strip, is_frame
 
@@ -35,12 +34,13 @@ class _Clip:
     key: str
     path: Path
     source: Source
-    label: int | None = None
+    label: str | None = None
+    """Its class."""
     bucket: str | None = None
 
 
 def inspect_clip(
-    what: str, config: Config, layout: Layout, *, draw: bool
+    what: str, config: Config, layout: Layout, *, draw: bool, label: str | None = None
 ) -> tuple[Facts, Figure | None]:
     """Gather what is known of a clip, and draw its contact sheet.
 
@@ -49,13 +49,17 @@ def inspect_clip(
         config: where the data are, and by which settings a file is made into faces.
         layout: where the tables, shards and predictions of the dataset are.
         draw: whether to draw.
+        label: a class that must be there; of one clip it chooses nothing.
 
     Returns:
         The facts, and the sheet; None where there is neither a frame nor a face to draw.
 
     Raises:
+        ConfigError: if `label` is no class of the manifest.
         DataError: if there is no such clip; a key that is not there names the nearest ones.
     """
+    if layout.manifest.exists():
+        check_label(label, read_classes(layout.manifest))
     clip = _find(what, config, layout)
     listed = _face(clip, layout)
     seen = view_clip(
@@ -69,7 +73,7 @@ def inspect_clip(
     facts: Facts = {
         "clip": {
             "clip": clip.key,
-            "label": None if clip.label is None else CLASSES[clip.label],
+            "label": clip.label,
             "bucket": clip.bucket,
             "file": as_utf8(str(clip.path)),
             "source": clip.source,
@@ -87,7 +91,7 @@ def inspect_clip(
     if not draw or faces is None:
         return facts, None
     rows = [_row(f"{made}. {_sentence(each, i)}", faces, each, i) for each, i in answers]
-    parts = (clip.key, "" if clip.label is None else CLASSES[clip.label], clip.bucket)
+    parts = (clip.key, clip.label, clip.bucket)
     return facts, contact_figure(
         " · ".join(part for part in parts if part),
         _note(face, seen, attends=bool(answers)),
@@ -106,7 +110,8 @@ def _find(what: str, config: Config, layout: Layout) -> _Clip:
     for row in rows:
         file = root / row["path"]
         if row["clip"] == what or (there and file.name == path.name and file.resolve() == there):
-            return _Clip(row["clip"], file, row["source"], row["label"], row["bucket"])
+            name = read_classes(layout.manifest)[row["label"]]
+            return _Clip(row["clip"], file, row["source"], name, row["bucket"])
     if path.is_file():
         return _Clip(as_utf8(path.stem), path, "video")
     if path.is_dir() and any(is_frame(file.name) for file in path.iterdir()):
@@ -245,4 +250,5 @@ def _sentence(answers: Answers, i: int) -> str:
     """Say what one model said."""
     says = int(answers.predicted[i])
     right = "right" if says == answers.split.label[i] else "wrong"
-    return f"{answers.name} says {CLASSES[says]}, {answers.chances[i, says]:.2f}: {right}"
+    told = f"{answers.split.classes[says]}, {answers.chances[i, says]:.2f}"
+    return f"{answers.name} says {told}: {right}"

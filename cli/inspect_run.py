@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cli.facts import Facts
-from cli.inspect_shard import read_strips
+from cli.inspect_shard import check_label, read_strips
 from cli.layout import Layout, find_model
 from cli.said import Answers, read_answers
 from safe.errors import DataError
 from safe.figures.contact import Row, contact_figure
-from safe.labels import CLASSES
 from safe.reading.shards import ShardFolder, open_shards
 from safe.saved import load_model
 
@@ -36,11 +35,13 @@ def inspect_run(
         draw: whether to draw at all.
 
     Raises:
+        ConfigError: if `label` is no class of the model.
         ModelError: if there is no model, or it is damaged.
         DataError: if there is no prediction to draw.
     """
     folder = find_model(run)
     model, info = load_model(folder)
+    check_label(label, tuple(info["classes"]))
     shards, fits = _shards(info)
     answers = _answers(folder)
     count = sum(part.numel() for part in model.parameters())
@@ -48,6 +49,7 @@ def inspect_run(
         "model": {
             "folder": str(folder),
             **info["architecture"],
+            "classes": info["classes"],
             "parameters": count,
             "weights": "as model.json says",
             "crop": info["crop"],
@@ -118,7 +120,9 @@ def _choose(answers: Answers, count: int, label: str | None) -> list[int]:
     Of each class in turn, so that an easy class does not fill the sheet.
     """
     split, sure = answers.split, answers.chances.max(axis=1)
-    of_class = np.ones(len(sure), bool) if label is None else split.label == CLASSES.index(label)
+    of_class = np.ones(len(sure), bool)
+    if label is not None:
+        of_class = split.label == split.classes.index(label)
     wrong = answers.predicted != split.label
     chosen: list[int] = []
     for part, many in ((wrong, count // 2), (~wrong, count - count // 2)):
@@ -135,11 +139,11 @@ def _choose(answers: Answers, count: int, label: str | None) -> list[int]:
 
 def _row(answers: Answers, i: int, faces: NDArray[np.uint8] | None) -> Row:
     true, says = int(answers.split.label[i]), int(answers.predicted[i])
-    told = answers.facts(i)
+    told, classes = answers.facts(i), answers.split.classes
     parts = [
         answers.split.clip[i],
-        f"labelled {CLASSES[true]}",
-        f"{'right' if true == says else 'wrong'}: says {CLASSES[says]}, "
+        f"labelled {classes[true]}",
+        f"{'right' if true == says else 'wrong'}: says {classes[says]}, "
         f"{answers.chances[i, says]:.2f}",
         *(["abstains"] if told["decision"] == "abstain" else []),
         *([f"set: {', '.join(told['set']) or 'empty'}"] if told["set"] is not None else []),

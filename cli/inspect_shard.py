@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cli.facts import Facts
-from safe.errors import DataError
+from safe.errors import ConfigError, DataError
 from safe.figures.contact import Row, contact_figure
-from safe.labels import CLASSES
 from safe.reading.clip_table import read_table
 from safe.reading.loader import ClipReader
 from safe.reading.shard_index import Index, read_index
 from safe.reading.shards import ShardFolder, open_shards
 from safe.sample import FRAMES
+from safe.taxonomy import Classes
 
 
 def inspect_shard(
@@ -33,11 +33,13 @@ def inspect_shard(
         draw: whether to draw at all.
 
     Raises:
+        ConfigError: if `label` is no class of the folder.
         DataError: if index or table cannot be used, the tar is not of its folder, or no clip is to
             be drawn. A tar that is missing or altered is told among the facts.
     """
     root = path.parent if path.suffix == ".tar" else path
     index = read_index(root)
+    check_label(label, tuple(index.about["classes"]))
     read_table(root, index)  # raises where it is not what the index means
     names = index.tars["file"].tolist()
     if root != path and path.name not in names:
@@ -53,19 +55,26 @@ def inspect_shard(
     if bucket is not None:
         wanted &= folder.bucket == bucket
     if label is not None:
-        wanted &= folder.label == CLASSES.index(label)
+        wanted &= folder.label == folder.classes.index(label)
     rows = np.flatnonzero(wanted)[:clips]
     if not len(rows):
         known = ", ".join(sorted(folder.buckets))
         raise DataError(f"{path}: no clip of this bucket and class to draw; buckets: {known}")
     note = f"the first {len(rows)} of {wanted.sum()} clips{_asked(bucket, label)}; faces as stored"
     titles = [
-        f"{folder.clip[row]} · {CLASSES[folder.label[row]]} · {folder.bucket[row]}" for row in rows
+        f"{folder.clip[row]} · {folder.classes[folder.label[row]]} · {folder.bucket[row]}"
+        for row in rows
     ]
     drawn = [
         Row(title, faces) for title, faces in zip(titles, read_strips(folder, rows), strict=True)
     ]
     return facts, contact_figure(str(path), note, drawn)
+
+
+def check_label(label: str | None, classes: Classes) -> None:
+    """Raise ConfigError if --label is given and is none of these classes."""
+    if label is not None and label not in classes:
+        raise ConfigError(f"--label {label}: must be one of {', '.join(classes)}")
 
 
 def read_strips(folder: ShardFolder, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -121,7 +130,8 @@ def _facts(path: Path, index: Index, which: list[int], states: list[str]) -> Fac
 def _bucket(name: str, which: list[int], index: Index) -> dict[str, Any]:
     """Count the clips of a bucket by class."""
     counts = index.classes[which].sum(axis=0).tolist()
-    return {"bucket": name, "clips": sum(counts), **dict(zip(CLASSES, counts, strict=True))}
+    named = {f"n_{k}": count for k, count in zip(index.about["classes"], counts, strict=True)}
+    return {"bucket": name, "clips": sum(counts), **named}
 
 
 def _state(root: Path, index: Index, number: int) -> str:

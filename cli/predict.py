@@ -52,7 +52,7 @@ def predict(
     deadline: float = 60.0,
     memory: float = 4.0,
 ) -> list[dict[str, Any]]:
-    """Return what a model says about a video: rows with the keys of safe.answers.SCHEMA.
+    """Return what a model says about a video: rows with the keys of safe.answers.schema.
 
     Args:
         video: the file.
@@ -80,7 +80,7 @@ def predict(
     look = Look(face, window, hop, batch, workers, deadline, memory, detect_size)
     reader = model if isinstance(model, Reader) else Reader(Path(model), device=device)
     with _script_stays_out():
-        return [answer.record() for answer, _ in reader.answers(Path(video), look)]
+        return [answer.record(reader.classes) for answer, _ in reader.answers(Path(video), look)]
 
 
 def run_predict(
@@ -189,6 +189,7 @@ def _describe(reader: "Reader", look: "Look", notes: list[str]) -> dict[str, Any
         "model": {
             "folder": str(reader.folder),
             "sha256": reader.info["weights"]["sha256"],
+            "classes": list(reader.classes),
             "preprocessing": reader.info["preprocessing"]["id"],
             "calibration": reader.calibration.method,
             "threshold": reader.calibration.threshold,

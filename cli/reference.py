@@ -100,12 +100,15 @@ def read_keys(text: str) -> tuple[list[Key], dict[str, str]]:
 def describe_range(field: dict[str, Any]) -> str:
     """Say in words what pydantic's JSON schema of one key allows."""
     if "anyOf" in field:
-        return " or ".join(describe_range(one) for one in field["anyOf"])
+        each = [describe_range(one) for one in field["anyOf"]]
+        return (", or " if any(" or " in one for one in each) else " or ").join(each)
     options = field.get("enum") or ([field["const"]] if "const" in field else [])
     if options:
         return ", ".join(f"`{option}`" for option in options)
     if field["type"] == "array":
         return f"list of {describe_range(field['items']).replace('number', 'numbers', 1)}"
+    if field["type"] == "object":
+        return f"mapping to {describe_range(field['additionalProperties'])}"
     bounds = {
         "above": field.get("exclusiveMinimum"),
         "from": field.get("minimum"),

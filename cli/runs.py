@@ -15,6 +15,7 @@ from cli.layout import RESULTS, Layout, checkpoints, lock, read, source
 from cli.progress import say
 from safe.config import Calibrate, Config
 from safe.process import only_one
+from safe.taxonomy import BASIC
 
 if TYPE_CHECKING:  # it imports torch
     from safe.training.ranks import Ranks
@@ -142,12 +143,20 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
                 seen=layout.seen,
             )
         say(
-            f"eval: fold {number}: WAR {figures['war']:.2f}, UAR {figures['uar']:.2f}, "
+            f"eval: fold {number}: WAR {figures['war']:.2f}, {_uar(figures)} {figures['uar']:.2f}, "
             f"ECE {figures['ece']:.3f}, n {figures['n_test']}, left out {figures['n_left_out']}, "
             f"selection {figures['selection']}"
         )
         if figures["calibrated_on"]:
             say(f"eval: fold {number}, calibrated: {_trusted(figures)}")
+
+
+def _uar(figures: dict[str, Any]) -> str:
+    """Name UAR, with how many classes it is over where some have no test clips."""
+    from safe.metrics import uar_name
+
+    classes = sum(key.startswith("recall.") for key in figures)
+    return uar_name([k < figures["uar_classes"] for k in range(classes)])
 
 
 def _trusted(figures: dict[str, Any]) -> str:
@@ -189,14 +198,18 @@ def run_summary(params: Path, overrides: list[str] | None) -> None:
     write_missing_page()
     say(
         f"summary: {result['dataset']}, folds {config.data.folds}: WAR {result['war']:.2f} +- "
-        f"{result['war_std']:.2f}, UAR {result['uar']:.2f} +- {result['uar_std']:.2f}, "
+        f"{result['war_std']:.2f}, {_uar(result)} {result['uar']:.2f} +- {result['uar_std']:.2f}, "
         f"n {result['n_test']}, left out {result['n_left_out']}, selection {result['selection']}"
     )
 
 
 def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> None:
-    """Print what the model of params.yaml costs, and the paper's baseline, and one pass."""
-    config, _ = read(params, overrides)
+    """Print what the model of params.yaml costs, and the paper's baseline, and one pass.
+
+    Of as many classes as the manifest has; of the basic seven where there is none yet.
+    """
+    config, layout = read(params, overrides)
+    from pipeline.manifest import read_classes
     from safe.cost import Row, count, table
     from safe.cost import measure as measure_speed
     from safe.networks.backbones import build_backbone
@@ -204,7 +217,8 @@ def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> Non
     from safe.recipe import pick_device
     from safe.sample import FRAMES
 
-    settings = config.model.model_dump() | {"weights": None}
+    classes = read_classes(layout.manifest) if layout.manifest.exists() else BASIC
+    settings = config.model.model_dump() | {"weights": None, "classes": len(classes)}
     device = pick_device(config.runtime.device)
     clip = (3, FRAMES, config.augment.crop, config.augment.crop)
     if config.model.name in RIVALS:

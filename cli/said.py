@@ -14,8 +14,8 @@ import numpy as np
 
 from cli.layout import Layout
 from safe.calibration import Calibration
+from safe.errors import DataError
 from safe.figures.contact import Said
-from safe.labels import CLASSES
 from safe.metrics import Floats, Ints
 from safe.predictions import Split, read_predictions
 from safe.sample import FRAMES
@@ -47,27 +47,29 @@ class Answers:
     def facts(self, i: int) -> dict[str, Any]:
         """Say what was said of clip `i`, in words and numbers."""
         chances, calibration = self.chances[[i]], self.calibration
-        one = dict(zip(CLASSES, (round(float(p), 4) for p in chances[0]), strict=True))
-        says = CLASSES[int(self.predicted[i])]
+        classes = self.split.classes
+        says = classes[int(self.predicted[i])]
         told: dict[str, Any] = {
-            "label": CLASSES[self.split.label[i]],
+            "label": classes[self.split.label[i]],
             "says": says,
             "decision": "abstain" if calibration.abstains(chances)[0] else says,
             "set": None,
             "calibration": calibration.method,
-            **one,
+            **{
+                f"p_{name}": round(float(p), 4) for name, p in zip(classes, chances[0], strict=True)
+            },
             "attention": [round(float(weight), 3) for weight in self.split.attention[i]],
         }
         if calibration.level is not None:
-            inside = zip(CLASSES, calibration.sets(chances)[0], strict=True)
+            inside = zip(classes, calibration.sets(chances)[0], strict=True)
             told["set"] = [name for name, is_in in inside if is_in]
         return told
 
     def said(self, i: int) -> Said:
         """Return what a contact sheet shows of clip `i`."""
         if self.windows is None:
-            return Said(self.chances[i])
-        return Said(self.chances[i], self.split.attention[i], *self.windows)
+            return Said(self.chances[i], self.split.classes)
+        return Said(self.chances[i], self.split.classes, self.split.attention[i], *self.windows)
 
 
 def read_answers(predictions: Path, model: Path | None) -> Answers:
@@ -79,7 +81,7 @@ def read_answers(predictions: Path, model: Path | None) -> Answers:
             calibration and windows.
 
     Raises:
-        DataError: if the predictions are missing or damaged.
+        DataError: if the predictions are missing or damaged, or of other classes than the model.
         ModelError: if model.json is.
     """
     split = read_predictions(predictions / "predictions.parquet")
@@ -87,6 +89,10 @@ def read_answers(predictions: Path, model: Path | None) -> Answers:
     if model is not None:
         with suppress(FileNotFoundError):
             info = read_info(model / "model.json")
+    if info and tuple(info["classes"]) != split.classes:
+        raise DataError(
+            f"{predictions}: of other classes than the model {model}; run `safe-cli eval` again"
+        )
     calibration = Calibration.from_info(info)
     return Answers(
         name=str(predictions) + _harm(predictions / "metrics.json"),

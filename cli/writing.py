@@ -1,5 +1,7 @@
 """Which files are written about one video, and what is told of it?"""
 
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,12 +13,12 @@ from cli.answering import Look, Reader
 from cli.videos import Job
 from pipeline.annotate import Colour, Mark, annotate
 from pipeline.windows import FaceWindow, Film
-from safe.answers import ABSTAIN, Answer, Format, Verdict, writing
+from safe.answers import Answer, Format, Verdict, writing
 from safe.errors import DataError, as_utf8
-from safe.figures.canvas import CLASS_LOOKS
+from safe.figures.canvas import class_looks
 from safe.figures.timeline import Band, draw_timeline
-from safe.labels import CLASSES
 from safe.sample import FRAMES, decode_strip
+from safe.taxonomy import ABSTAIN, Classes
 
 _UNSURE: Final = (150, 150, 150)
 """Colour of a face that gets no decision."""
@@ -68,11 +70,11 @@ def write_video(
     name = as_utf8(str(job.video))
     entry: dict[str, Any] = {"video": name, "status": "unusable", "reason": None}
     try:
-        with writing(job.file(form), form) as write:
+        with writing(job.file(form), form, reader.classes) as write:
             rows = reader.answers(job.video, look, on_film=seen.on_film, on_done=on_done)
             for answer, window in rows:
                 write(answer)
-                _keep(seen, answer, window, reader.shard.size, marks="mp4" in endings)
+                _keep(seen, answer, window, reader, marks="mp4" in endings)
     except DataError as error:
         return entry | {"reason": str(error)} | _counts(_Seen())
     entry |= {"status": "ok" if seen.bands else "no face"} | _counts(seen)
@@ -82,8 +84,14 @@ def write_video(
     if "png" in endings:
         note = f"apparent expression by {reader.name}; {reader.reading()}"
         picture = job.file("png")
-        title = job.video.name
-        draw_timeline(seen.bands, picture, title=title, note=note, seconds=seen.seconds)
+        draw_timeline(
+            seen.bands,
+            picture,
+            classes=reader.classes,
+            title=job.video.name,
+            note=note,
+            seconds=seen.seconds,
+        )
         entry["timeline"] = picture.name
     if "mp4" in endings:
         try:
@@ -116,7 +124,7 @@ def _counts(seen: _Seen) -> dict[str, Any]:
 
 
 def _keep(
-    seen: _Seen, answer: Answer, window: FaceWindow | None, size: int, *, marks: bool
+    seen: _Seen, answer: Answer, window: FaceWindow | None, reader: Reader, *, marks: bool
 ) -> None:
     """Keep of one row what the counts, the timeline and the annotated video need."""
     if answer.verdict is None or window is None:
@@ -125,16 +133,19 @@ def _keep(
     seen.clips += 1
     seen.abstained += answer.verdict.decision == ABSTAIN
     if window.face not in seen.bands:
-        picture: NDArray[np.uint8] = decode_strip(window.strip, size)[FRAMES // 2].copy()
+        picture: NDArray[np.uint8] = decode_strip(window.strip, reader.shard.size)[
+            FRAMES // 2
+        ].copy()
         seen.bands[window.face] = Band(picture)
     seen.bands[window.face].add(answer)
     if marks:
-        seen.marks.append(_mark(window, answer.verdict))
+        seen.marks.append(_mark(window, answer.verdict, reader.classes))
 
 
-def _mark(window: FaceWindow, verdict: Verdict) -> Mark:
+def _mark(window: FaceWindow, verdict: Verdict, classes: Classes) -> Mark:
     """Say in a few letters what is drawn beside the face."""
-    likely = CLASSES[int(np.argmax(verdict.probabilities))]
+    k = int(np.argmax(verdict.probabilities))
+    likely = _ascii(classes[k]) or f"class {k + 1}"
     sure = verdict.decision != ABSTAIN
     words = f"{likely} {verdict.top:.2f}" if sure else f"{ABSTAIN} ({likely} {verdict.top:.2f})"
     return Mark(
@@ -142,8 +153,14 @@ def _mark(window: FaceWindow, verdict: Verdict) -> Mark:
         indices=window.indices,
         boxes=window.boxes,
         text=f"{window.face}  {words}",
-        colour=_rgb(CLASS_LOOKS[likely][0]) if sure else _UNSURE,
+        colour=_rgb(class_looks(classes)[classes[k]][0]) if sure else _UNSURE,
     )
+
+
+def _ascii(name: str) -> str:
+    """Return the letters of a name without their accents; of other scripts there are none."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return plain if re.search("[A-Za-z0-9]", plain) else ""
 
 
 def _rgb(colour: str) -> Colour:

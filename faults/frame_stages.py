@@ -51,7 +51,7 @@ def run_stages(
     data = folder.parent / "data"
     data.mkdir()
     lines = [
-        f"{one['file']},happy,{('train', 'test')[k % 2]},{one['name']}"
+        f"{one['file']},{('happy,train', 'sad,test')[k % 2]},{one['name']}"
         for k, one in enumerate(found)
     ]
     (folder / "clips.csv").write_text("\n".join(["path,label,split,clip", *lines]) + "\n")

@@ -194,10 +194,10 @@ def _damage_jpeg(folder: Path, seed: int, number: int) -> str:
     chosen = random.Random(f"jpeg-{seed}-{number}").randrange(len(rows))
     mutant = mutate(jpegs[chosen], seed=seed, number=number, other=jpegs[chosen - 1])
     jpegs[chosen] = mutant.data
-    writer = ShardWriter(folder, clips=3)
+    writer = ShardWriter(folder, clips=3, classes=tuple(index["classes"]))
     for row, data in zip(rows, jpegs, strict=True):
         place = {"bucket": row["bucket"], "label": row["label"]}
-        writer.add(row["clip"], **place, strip=data, record={"flags": []})
+        writer.add(row["clip"], **place, strip=data, record={"flags": ""})
     writer.close()
     _write(folder, index | {"shards": writer.shards}, writer.rows)
     return f"jpeg {mutant.what}"
@@ -209,7 +209,7 @@ def _tables(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _write(folder: Path, index: dict[str, Any], rows: pa.Table | list[dict[str, Any]]) -> None:
-    parts = {"shards": index["shards"], "left_out": index["left_out"]}
+    parts = {name: index[name] for name in ("shards", "left_out", "classes")}
     write_index(folder, made=index["preprocessing"], rows=rows, **parts)
 
 

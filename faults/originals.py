@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from pipeline.datasets.animate import Clip, draw_clip
 from pipeline.faces import find_faces
-from pipeline.manifest import SCHEMA
+from pipeline.manifest import SCHEMA, with_classes
 from pipeline.shard import write_shards
 from safe.config import Config
-from safe.labels import K
 from safe.params import load_config
 from safe.sample import FRAMES, encode_strip
+from safe.taxonomy import BASIC
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -95,14 +95,14 @@ def write_manifest(path: Path, files: list[str], root: Path, *, source: str) -> 
         {
             "clip": Path(name).stem,
             "path": name,
-            "label": number % K,
+            "label": number % len(BASIC),
             "bucket": f"fold{1 + number % 2}",
             "source": source,
             "bytes": (root / name).stat().st_size,
         }
         for number, name in enumerate(sorted(files))
     ]
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    pq.write_table(with_classes(pa.Table.from_pylist(rows, SCHEMA), BASIC), path)
 
 
 def make_shards(folder: Path) -> Path:
@@ -135,8 +135,9 @@ def make_model(folder: Path) -> Path:
 
     architecture = config().model.model_dump(exclude={"weights"})
     torch.manual_seed(0)
-    weights = build_model(**architecture, weights=None).state_dict()
+    weights = build_model(len(BASIC), **architecture, weights=None).state_dict()
     info = {
+        "classes": list(BASIC),
         "architecture": architecture,
         "crop": 16,
         "preprocessing": {"id": "0" * 16, "made_from": {"size": 16}},

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline.blocks import BLOCK, write_rows
 from safe.process import whole_file
 from safe.sample import CLIP_COLUMNS, SHARD_FORMAT
+from safe.taxonomy import Classes
 
 SCHEMA: Final = pa.schema(list(CLIP_COLUMNS.items()))
 """Columns of clips.parquet; offset, bytes and crc32 are those of the JPEG inside the tar."""
@@ -49,6 +50,7 @@ def write_index(
     shards: list[dict[str, Any]],
     left_out: list[dict[str, str]],
     made: dict[str, Any],
+    classes: Classes,
     rows: pa.Table | list[dict[str, Any]],
 ) -> None:
     """Write clips.parquet and index.json; the same arguments give the same bytes.
@@ -58,6 +60,7 @@ def write_index(
         shards: of each tar file, bucket, sha256, bytes, clips, classes: ShardWriter.shards.
         left_out: of each clip without a sample clip, bucket, reason.
         made: what pipeline.face.preprocessing gives: id and made_from.
+        classes: that labels are positions in.
         rows: of each clip the columns of SCHEMA: ShardWriter.rows. Those of a tar stand together,
             in the order of its members.
     """
@@ -69,6 +72,7 @@ def write_index(
         digest = hashlib.file_digest(file, "sha256")
     index = {
         "format": SHARD_FORMAT,
+        "classes": classes,
         "preprocessing": made,
         "shards": shards,
         "left_out": left_out,

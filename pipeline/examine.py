@@ -8,11 +8,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from pipeline.datasets.official import OFFICIAL, count_clips, exchanged, first_difference
 from pipeline.duplicates import same_bytes, same_size
 from pipeline.forgotten import read_forgotten
-from pipeline.index import ADAPTERS
-from pipeline.manifest import Clip, read_manifest
+from pipeline.index import list_clips
+from pipeline.manifest import Clip, classes_of, read_manifest, untabulate
 from safe.config import Data
 from safe.errors import DataError, explain
 from safe.finding import (
@@ -25,7 +27,7 @@ from safe.finding import (
     tell_duplicates,
     tell_forgotten,
 )
-from safe.labels import CLASSES
+from safe.taxonomy import Classes
 
 Rows = dict[str, dict[str, Any]]
 """The manifest: key -> its row."""
@@ -66,39 +68,43 @@ def examine_dataset(
     rows = _read_rows(found, manifest, prepared=prepared)
     listed = _read_lists(found, data, rows, prepared=prepared)
     _examine_counts(found, data, listed)
-    clips = {clip.key: clip for clip in listed if clip.key not in gone}
+    clips = {} if listed is None else _by_key(listed, gone)
     tell_forgotten(found, manifest, sorted(gone & rows.keys()))
-    if clips and rows:
+    if listed is not None and clips and rows:
         known = {key: row for key, row in rows.items() if key not in gone}
-        _compare_rows(found, manifest, data, clips, known)
+        _compare_rows(found, manifest, data, clips, known, classes_of(listed))
         _compare_files(found, Path(data.root), clips, known)
     if hashes and clips:
         _find_duplicates(found, Path(data.root), clips, bar)
     return found, rows
 
 
-def _read_lists(found: Examination, data: Data, rows: Rows, *, prepared: bool) -> list[Clip]:
-    """Return the clips that the lists name, with the size of each file; none if that fails."""
+def _by_key(listed: pa.Table, gone: set[str]) -> dict[str, Clip]:
+    return {clip.key: clip for clip in untabulate(listed) if clip.key not in gone}
+
+
+def _read_lists(found: Examination, data: Data, rows: Rows, *, prepared: bool) -> pa.Table | None:
+    """Return the clips that the lists name, with the size of each file; None if that fails."""
     root = Path(data.root)
     indexed = [row["path"] for row in rows.values() if row["bytes"] is not None]
     if prepared and not any((root / path).exists() for path in indexed):
         found.note("raw-absent", root, "no raw clips here", SHARDS_SUFFICE)
-        return []
+        return None
     if not root.is_dir() or not any(root.iterdir()):
         if data.name == "synthetic":
             found.note("raw-absent", root, "not made yet", "`safe-cli synthesize` draws them")
         else:
             remedy = f"set data.root to the folder that holds {data.splits}"
             found.error("raw-absent", root, "the dataset is not there", remedy)
-        return []
+        return None
     try:
-        return list(ADAPTERS[data.name](data))
+        return list_clips(data)
     except DataError as error:
         remedy = "take lists and clips as they were released, or mend data.root"
         found.error("lists", root / data.splits, str(error), remedy)
     except OSError as error:
         found.error("lists", root, explain(error), "make the folder readable")
-    return []
+    return None
 
 
 def _read_rows(found: Examination, manifest: Path, *, prepared: bool) -> Rows:
@@ -107,21 +113,27 @@ def _read_rows(found: Examination, manifest: Path, *, prepared: bool) -> Rows:
         found.note("index-absent", manifest, "not here", remedy)
         return {}
     try:
-        rows = {row["clip"]: row for row in read_manifest(manifest).to_pylist()}
+        table = read_manifest(manifest)
+        classes = classes_of(table)
+        rows = {row["clip"]: row for row in table.to_pylist()}
     except DataError as error:
         found.refused("index", manifest, error, INDEX)
         return {}
+    for row in rows.values():
+        row["class"] = classes[row["label"]]
     buckets = Counter(row["bucket"] for row in rows.values())
     found.facts |= {"clips": len(rows), "buckets": dict(sorted(buckets.items()))}
     return rows
 
 
-def _examine_counts(found: Examination, data: Data, listed: list[Clip]) -> None:
+def _examine_counts(found: Examination, data: Data, listed: pa.Table | None) -> None:
     """Compare the lists with the counts of the release; forgotten clips are in them."""
     official = OFFICIAL.get(data.name)
-    if official is None or not listed:
+    if official is None or listed is None:
         return
-    counts, where = count_clips(listed), Path(data.root, data.splits)
+    if data.classes is not None:  # the release's own classes are compared
+        listed = list_clips(data.model_copy(update={"classes": None}))
+    counts, where = count_clips(untabulate(listed)), Path(data.root, data.splits)
     found.facts["official_counts"] = counts == official
     if names := exchanged(counts, official):
         told = ", ".join(f"{name} has the clips of {other}" for name, other in names.items())
@@ -142,7 +154,12 @@ def _examine_counts(found: Examination, data: Data, listed: list[Clip]) -> None:
 
 
 def _compare_rows(
-    found: Examination, manifest: Path, data: Data, clips: dict[str, Clip], rows: Rows
+    found: Examination,
+    manifest: Path,
+    data: Data,
+    clips: dict[str, Clip],
+    rows: Rows,
+    classes: Classes,
 ) -> None:
     """Compare the manifest with the lists of today."""
     new, old = sorted(clips.keys() - rows.keys()), sorted(rows.keys() - clips.keys())
@@ -155,11 +172,9 @@ def _compare_rows(
         now = [f"{key} ({rows[key]['bucket']}, listed in {clips[key].bucket})" for key in moved]
         what = f"{number(len(moved), 'clip')} in another fold than in the lists: {some(now)}"
         found.error("index-folds", manifest, what, INDEX)
-    if wrong := [key for key in both if clips[key].label != rows[key]["label"]]:
-        now = [
-            f"{key} ({CLASSES[rows[key]['label']]}, listed as {CLASSES[clips[key].label]})"
-            for key in wrong
-        ]
+    listed = {key: classes[clips[key].label] for key in both}
+    if wrong := [key for key in both if listed[key] != rows[key]["class"]]:
+        now = [f"{key} ({rows[key]['class']}, listed as {listed[key]})" for key in wrong]
         what = f"{number(len(wrong), 'clip')} with another label than in the lists: {some(now)}"
         found.error("index-labels", manifest, what, INDEX)
     if sources := {row["source"] for row in rows.values()} - {data.source}:

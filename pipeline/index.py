@@ -14,17 +14,28 @@ import pyarrow.compute as pc
 
 from pipeline.blocks import ROW_GROUP, write_rows
 from pipeline.datasets import dfew, ferv39k, own
+from pipeline.datasets.classes import choose_classes
 from pipeline.datasets.clips import Note
 from pipeline.forgotten import read_forgotten
 from pipeline.manifest import (
+    SCHEMA,
     Clip,
     check_rows,
+    classes_of,
     tabulate,
+    with_classes,
 )
 from safe.config import Data
-from safe.labels import CLASSES
 from safe.process import whole_file
 from safe.store import Store
+from safe.taxonomy import Classes
+
+CLASSES: Final[dict[str, Classes]] = {
+    "synthetic": dfew.CLASSES,
+    "dfew": dfew.CLASSES,
+    "ferv39k": ferv39k.CLASSES,
+}
+"""Classes of the data sets, in order; those of a list of one's own are its words."""
 
 
 class Adapter(Protocol):
@@ -58,6 +69,9 @@ def build_index(
     With a `store`, which files are there is what its listing says; the lists stay in data.root.
     `on_note` is called with a line for what a person should know, such as a class without clips.
 
+    Classes are those of the data set, or what data.classes makes of them (datasets/classes.py);
+    clips of a class that is left out have no row, and are told.
+
     Returns:
         Counts: clips, missing, forgotten (clips of the lists that were left out), then clips of
         each class by name and of each bucket by name.
@@ -66,16 +80,13 @@ def build_index(
         DataError: one line that says what was looked for and where.
     """
     gone = read_forgotten(forgotten, data.name) if forgotten else set()
-    if data.name == "own":
-        listed = own.read_table(data, store=store, on_note=on_note)
-    else:
-        clips = ADAPTERS[data.name](data, store=store, on_note=on_note)
-        listed = tabulate(clips, data.source)
+    listed = list_clips(data, store=store, on_note=on_note)
+    names = classes_of(listed)
     table = _sort(listed.filter(_not_among(listed["clip"], gone)) if gone else listed)
     check_rows(table)
     buckets, classes = _count(table["bucket"]), _count(table["label"])
     if on_note is not None:
-        for note in _find_gaps(table, data.folds):
+        for note in _find_gaps(table, data.folds, names):
             on_note(note)
     with whole_file(out) as temporary:
         write_rows(table, temporary, compression="zstd")
@@ -83,9 +94,29 @@ def build_index(
         "clips": len(table),
         "missing": table["bytes"].null_count,
         "forgotten": len(listed) - len(table),
-        **{name: classes.get(label, 0) for label, name in enumerate(CLASSES)},
+        **{name: classes.get(label, 0) for label, name in enumerate(names)},
         **{name: buckets[name] for name in sorted(buckets)},
     }
+
+
+def list_clips(data: Data, *, store: Store | None = None, on_note: Note | None = None) -> pa.Table:
+    """Return the manifest of a data set before it is sorted, without what is to be forgotten.
+
+    Raises DataError as build_index does.
+    """
+    if data.name == "own":
+        return own.read_table(data, store=store, on_note=on_note)
+    given = CLASSES[data.name]
+    listed = tabulate(ADAPTERS[data.name](data, store=store, on_note=on_note), data.source, given)
+    classes, labels = choose_classes(given, data.classes, owner=data.name)
+    counts = _count(listed["label"])
+    for label, name in enumerate(given):
+        if labels[label] is None and on_note is not None:
+            on_note(f"class {name} is left out by data.classes (clips: {counts.get(label, 0):,})")
+    chosen = pa.array(labels, pa.int8()).take(listed["label"].combine_chunks())
+    place = SCHEMA.get_field_index("label")
+    table = listed.set_column(place, SCHEMA.field("label"), chosen)
+    return with_classes(table.filter(pc.is_valid(chosen)), classes)
 
 
 def _not_among(clip: pa.ChunkedArray, gone: set[str]) -> pa.ChunkedArray:
@@ -113,7 +144,7 @@ def _count(column: pa.ChunkedArray) -> dict[Any, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
 
 
-def _find_gaps(table: pa.Table, folds: list[int]) -> Iterator[str]:
+def _find_gaps(table: pa.Table, folds: list[int], classes: Classes) -> Iterator[str]:
     """Yield a line for each fold whose training or test split lacks classes."""
     pairs = table.select(["bucket", "label"]).group_by(["bucket", "label"]).aggregate([])
     cells = list(zip(*pairs.to_pydict().values(), strict=True))
@@ -124,6 +155,6 @@ def _find_gaps(table: pa.Table, folds: list[int]) -> Iterator[str]:
             "test on": {label for bucket, label in cells if bucket in tests},
         }
         for use, labels in seen.items():
-            absent = [name for label, name in enumerate(CLASSES) if label not in labels]
+            absent = [name for label, name in enumerate(classes) if label not in labels]
             if absent:
                 yield f"fold {fold} has no clip of {', '.join(absent)} to {use}"

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from pipeline.blocks import BLOCK, Blocks
 from safe.errors import DataError
-from safe.labels import K
-from safe.sample import KEY
+from safe.sample import KEY as CLIP_KEY
+from safe.taxonomy import BASIC, KEY, Classes, decode, encode
 
 SCHEMA: Final = pa.schema(
     [
@@ -29,7 +29,8 @@ SCHEMA: Final = pa.schema(
     ]
 )
 """Columns of the manifest. `path` is relative to data.root, with /; `bytes` is null where the file
-is missing, and the sum over the frames where `source` is frames."""
+is missing, and the sum over the frames where `source` is frames. The schema's metadata has the
+classes that labels are positions in (safe/taxonomy.py)."""
 
 _OUTSIDE: Final = r"(?:\A|/)(?:\.\.)?(?:/|\z)|\\"  # an empty part, .. or a backslash
 
@@ -43,9 +44,9 @@ class Clip:
     path: str
     """Relative to data.root, with /: a video file or a folder of frames."""
     label: int
-    """Position in safe.labels.CLASSES."""
+    """Position in the classes of the data set."""
     bucket: str
-    """The test set that it is in, "fold1" to "fold5"; or its part: train, val or test."""
+    """The test set that it is in, "fold1", "fold2", ...; or its part: train, val or test."""
     bytes: int | None
     """Size of the file, or of the folder's frames; None where it is missing."""
 
@@ -75,8 +76,30 @@ def read_manifest(path: Path) -> pa.Table:
     return table
 
 
-def tabulate(clips: Iterable[Clip], source: str) -> pa.Table:
-    """Turn clips into a table of SCHEMA, in their order, a block at a time."""
+def classes_of(table: pa.Table) -> Classes:
+    """Return the classes that a manifest's labels are positions in.
+
+    Those made before version 0.2 do not say so: there were the basic seven alone.
+
+    Raises:
+        DataError: if what it says are no classes.
+    """
+    metadata = table.schema.metadata or {}
+    if KEY.encode() not in metadata:
+        return BASIC
+    try:
+        return decode(metadata)
+    except ValueError as error:
+        raise DataError(f"{error}; run the stage index again") from error
+
+
+def read_classes(path: Path) -> Classes:
+    """Return the classes of a manifest on the disk. Raises DataError as read_manifest does."""
+    return classes_of(read_manifest(path))
+
+
+def tabulate(clips: Iterable[Clip], source: str, classes: Classes) -> pa.Table:
+    """Turn clips into a table of SCHEMA with these classes, in their order, a block at a time."""
     left, batches = iter(clips), []
     while block := list(islice(left, BLOCK)):
         columns: dict[str, list[object]] = {
@@ -88,7 +111,12 @@ def tabulate(clips: Iterable[Clip], source: str) -> pa.Table:
             "bytes": [clip.bytes for clip in block],
         }
         batches.append(pa.record_batch(columns, SCHEMA))
-    return pa.Table.from_batches(batches, SCHEMA)
+    return with_classes(pa.Table.from_batches(batches, SCHEMA), classes)
+
+
+def with_classes(table: pa.Table, classes: Classes) -> pa.Table:
+    """Say in the metadata of a table of SCHEMA which classes its labels are positions in."""
+    return table.replace_schema_metadata(encode(classes))
 
 
 def untabulate(table: pa.Table) -> Blocks[Clip]:
@@ -104,10 +132,10 @@ def untabulate(table: pa.Table) -> Blocks[Clip]:
 
 def check_rows(table: pa.Table) -> None:
     """Raise DataError unless keys ascend and are well formed, labels exist, paths stay inside."""
-    clip, label, path = table["clip"], table["label"], table["path"]
+    clip, label, path, count = table["clip"], table["label"], table["path"], len(classes_of(table))
     good = (
-        pc.match_substring_regex(clip, rf"\A(?:{KEY.pattern})\z"),
-        pc.and_(pc.greater_equal(label, 0), pc.less(label, K)),
+        pc.match_substring_regex(clip, rf"\A(?:{CLIP_KEY.pattern})\z"),
+        pc.and_(pc.greater_equal(label, 0), pc.less(label, count)),
         pc.invert(pc.match_substring_regex(path, _OUTSIDE)),
     )
     wrong = [pc.index(mask, False).as_py() for mask in good]
@@ -116,21 +144,22 @@ def check_rows(table: pa.Table) -> None:
     found = [row for row in wrong if row >= 0]
     if found:  # columns say which row is the first wrong one; how it is wrong, the row says
         first = min(found)
-        _check_clips(list(untabulate(table.slice(max(first - 1, 0), min(first, 1) + 1))))
+        rows = untabulate(table.slice(max(first - 1, 0), min(first, 1) + 1))
+        _check_clips(list(rows), count)
 
 
-def _check_clips(clips: list[Clip]) -> None:
+def _check_clips(clips: list[Clip], classes: int) -> None:
     """Raise DataError with what is wrong with the first clip that is wrong."""
     previous = ""
     for clip in clips:
-        if not KEY.fullmatch(clip.key):
+        if not CLIP_KEY.fullmatch(clip.key):
             raise DataError(f"clip {clip.key!r}: a key has letters, digits, - and _ only")
         if clip.key <= previous:
             problem = "is there twice" if clip.key == previous else f"comes after {previous}"
             raise DataError(f"clip {clip.key} {problem}; clips must be sorted and different")
         previous = clip.key
-        if not 0 <= clip.label < K:
-            raise DataError(f"clip {clip.key}: label {clip.label} must be 0 to {K - 1}")
+        if not 0 <= clip.label < classes:
+            raise DataError(f"clip {clip.key}: label {clip.label} must be 0 to {classes - 1}")
         parts = clip.path.split("/")
         if "" in parts or ".." in parts or "\\" in clip.path:
             raise DataError(f"clip {clip.key}: path {clip.path!r} must stay inside data.root")

@@ -57,6 +57,8 @@ def remove_rows(table: Path, clips: Set[str]) -> None:
     rows = rows.filter(pc.invert(pc.is_in(rows["clip"], pa.array(sorted(clips), pa.string()))))
     # Parquet renames the items of a list; the schema it was written with names them again.
     schema = next((made for made in (MANIFEST, FACES) if made == rows.schema), rows.schema)
+    if schema == MANIFEST:
+        schema = schema.with_metadata(rows.schema.metadata)  # the classes
     rows = rows.cast(schema)
     with whole_file(table) as temporary:
         if schema == FACES:
@@ -117,7 +119,7 @@ def remove_samples(folder: Path, clips: Set[str]) -> None:
     touched = {name for name, some in rows.items() if any(row["clip"] in clips for row in some)}
     if not touched and len(left_out) == len(index["left_out"]):
         return
-    shards, kept = [], []
+    shards, kept, classes = [], [], tuple(index["classes"])
     with whole_folder(folder) as new:
         for entry in index["shards"]:
             name = entry["file"]
@@ -129,9 +131,16 @@ def remove_samples(folder: Path, clips: Set[str]) -> None:
                 check_tar(folder / name, entry["sha256"])
                 tar = _copy_tar(folder / name, new / name, some)
                 labels = [row["label"] for row in some]
-                shards.append(describe(tar, bucket=entry["bucket"], labels=labels))
+                shards.append(describe(tar, bucket=entry["bucket"], labels=labels, classes=classes))
                 kept += some
-        write_index(new, shards=shards, left_out=left_out, made=index["preprocessing"], rows=kept)
+        write_index(
+            new,
+            shards=shards,
+            left_out=left_out,
+            made=index["preprocessing"],
+            classes=classes,
+            rows=kept,
+        )
 
 
 def _copy_tar(old: Path, new: Path, rows: Rows) -> TarWriter:

@@ -22,8 +22,8 @@ from pipeline.tasks.engine import Failure, run_tasks
 from pipeline.tasks.fetch import fetched
 from safe.config import Faces, Shard
 from safe.errors import DataError
-from safe.labels import CLASSES
 from safe.store import Store
+from safe.taxonomy import Classes
 
 
 def write_shards(
@@ -84,7 +84,7 @@ def write_shards(
         cluster=cluster,
     )
     with whole_folder(out) as folder:
-        writer = ShardWriter(folder, clips=settings.clips)
+        writer = ShardWriter(folder, clips=settings.clips, classes=plan.classes)
         for number, clip in enumerate(plan.clips, start=len(left_out) + 1):
             strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)
             if isinstance(strip, Failure):
@@ -95,7 +95,7 @@ def write_shards(
                     bucket=clip.bucket,
                     label=clip.label,
                     strip=strip,
-                    record=_record(clip),
+                    record=_record(clip, plan.classes),
                 )
             if on_done is not None:
                 on_done(number)
@@ -107,6 +107,7 @@ def write_shards(
             shards=writer.shards,
             left_out=plan.list_left_out(left_out),
             made=made,
+            classes=plan.classes,
             rows=rows,
         )
     ready.remove()
@@ -126,14 +127,17 @@ def encode_clip(
     return make_strip(decoded, clip.face, source=clip.source, settings=settings)
 
 
-def _record(clip: Clip) -> dict[str, Any]:
-    """Return what is known of a clip beside its pixels; boxes to 1/100 pixel."""
+def _record(clip: Clip, classes: Classes) -> dict[str, Any]:
+    """Return what is known of a clip beside its pixels; boxes to 1/100 pixel.
+
+    Every value has one type in all samples, so that others can read them as a table.
+    """
     face = clip.face
     flags = face.guessed if face.status == "ok" else [face.status]
     return {
         "clip": clip.key,
-        "label": CLASSES[clip.label],
-        "flags": flags,
+        "label": classes[clip.label],
+        "flags": ",".join(flags),
         "frame_index": face.frame_index,
         "box": [[round(side, 2) for side in box] for box in face.box],
         "score": [round(score, 4) for score in face.score],

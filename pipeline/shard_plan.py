@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pipeline.blocks import Blocks
 from pipeline.decode import Source
 from pipeline.face.face_table import ClipFaces, FaceFile
-from pipeline.manifest import read_manifest
+from pipeline.manifest import classes_of, read_manifest
 from safe.errors import DataError
+from safe.taxonomy import Classes
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,16 @@ class Plan:
     """The clips to store, by bucket and then by key, and those that are not."""
 
     def __init__(
-        self, listed: pa.Table, faces: FaceFile, left_out: dict[str, str], order: NDArray[np.int64]
+        self,
+        listed: pa.Table,
+        faces: FaceFile,
+        left_out: dict[str, str],
+        order: NDArray[np.int64],
+        classes: Classes,
     ) -> None:
         self._listed, self._faces, self._order = listed, faces, order
+        self.classes = classes
+        """That labels are positions in."""
         self.left_out = left_out
         """Why each clip that is not to be stored is not; in order of the key."""
         self.clips: Sequence[Clip] = self._lazily(order)
@@ -134,7 +142,8 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
             same clips.
     """
     columns = ["clip", "path", "label", "bucket", "source"]
-    listed = read_manifest(manifest).select(columns).combine_chunks()
+    whole = read_manifest(manifest)
+    listed = whole.select(columns).combine_chunks()
     file = FaceFile(faces)
     found = file.read(["clip", "status", "reason"])
     if not listed["clip"].equals(found["clip"]):
@@ -157,4 +166,4 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
         np.flatnonzero(usable & pc.equal(bucket, name).to_numpy())
         for name in sorted(pc.unique(bucket).to_pylist())
     ]
-    return Plan(listed, file, left_out, np.concatenate(order))
+    return Plan(listed, file, left_out, np.concatenate(order), classes_of(whole))

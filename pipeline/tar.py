@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from pipeline.contents import ClipRows
 from safe.errors import DataError
-from safe.labels import CLASSES
 from safe.process import fitting, naming, sync_folder
+from safe.taxonomy import Classes
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -70,9 +70,10 @@ class TarWriter:
 class ShardWriter:
     """Tars `<bucket>-<6 digits>.tar`: a new one for each bucket, and after `clips` clips of it."""
 
-    def __init__(self, folder: Path, *, clips: int) -> None:
+    def __init__(self, folder: Path, *, clips: int, classes: Classes) -> None:
         self._folder = folder
         self._clips = clips
+        self._classes = classes
         self._tar: TarWriter | None = None
         self._bucket = ""
         self._labels: list[int] = []  # of the clips in the open tar
@@ -94,9 +95,9 @@ class ShardWriter:
         Args:
             key: the clip's key; safe.sample.KEY keeps it short enough for a ustar header.
             bucket: the bucket whose shard it goes into.
-            label: index into CLASSES.
+            label: index into the classes.
             strip: the JPEG, member `<key>.jpg`.
-            record: member `<key>.json`; its `flags`, a list of strings, go into the row too.
+            record: member `<key>.json`; its `flags`, a string, go into the row too.
         """
         if bucket != self._bucket or len(self._labels) == self._clips:
             self.close()
@@ -118,7 +119,7 @@ class ShardWriter:
                 "offset": offset,
                 "bytes": len(strip),
                 "crc32": zlib.crc32(strip),
-                "flags": ",".join(record["flags"]),
+                "flags": record["flags"],
             }
         )
 
@@ -127,20 +128,22 @@ class ShardWriter:
         if self._tar is None:
             return
         self._tar.close()
-        self.shards.append(describe(self._tar, bucket=self._bucket, labels=self._labels))
+        self.shards.append(
+            describe(self._tar, bucket=self._bucket, labels=self._labels, classes=self._classes)
+        )
         self._tar, self._labels = None, []
 
 
-def describe(tar: TarWriter, *, bucket: str, labels: list[int]) -> dict[str, Any]:
-    """Say what index.json says of a closed tar: its bucket, and its clips' labels, are given."""
-    counts = Counter(CLASSES[label] for label in labels)
+def describe(tar: TarWriter, *, bucket: str, labels: list[int], classes: Classes) -> dict[str, Any]:
+    """Say what index.json says of a closed tar: bucket, labels and classes are given."""
+    counts = Counter(classes[label] for label in labels)
     return {
         "file": tar.path.name,
         "bucket": bucket,
         "sha256": tar.sha256,
         "bytes": tar.size,
         "clips": len(labels),
-        "classes": {name: counts[name] for name in CLASSES},
+        "classes": {name: counts[name] for name in classes},
     }
 
 

@@ -18,13 +18,10 @@ from numpy.typing import ArrayLike
 
 from safe.calibration import Calibration
 from safe.errors import as_utf8
-from safe.labels import CLASSES
 from safe.process import whole_file
+from safe.taxonomy import ABSTAIN, Classes, encode
 
 Format = Literal["jsonl", "parquet"]
-
-ABSTAIN: Final = "abstain"
-"""The decision where the model's answer is too uncertain to be one."""
 
 _ROWS: Final = 1024
 """Rows of a Parquet row group: what is held before it is written."""
@@ -65,11 +62,11 @@ class Answer:
     """What was wrong with the pictures (small, dark, HDR, ...) or the window (short, ...)."""
     reason: str | None = None
 
-    def record(self) -> dict[str, Any]:
-        """Return the row as columns, in the order of SCHEMA."""
+    def record(self, classes: Classes) -> dict[str, Any]:
+        """Return the row as columns, in the order of `schema`."""
         verdict = self.verdict
-        chances = verdict.probabilities if verdict else (None,) * len(CLASSES)
-        named = zip(CLASSES, chances, strict=True)
+        chances = verdict.probabilities if verdict else (None,) * len(classes)
+        named = zip(classes, chances, strict=True)
         return {
             "video": as_utf8(self.video),
             "face": self.face,
@@ -85,25 +82,27 @@ class Answer:
         }
 
 
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("video", pa.string(), nullable=False),
-        pa.field("face", pa.int32()),
-        pa.field("start", pa.float64(), nullable=False),
-        pa.field("end", pa.float64(), nullable=False),
-        pa.field("decision", pa.string()),
-        pa.field("top", pa.float64()),
-        *(pa.field(f"p_{name}", pa.float64()) for name in CLASSES),
-        pa.field("set", pa.list_(pa.string())),
-        pa.field("flags", pa.list_(pa.string()), nullable=False),
-        pa.field("box", pa.list_(pa.float64())),
-        pa.field("reason", pa.string()),
-    ]
-)
-"""Columns of a row in Parquet; in JSON lines the keys, in the same order."""
+def schema(classes: Classes) -> pa.Schema:
+    """Return the columns of a row in Parquet; in JSON lines the keys, in the same order."""
+    return pa.schema(
+        [
+            pa.field("video", pa.string(), nullable=False),
+            pa.field("face", pa.int32()),
+            pa.field("start", pa.float64(), nullable=False),
+            pa.field("end", pa.float64(), nullable=False),
+            pa.field("decision", pa.string()),
+            pa.field("top", pa.float64()),
+            *(pa.field(f"p_{name}", pa.float64()) for name in classes),
+            pa.field("set", pa.list_(pa.string())),
+            pa.field("flags", pa.list_(pa.string()), nullable=False),
+            pa.field("box", pa.list_(pa.float64())),
+            pa.field("reason", pa.string()),
+        ],
+        metadata=encode(classes),
+    )
 
 
-def judge(logits: ArrayLike, calibration: Calibration) -> list[Verdict]:
+def judge(logits: ArrayLike, calibration: Calibration, classes: Classes) -> list[Verdict]:
     """Say what logits [n, K] mean: probabilities, a decision or none, a prediction set."""
     chances = calibration.probabilities(logits)
     abstains = calibration.abstains(chances)
@@ -112,8 +111,8 @@ def judge(logits: ArrayLike, calibration: Calibration) -> list[Verdict]:
     return [
         Verdict(
             probabilities=tuple(map(float, row)),
-            decision=ABSTAIN if unsure else CLASSES[int(row.argmax())],
-            classes=tuple(name for name, i in zip(CLASSES, inside, strict=True) if i)
+            decision=ABSTAIN if unsure else classes[int(row.argmax())],
+            classes=tuple(name for name, i in zip(classes, inside, strict=True) if i)
             if promised
             else None,
         )
@@ -122,39 +121,42 @@ def judge(logits: ArrayLike, calibration: Calibration) -> list[Verdict]:
 
 
 @contextmanager
-def writing(path: Path, form: Format) -> Iterator[Callable[[Answer], None]]:
+def writing(path: Path, form: Format, classes: Classes) -> Iterator[Callable[[Answer], None]]:
     """Give a function that writes one row; the file appears whole when the block ends.
 
     Args:
         path: the file. An error in the block leaves no file, and an older one as it was.
-        form: jsonl: one object a line, UTF-8; parquet: SCHEMA, zstd.
+        form: jsonl: one object a line, UTF-8; parquet: `schema`, zstd.
+        classes: those of the rows, K names.
     """
     write_rows = _jsonl if form == "jsonl" else _parquet
-    with whole_file(path) as temporary, write_rows(temporary) as write:
+    with whole_file(path) as temporary, write_rows(temporary, classes) as write:
         yield write
 
 
 @contextmanager
-def _jsonl(path: Path) -> Iterator[Callable[[Answer], None]]:
+def _jsonl(path: Path, classes: Classes) -> Iterator[Callable[[Answer], None]]:
     with path.open("w", encoding="utf-8", newline="\n") as file:
 
         def write(answer: Answer) -> None:
-            file.write(json.dumps(answer.record(), ensure_ascii=False, allow_nan=False) + "\n")
+            row = answer.record(classes)
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
         yield write
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Callable[[Answer], None]]:
+def _parquet(path: Path, classes: Classes) -> Iterator[Callable[[Answer], None]]:
     waiting: list[dict[str, Any]] = []
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as file:
+    columns = schema(classes)
+    with pq.ParquetWriter(path, columns, compression="zstd") as file:
 
         def flush() -> None:
-            file.write_table(pa.Table.from_pylist(waiting, schema=SCHEMA))
+            file.write_table(pa.Table.from_pylist(waiting, schema=columns))
             waiting.clear()
 
         def write(answer: Answer) -> None:
-            waiting.append(answer.record())
+            waiting.append(answer.record(classes))
             if len(waiting) == _ROWS:
                 flush()
 

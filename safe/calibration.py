@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from safe.labels import K
 from safe.metrics import Floats, softmax
 
 Method = Literal["none", "temperature", "vector"]
@@ -26,13 +25,13 @@ class Calibration:
     """
 
     method: Method = "none"
-    scale: tuple[float, ...] = (1.0,) * K
-    """[K], above 0."""
-    bias: tuple[float, ...] = (0.0,) * K
+    scale: tuple[float, ...] = (1.0,)
+    """[K], above 0; here as below, one number is that of all classes."""
+    bias: tuple[float, ...] = (0.0,)
     """[K]."""
     level: float | None = None
     """Share of the clips of each class whose set shall hold their label; None: no sets."""
-    cutoffs: tuple[float, ...] = (0.0,) * K
+    cutoffs: tuple[float, ...] = (0.0,)
     """[K], 0..1: class k is in the set where p_k is at least cutoffs[k]."""
     risk: float | None = None
     """Share of errors that is wanted among the clips that get a decision; None: not asked."""

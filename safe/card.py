@@ -19,7 +19,6 @@ from safe.calibrate import selection_rows
 from safe.calibration import Calibration
 from safe.card_figures import Interval, card_figures
 from safe.errors import ModelError
-from safe.labels import CLASSES
 from safe.process import whole_file
 from safe.reading.shards import ShardFolder, open_shards
 from safe.sample import FRAMES
@@ -104,7 +103,7 @@ def _about(info: dict[str, Any]) -> dict[str, Any]:
         "network": network,
         "size": info["preprocessing"]["made_from"]["size"],
         "frames": FRAMES,
-        "classes": CLASSES,
+        "classes": info["classes"],
         "dataset": {
             "name": name,
             "drawn": name == DRAWN,
@@ -127,7 +126,11 @@ def _about(info: dict[str, Any]) -> dict[str, Any]:
 def _counts(info: dict[str, Any], folder: Path, shards: Path | None) -> dict[str, Any]:
     """Clips by split and class, and why clips were left out, where the shards are those it had."""
     opened = None if shards is None else open_shards(shards)
-    if opened is None or opened.preprocessing_id != info["preprocessing"]["id"]:
+    fits = opened is not None and (opened.preprocessing_id, list(opened.classes)) == (
+        info["preprocessing"]["id"],
+        info["classes"],
+    )
+    if opened is None or not fits:
         return {"known": False, "counts": [], "left_out": {}}
     train, test = opened.split(info["fold"])
     held = selection_rows(info, opened, info["fold"], folder)
@@ -135,8 +138,7 @@ def _counts(info: dict[str, Any], folder: Path, shards: Path | None) -> dict[str
     rows |= {} if held is None else {"selection": held}
     rows |= {"test": test}
     counts = [
-        {"split": name, "clips": opened.class_counts(chosen).tolist()}
-        for name, chosen in rows.items()
+        {"split": name, "clips": opened.class_counts(chosen)} for name, chosen in rows.items()
     ]
     return {"known": True, "counts": counts, "left_out": _left_out(opened)}
 

@@ -12,10 +12,10 @@ from scipy.stats import binomtest
 
 from safe.calibration import Calibration
 from safe.errors import DataError
-from safe.labels import CLASSES, K
-from safe.metrics import Ints, confusion, uar, war
+from safe.metrics import Ints, confusion, uar, uar_name, war
 from safe.predictions import Split, read_predictions
 from safe.statistics import bootstrap_interval
+from safe.taxonomy import Classes
 from safe.trust import trust_figures
 
 Interval = tuple[float | None, float | None, float | None]
@@ -32,7 +32,8 @@ def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -
 
     Returns:
         metrics, what metrics.json holds; n, test clips; war and uar, an Interval each in percent;
-        rows, a dict a class; fewest and weakest, two of them; before and after, what safe.trust
+        uar_name, which says over how many classes UAR is; rows, a dict a class; fewest and weakest,
+        two of them; absent, names of those without test clips; before and after, what safe.trust
         says of the plain softmax and of the calibrated answers: ece and aurc as Intervals, nll and
         brier as text, the rest in percent.
 
@@ -46,21 +47,30 @@ def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not found or damaged; `safe-cli eval` makes it") from error
     split = read_predictions(folder / "predictions.parquet")
-    matrix = confusion(split.label, split.predicted)
+    if list(split.classes) != info["classes"]:
+        raise DataError(f"{folder}: of other classes than the model; run `safe-cli eval` for it")
+    classes = split.classes
+    matrix = confusion(split.label, split.predicted, len(classes))
     found = (info["weights"]["sha256"], len(split.clip), 100 * war(matrix))
     if told[:2] != found[:2] or abs(told[2] - found[2]) > 1e-6:
         raise DataError(
             f"{folder}: of another model or another evaluation: weights, clips and WAR are {told}, "
             f"here {found}; run `safe-cli eval` for this model"
         )
-    rows = [_row(matrix, k) for k in range(K)]
+    rows = [_row(matrix, k, classes) for k in range(len(classes))]
+    drawn = {
+        figure: bootstrap_interval(split.label, split.predicted, figure, len(classes))
+        for figure in (war, uar)
+    }
     present = [row for row in rows if row["n"]]
     bins = int(info["params"]["eval"]["bins"])
     return {
         "metrics": metrics,
         "n": len(split.clip),
-        "war": _percent(war(matrix), *bootstrap_interval(split.label, split.predicted, war)),
-        "uar": _percent(uar(matrix), *bootstrap_interval(split.label, split.predicted, uar)),
+        "war": _percent(war(matrix), *drawn[war]),
+        "uar": _percent(uar(matrix), *drawn[uar]),
+        "uar_name": uar_name(matrix.sum(axis=1)),
+        "absent": [row["name"] for row in rows if not row["n"]],
         "rows": rows,
         "fewest": min(present, key=lambda row: row["n"]),
         "weakest": min(present, key=lambda row: row["recall"][0]),
@@ -69,17 +79,17 @@ def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -
     }
 
 
-def _row(matrix: Ints, k: int) -> dict[str, Any]:
+def _row(matrix: Ints, k: int, classes: Classes) -> dict[str, Any]:
     """What the table by class says of class k."""
     wrong = matrix[k].copy()
     wrong[k] = 0
     guessed = matrix[:, k].sum()
     return {
-        "name": CLASSES[k],
+        "name": classes[k],
         "n": int(matrix[k].sum()),
         "recall": _recall(int(matrix[k, k]), int(matrix[k].sum())),
         "precision": f"{100 * matrix[k, k] / guessed:.0f}" if guessed else "never said",
-        "taken_for": f"{CLASSES[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-",
+        "taken_for": f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-",
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from safe.errors import DataError
 from safe.metrics import Floats, summarize
 from safe.predictions import Split
-from safe.resample import resample_figure
+from safe.resample import RECALL, resample_figure
 from safe.statistics import Mcnemar, mcnemar, mean_and_deviation, percentile_interval
 
 _CALIBRATED = "_calibrated"
@@ -76,7 +76,7 @@ def estimate(
 
     Args:
         entry: the row.
-        figure: one of safe.sheet.FIGURES.
+        figure: one of safe.sheet.FIGURES, or recall.<class>.
         bins: M of the ECE.
         resamples: R.
         seed: decides the resamples; not a seed of the training.
@@ -86,7 +86,8 @@ def estimate(
         The estimate; without values if there is no run, or no clip of the class of a recall.
 
     Raises:
-        DataError: if the seeds are not of the same clips in the same order.
+        DataError: if the seeds are not of the same classes, or of the same clips in the same order;
+            or if the recall is that of a class which they have not.
         ValueError: if the figure is not known.
     """
     interval = percentile_interval(_resampled(entry, figure, bins, resamples, seed, name))
@@ -112,7 +113,7 @@ def difference(
         Mean difference and the ends of its 95 % interval; nan if the two have no seed in common.
 
     Raises:
-        DataError: if not all runs of the two are of the same clips in the same order.
+        DataError: as estimate, for all runs of the two.
         ValueError: if the figure is not known.
     """
     _check_pair(entry, other, names)
@@ -162,7 +163,8 @@ def judge(point: float, low: float, high: float, paper: float | None) -> str:
 def _values(entry: Entry, figure: str, bins: int) -> tuple[float, ...]:
     """The figure of each seed that has it."""
     plain = figure.removesuffix(_CALIBRATED)
-    found = [summarize(_logits(s, figure), s.label, bins) for s in entry.splits.values()]
+    splits = entry.splits.values()
+    found = [summarize(_logits(s, figure), s.label, bins, s.classes) for s in splits]
     return tuple(value for each in found if (value := each.get(plain)) is not None)
 
 
@@ -184,12 +186,17 @@ def _resampled(
     if not splits:
         return np.full(resamples, np.nan)
     logits = np.stack([_logits(split, figure) for split in splits])
-    labels, plain = splits[0].label, figure.removesuffix(_CALIBRATED)
-    return resample_figure(plain, labels, logits, bins=bins, resamples=resamples, seed=seed)
+    labels, classes = splits[0].label, splits[0].classes
+    if figure.startswith(RECALL) and figure.removeprefix(RECALL) not in classes:
+        raise DataError(f"{name}: {figure}: the runs have only the classes {', '.join(classes)}")
+    plain = figure.removesuffix(_CALIBRATED)
+    return resample_figure(
+        plain, labels, logits, classes, bins=bins, resamples=resamples, seed=seed
+    )
 
 
 def _check_pair(entry: Entry, other: Entry, names: tuple[str, str]) -> None:
-    """Raise DataError if two runs of the two rows are not of the same clips in the same order."""
+    """Raise DataError if two runs are not of the same classes and clips in the same order."""
     runs = [
         (name, seed, split)
         for name, row in zip(names, (entry, other), strict=True)
@@ -197,6 +204,12 @@ def _check_pair(entry: Entry, other: Entry, names: tuple[str, str]) -> None:
     ]
     for name, seed, split in runs[1:]:
         first, first_seed, reference = runs[0]
+        if split.classes != reference.classes:
+            raise DataError(
+                f"{name}, seed {seed}, is of the classes {', '.join(split.classes)}, but {first}, "
+                f"seed {first_seed}, of {', '.join(reference.classes)}; evaluate both on the same "
+                "shards"
+            )
         if split.clip != reference.clip or not np.array_equal(split.label, reference.label):
             raise DataError(
                 f"{name}, seed {seed}, and {first}, seed {first_seed}: not the same clips in the "

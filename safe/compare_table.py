@@ -3,10 +3,14 @@
 In: the rows (safe.compare.Entry). Out: Markdown.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from safe.compare import Entry, Estimate, difference, estimate, judge, mcnemar_by_seed
 from safe.errors import DataError
+from safe.metrics import uar_name
+from safe.predictions import Split
 
 PERCENT = ("war", "uar", "recall.")
 """What the figures in percent begin with."""
@@ -76,15 +80,26 @@ def table_markdown(
 
 
 def _preface(rows: Mapping[str, Entry], dataset: str, paper_dataset: str, selection: str) -> str:
-    sizes = {len(split.clip) for row in rows.values() for split in row.splits.values()}
+    splits = [split for row in rows.values() for split in row.splits.values()]
+    sizes = {len(split.clip) for split in splits}
     clips = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)})) if sizes else "no"
     text = f"Ours: {dataset}, {clips} test clips, {SELECTION[selection]}. Paper: {paper_dataset}."
+    text += "".join(dict.fromkeys(_over(splits)))
     if dataset.lower() != paper_dataset.lower():
         text += (
             f"\n\n**Our column and the paper's are of different data ({dataset}, {paper_dataset}): "
             "only the differences between rows can be compared.**"
         )
     return text
+
+
+def _over(splits: Iterable[Split]) -> Iterator[str]:
+    """Say over how many classes UAR is, where splits have no clip of some."""
+    for split in splits:
+        clips = np.bincount(split.label, minlength=len(split.classes))
+        lost = [name for name, count in zip(split.classes, clips, strict=True) if not count]
+        if lost:
+            yield f" {uar_name(clips)}: no test clip of {', '.join(lost)}."
 
 
 def _figures(

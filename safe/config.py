@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from safe.sample import FRAMES
+from safe.taxonomy import check_classes
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -42,12 +43,19 @@ class Data(Section):
     splits: Annotated[str, Field(min_length=1)]
     source: Literal["video", "frames", "strips"]
     folds: Annotated[list[Positive], Field(min_length=1)]
+    classes: list[str] | dict[str, str | None] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        last = 1 if self.name == "ferv39k" else 5
-        if len(set(self.folds)) != len(self.folds) or max(self.folds) > last:
-            raise ValueError(f"folds: {self.folds} must be different numbers from 1 to {last}")
+        if len(set(self.folds)) != len(self.folds):
+            raise ValueError(f"folds: {self.folds} must be different numbers")
+        if self.name == "ferv39k" and self.folds != [1]:
+            raise ValueError(f"folds: {self.folds} must be [1] when data.name is ferv39k")
+        if isinstance(self.classes, list):
+            try:
+                check_classes(self.classes)
+            except ValueError as error:
+                raise ValueError(f"classes: {error}") from error
         splits = _SPLITS.get(self.name)
         if splits is not None and self.splits != splits:
             raise ValueError(
@@ -155,7 +163,7 @@ class Acl(Section):
 
     cal: bool
     fcl: bool
-    top_k: Annotated[int, Field(ge=1, le=6)]
+    top_k: Positive
     tau: Annotated[float, Field(gt=0)]
     lambda_1: Annotated[float, Field(ge=0)]
     lambda_2: Annotated[float, Field(ge=0)]

@@ -45,7 +45,8 @@ def evaluate(
         perturb, severity, precision.
 
     Raises:
-        ModelError: if the model was made for shards of another preprocessing, or for another fold.
+        ModelError: if the model was made for shards of another preprocessing, of other classes, or
+            for another fold.
         DataError: if the shards cannot be read, or are not what their index says.
     """
     model, info = load_model(model_folder)
@@ -67,7 +68,7 @@ def evaluate(
     )
     calibration = Calibration.from_info(info)
     figures = {
-        **summarize(found.logits, folder.label[rows], settings.bins),
+        **summarize(found.logits, folder.label[rows], settings.bins, folder.classes),
         **trust_figures(found.logits, folder.label[rows], calibration, bins=settings.bins),
         "calibration": calibration.method,
         "calibrated_on": calibration.clips,
@@ -99,6 +100,12 @@ def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder
         raise ModelError(
             f"{model_folder}: trained on preprocessing {theirs}, but {folder.place} has "
             f"{folder.preprocessing_id}; evaluate on shards made the same way, or train anew"
+        )
+    if tuple(info["classes"]) != folder.classes:
+        raise ModelError(
+            f"{model_folder}: trained on the classes {', '.join(info['classes'])}, but "
+            f"{folder.place} has {', '.join(folder.classes)}; evaluate on shards of the same "
+            "classes, or train anew"
         )
     if info["fold"] != fold:
         raise ModelError(

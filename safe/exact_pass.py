@@ -21,6 +21,7 @@ from safe.process import whole_file
 from safe.reading.loader import load_batches
 from safe.reading.plan import in_order
 from safe.reading.shards import ShardFolder
+from safe.taxonomy import encode
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,6 @@ def write_predictions(path: Path, folder: ShardFolder, found: Predictions) -> No
             "embedding": pa.array(list(found.embedding), floats),
             "attention": pa.array(list(found.attention), floats),
         }
-    )
+    ).replace_schema_metadata(encode(folder.classes))
     with whole_file(path) as temporary:
         pq.write_table(table, temporary)

@@ -15,10 +15,10 @@ import numpy as np
 
 from safe.errors import DataError, explain
 from safe.finding import Bar, Examination, number, silent, some, tell_duplicates, tell_forgotten
-from safe.labels import CLASSES
 from safe.reading.shard_index import read_index
 from safe.reading.shards import ShardFolder, open_shards
 from safe.reading.verify import verify
+from safe.taxonomy import Classes
 
 ANEW: Final = "`dvc checkout` where DVC has them, else `safe-cli shard` makes them anew"
 
@@ -27,6 +27,7 @@ def examine_shards(
     root: Path,
     *,
     listed: Mapping[str, Mapping[str, Any]],
+    classes: Classes | None = None,
     forgotten: Set[str],
     right: Mapping[str, Any] | None,
     read: bool = True,
@@ -38,6 +39,7 @@ def examine_shards(
     Args:
         root: the folder.
         listed: the manifest, key -> row with label and bucket; empty where there is none.
+        classes: what the manifest's labels mean; None: not known.
         forgotten: keys that must not be here.
         right: id and made_from of the preprocessing that params.yaml means; None: not known.
         read: whether to read every tar that was not found good before.
@@ -66,7 +68,7 @@ def examine_shards(
         "preprocessing": folder.preprocessing_id,
     }
     _compare_settings(found, folder, right)
-    _compare_clips(found, folder, listed, forgotten)
+    _compare_clips(found, folder, listed, classes or folder.classes, forgotten)
     try:
         _find_same_faces(found, folder)
     except OSError as error:
@@ -125,9 +127,10 @@ def _compare_clips(
     found: Examination,
     folder: ShardFolder,
     listed: Mapping[str, Mapping[str, Any]],
+    classes: Classes,
     forgotten: Set[str],
 ) -> None:
-    """Check that manifest = in shards + left out, with its labels and buckets."""
+    """Check that manifest = in shards + left out, with its classes, labels and buckets."""
     left_out = {entry["clip"]: entry["bucket"] for entry in folder.index["left_out"]}
     labels = dict(zip(folder.clip.tolist(), folder.label.tolist(), strict=True))
     buckets = dict(zip(folder.clip.tolist(), folder.bucket.tolist(), strict=True)) | left_out
@@ -139,10 +142,14 @@ def _compare_clips(
         sums = f"{len(labels):,} in shards + {len(left_out):,} left out, manifest {len(listed):,}"
         parts = [f"lacks {some(lost)}"] * bool(lost) + [f"has beside it {some(more)}"] * bool(more)
         found.error("shards-sum", folder.root, f"{sums}: {'; '.join(parts)}", ANEW)
+    if classes != folder.classes:
+        here = ", ".join(folder.classes)
+        what = f"of the classes {here}, the manifest of {', '.join(classes)}"
+        found.error("shards-classes", folder.root, what, ANEW)
     wrong = [
-        f"{key} ({CLASSES[label]}, in the manifest {CLASSES[listed[key]['label']]})"
+        f"{key} ({folder.classes[label]}, in the manifest {classes[listed[key]['label']]})"
         for key, label in labels.items()
-        if key in listed and listed[key]["label"] != label
+        if key in listed and classes[listed[key]["label"]] != folder.classes[label]
     ]
     if wrong:
         what = f"{number(len(wrong), 'clip')} with another label: {some(wrong)}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from safe.errors import DataError, ModelError
 from safe.finding import Examination, number, some, tell_forgotten
-from safe.predictions import read_predictions
+from safe.predictions import Split, read_predictions
 from safe.reading.shards import ShardFolder
 from safe.saved import load_model, read_info
 
@@ -76,15 +76,14 @@ def examine_predictions(
             found.error("predictions-finite", path, "holds logits that are no numbers", anew)
         tell_forgotten(found, path, sorted(forgotten & set(said.clip)))
         if shards is not None:
-            labels = dict(zip(said.clip, said.label.tolist(), strict=True))
-            _compare_predictions(found, path, fold, labels, shards)
+            _compare_predictions(found, path, fold, said, shards)
     return found
 
 
 def _folds(stage: Path) -> dict[int, Path]:
     """Return the folders fold-<k> by k, in order."""
     paths = [path for path in stage.glob("fold-*") if path.name[5:].isdecimal()]
-    return {int(path.name[5:]): path for path in sorted(paths)}
+    return dict(sorted((int(path.name[5:]), path) for path in paths))
 
 
 def _tell_absent(found: Examination, stage: Path, folds: list[int]) -> None:
@@ -114,6 +113,10 @@ def _compare_model(
     elif info["crop"] > shards.face_size:
         what = f"takes faces of {info['crop']} pixels, the shards have {shards.face_size}"
         found.error("model-crop", folder, what, again)
+    if tuple(info["classes"]) != shards.classes:
+        here = ", ".join(shards.classes)
+        what = f"trained on the classes {', '.join(info['classes'])}, the shards have {here}"
+        found.error("model-classes", folder, what, f"{again}; or take the shards of it")
     try:
         most = len(shards.split(info["fold"])[0])
     except DataError as error:
@@ -153,9 +156,9 @@ def _examine_calibration(
 
 
 def _compare_predictions(
-    found: Examination, path: Path, fold: int, said: dict[str, int], shards: ShardFolder
+    found: Examination, path: Path, fold: int, split: Split, shards: ShardFolder
 ) -> None:
-    """Compare the clips and labels of predictions, key -> label, with the fold's test split."""
+    """Compare the clips, classes and labels of predictions with the fold's test split."""
     anew = f"`safe-cli eval --fold {fold}` makes it anew"
     try:
         rows = shards.split(fold)[1]
@@ -163,12 +166,18 @@ def _compare_predictions(
         found.refused("predictions-clips", path, error, anew)
         return
     right = dict(zip(shards.clip[rows].tolist(), shards.label[rows].tolist(), strict=True))
+    said = dict(zip(split.clip, split.label.tolist(), strict=True))
     lost, more = sorted(right.keys() - said.keys()), sorted(said.keys() - right.keys())
     if lost or more:
         parts = [f"without {number(len(lost), 'clip')} of it: {some(lost)}"] * bool(lost)
         parts += [f"with {number(len(more), 'clip')} beside it: {some(more)}"] * bool(more)
         what = f"not the test split of fold {fold}: {'; '.join(parts)}"
         found.error("predictions-clips", path, what, anew)
+    if split.classes != shards.classes:
+        here = ", ".join(shards.classes)
+        what = f"of the classes {', '.join(split.classes)}, the shards of {here}"
+        found.error("predictions-classes", path, what, anew)
+        return
     wrong = [key for key in sorted(right.keys() & said.keys()) if right[key] != said[key]]
     if wrong:
         what = f"another label than in the shards for {number(len(wrong), 'clip')}: {some(wrong)}"

@@ -23,7 +23,6 @@ from torch import nn
 from safe.calibration import Calibration
 from safe.errors import ModelError
 from safe.inference import Recogniser
-from safe.labels import CLASSES
 from safe.metrics import Floats
 from safe.process import whole_file
 from safe.sample import FRAMES
@@ -156,7 +155,7 @@ def _write(whole: nn.Module, size: int, metadata: dict[str, str], path: Path, fo
 def _metadata(info: dict[str, Any]) -> dict[str, str]:
     """What a reader of the file must know: JSON by name, but for plain words and numbers."""
     whole = {
-        "classes": list(CLASSES),
+        "classes": info["classes"],
         "meaning": MEANING,
         "calibration": Calibration.from_info(info).record(),
         "preprocessing": info["preprocessing"],

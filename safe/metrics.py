@@ -9,27 +9,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from safe.errors import DataError, ModelError
-from safe.labels import CLASSES, K
+from safe.taxonomy import Classes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def confusion(labels: ArrayLike, predictions: ArrayLike) -> Ints:
+def confusion(labels: ArrayLike, predictions: ArrayLike, k: int) -> Ints:
     """Count the clips of each label (row) and prediction (column): int64 [K, K].
 
     Args:
         labels: int [n], 0..K-1.
         predictions: int [n], 0..K-1.
+        k: K.
 
     Raises:
         ValueError: if the two are not of one length, or a label or prediction is not in 0..K-1.
     """
     pairs = np.array([labels, predictions], dtype=np.int64).reshape(2, -1)
-    outside = int(((pairs < 0) | (pairs >= K)).any(axis=0).sum())
+    outside = int(((pairs < 0) | (pairs >= k)).any(axis=0).sum())
     if outside:
-        raise ValueError(f"the label or prediction of {outside} clips is not in 0..{K - 1}")
-    return np.bincount(pairs[0] * K + pairs[1], minlength=K * K).reshape(K, K)
+        raise ValueError(f"the label or prediction of {outside} clips is not in 0..{k - 1}")
+    return np.bincount(pairs[0] * k + pairs[1], minlength=k * k).reshape(k, k)
 
 
 def recalls(matrix: Ints) -> Floats:
@@ -50,6 +51,19 @@ def uar(matrix: Ints) -> float:
     """Unweighted average recall, 0..1: the mean of the recalls of the classes that have clips."""
     present = recalls(matrix)[matrix.sum(axis=1) > 0]
     return float(present.mean()) if len(present) else float("nan")
+
+
+def uar_name(clips: ArrayLike) -> str:
+    """Name UAR with the number of classes that it is over, where a class has no clips.
+
+    Args:
+        clips: [K], the clips of each class, or whether there are any.
+
+    Returns:
+        `UAR`, or e.g. `UAR over 6 of 7 classes`.
+    """
+    present = np.asarray(clips) > 0
+    return "UAR" if present.all() else f"UAR over {present.sum()} of {len(present)} classes"
 
 
 def softmax(logits: ArrayLike) -> Floats:
@@ -112,17 +126,21 @@ def brier(probabilities: Floats, labels: Ints) -> float:
     return float(((probabilities - target) ** 2).sum(axis=1).mean())
 
 
-def summarize(logits: ArrayLike, labels: ArrayLike, bins: int) -> dict[str, float | None]:
+def summarize(
+    logits: ArrayLike, labels: ArrayLike, bins: int, classes: Classes
+) -> dict[str, float | None]:
     """Return all figures of a split.
 
     Args:
         logits: float [n, K].
         labels: int [n], 0..K-1.
         bins: M of the ECE.
+        classes: names, K of them.
 
     Returns:
         war, uar and recall.<class> in percent (None for a class without clips: JSON has no nan),
-        ece and brier as fractions, nll in nats, and n, the number of clips.
+        ece and brier as fractions, nll in nats; n, the number of clips, and uar_classes, that of
+        the classes that have clips, over which UAR is.
 
     Raises:
         DataError: if there is no clip.
@@ -138,9 +156,9 @@ def summarize(logits: ArrayLike, labels: ArrayLike, bins: int) -> dict[str, floa
             f"metrics: the logits of {broken} of {len(labels)} clips are not finite; "
             "the training diverged, or the weights are damaged"
         )
-    matrix = confusion(labels, logits.argmax(axis=1))
+    matrix = confusion(labels, logits.argmax(axis=1), len(classes))
     probabilities = softmax(logits)
-    found = dict(zip(CLASSES, 100 * recalls(matrix), strict=True))
+    found = dict(zip(classes, 100 * recalls(matrix), strict=True))
     return {
         "war": 100 * war(matrix),
         "uar": 100 * uar(matrix),
@@ -149,6 +167,7 @@ def summarize(logits: ArrayLike, labels: ArrayLike, bins: int) -> dict[str, floa
         "brier": brier(probabilities, labels),
         **{f"recall.{k}": None if np.isnan(v) else float(v) for k, v in found.items()},
         "n": len(labels),
+        "uar_classes": int((matrix.sum(axis=1) > 0).sum()),
     }
 
 

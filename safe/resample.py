@@ -6,22 +6,24 @@ resamples, S seeds, Q sums.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from safe.errors import DataError
-from safe.labels import CLASSES, K
 from safe.metrics import Floats, Ints, bin_of, softmax
+from safe.taxonomy import Classes
 
-RECALLS = tuple(f"recall.{name}" for name in CLASSES)
-"""The figures that are the recall of one class."""
+RECALL: Final = "recall."
+"""What the name of a figure that is the recall of one class begins with."""
 
 
 def resample_figure(
     figure: str,
     labels: ArrayLike,
     logits: ArrayLike,
+    classes: Classes,
     *,
     bins: int,
     resamples: int = 1000,
@@ -42,6 +44,7 @@ def resample_figure(
         figure: war, uar, recall.<class>, ece, nll or brier.
         labels: int [n], 0..K-1.
         logits: float [S, n, K], one entry a seed.
+        classes: names, K of them.
         bins: M of the ECE.
         resamples: R, at least 1.
         seed: decides the resamples.
@@ -57,12 +60,12 @@ def resample_figure(
     y, z = np.asarray(labels, dtype=np.int64), np.asarray(logits, dtype=np.float64)
     if not z.size:
         raise DataError("statistics: no predictions; an interval needs at least one clip")
-    if z.ndim != 3 or z.shape[1:] != (len(y), K):
-        raise ValueError(f"logits must be [seeds, {len(y)}, {K}]: {z.shape}")
+    if z.ndim != 3 or z.shape[1:] != (len(y), len(classes)):
+        raise ValueError(f"logits must be [seeds, {len(y)}, {len(classes)}]: {z.shape}")
     if resamples < 1:
         raise ValueError(f"resamples: {resamples} must be at least 1")
     n = len(y)
-    terms = np.stack([_terms(figure, y, each, bins) for each in z], axis=1)  # [n, S, Q]
+    terms = np.stack([_terms(figure, y, each, bins, classes) for each in z], axis=1)  # [n, S, Q]
     parts = []
     for times in draws(n, resamples=resamples, seed=seed):
         sums = times @ terms.reshape(n, -1)
@@ -89,15 +92,16 @@ def draws(clips: int, *, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(drawn.ravel(), minlength=rows * clips).reshape(rows, clips).astype(float)
 
 
-def _terms(figure: str, labels: Ints, logits: Floats, bins: int) -> Floats:
+def _terms(figure: str, labels: Ints, logits: Floats, bins: int, classes: Classes) -> Floats:
     """What each clip adds to the sums of a figure: [n], logits [n, K] to float64 [n, Q]."""
     hit = logits.argmax(axis=1) == labels
-    truth = np.eye(K)[labels]
+    truth = np.eye(len(classes))[labels]
     terms: Floats
     if figure == "war":
         terms = hit[:, None].astype(np.float64)
-    elif figure == "uar" or figure in RECALLS:
-        terms = np.concatenate([truth * hit[:, None], truth], axis=1)
+    elif figure == "uar" or (figure.startswith(RECALL) and figure[len(RECALL) :] in classes):
+        own = truth if figure == "uar" else truth[:, [classes.index(figure[len(RECALL) :])]]
+        terms = np.concatenate([own * hit[:, None], own], axis=1)
     elif figure == "nll":
         terms = np.logaddexp.reduce(logits, axis=1)[:, None] - logits[truth == 1][:, None]
     elif figure == "brier":
@@ -106,7 +110,10 @@ def _terms(figure: str, labels: Ints, logits: Floats, bins: int) -> Floats:
         confidence = softmax(logits).max(axis=1)
         terms = (hit - confidence)[:, None] * np.eye(bins)[bin_of(confidence, bins)]
     else:
-        raise ValueError(f"figure: {figure} must be war, uar, recall.<class>, ece, nll or brier")
+        raise ValueError(
+            f"figure: {figure} must be war, uar, ece, nll, brier, or recall. before one of "
+            f"{', '.join(classes)}"
+        )
     return terms
 
 
@@ -120,6 +127,5 @@ def _from_sums(figure: str, sums: Floats, clips: int) -> Floats:
     else:
         hits, of = np.split(sums, 2, axis=-1)
         recall = 100 * np.divide(hits, of, out=np.full_like(hits, np.nan), where=of > 0)
-        uar = figure == "uar"
-        found = np.nanmean(recall, axis=-1) if uar else recall[..., RECALLS.index(figure)]
+        found = np.nanmean(recall, axis=-1) if figure == "uar" else recall[..., 0]
     return found

@@ -17,7 +17,7 @@ from safe.errors import DataError
 FRAMES: Final = 16
 """T, the number of frames that stand for a clip."""
 
-SHARD_FORMAT: Final = 2
+SHARD_FORMAT: Final = 3
 """Version of the shard folder: tars, index.json and clips.parquet."""
 
 CLIP_COLUMNS: Final = {

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from safe.calibration import Calibration
-from safe.config import Model
+from safe.config import Model, Positive
 from safe.errors import ModelError
-from safe.labels import CLASSES, K
 from safe.networks.build import build_model
 from safe.process import whole_file
 from safe.reading.bounded import read_bounded
+from safe.taxonomy import MOST, check_classes
 
 MODEL_FORMAT: Final = 2
 
@@ -71,10 +71,10 @@ class _Calibration(_Block):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     method: Literal["none", "temperature", "vector"]
-    scale: Annotated[list[Scale], Field(min_length=K, max_length=K)]
-    bias: Annotated[list[Bias], Field(min_length=K, max_length=K)]
+    scale: Annotated[list[Scale], Field(min_length=1, max_length=MOST)]
+    bias: Annotated[list[Bias], Field(min_length=1, max_length=MOST)]
     level: Share | None
-    cutoffs: Annotated[list[Share], Field(min_length=K, max_length=K)]
+    cutoffs: Annotated[list[Share], Field(min_length=1, max_length=MOST)]
     risk: Share | None
     threshold: Annotated[float, Field(ge=0, le=2)]
     clips: Count
@@ -85,10 +85,11 @@ class _Info(_Block):
 
     sha256: Sha256
     weights: _Weights
+    classes: Annotated[list[str], AfterValidator(check_classes)]
     architecture: dict[str, Any]
     crop: Annotated[int, Field(ge=16, le=512)]
     preprocessing: _Preprocessing
-    fold: Annotated[int, Field(ge=1, le=5)]
+    fold: Positive
     selection: _Selection
     history: list[dict[str, float]]
     calibration: _Calibration | None = None
@@ -104,7 +105,10 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Write weights and info; model.json last, so that a folder with it is complete."""
+    """Write weights and info; model.json last, so that a folder with it is complete.
+
+    `info` has all keys of _Info but sha256 and weights; so the caller says which classes there are.
+    """
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in weights.items()
@@ -113,7 +117,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -
     with whole_file(path) as temporary:
         save_file(plain, temporary)
     about = {"sha256": _file_digest(path), "bytes": path.stat().st_size}
-    whole = {"format": MODEL_FORMAT, "classes": CLASSES, "weights": about, **info}
+    whole = {"format": MODEL_FORMAT, "weights": about, **info}
     _write_info(folder / "model.json", whole)
 
 
@@ -145,7 +149,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     path = folder / "model.json"
     try:
         info = read_info(path)
-        architecture = _architecture(info, path)
+        architecture = {"classes": len(info["classes"]), **_architecture(info, path)}
         weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
     except FileNotFoundError as error:
         raise ModelError(
@@ -170,15 +174,18 @@ def read_info(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: damaged; {_ANEW}") from error
     if not isinstance(info, dict):
         raise ModelError(f"{path}: damaged; {_ANEW}")
-    if info.get("format") != MODEL_FORMAT or info.get("classes") != list(CLASSES):
-        raise ModelError(
-            f"{path}: not of format {MODEL_FORMAT} or with other classes than "
-            f"{', '.join(CLASSES)}; train anew"
-        )
+    if info.get("format") != MODEL_FORMAT:
+        raise ModelError(f"{path}: not of format {MODEL_FORMAT}; train anew")
     try:
-        _Info.model_validate(info)
+        checked = _Info.model_validate(info)
     except ValidationError as error:
         raise ModelError(f"{path}: damaged or altered: {_first(error)}; {_ANEW}") from error
+    k = len(checked.classes)
+    for name in ("scale", "bias", "cutoffs") if checked.calibration else ():
+        given = len(getattr(checked.calibration, name))
+        if given not in (1, k):
+            what = f"calibration.{name}: {given} numbers for {k} classes"
+            raise ModelError(f"{path}: damaged or altered: {what}; {_ANEW}")
     if info["sha256"] != info_digest(info):
         raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_ANEW}")
     return info
@@ -270,4 +277,5 @@ def _file_digest(path: Path) -> str:
 
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:200]
+    told = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(str(part) for part in first['loc'])}: {told}"[:200]

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
-from safe.labels import K
 from safe.metrics import Floats, Ints, nll
 
 MOST = 20.0
@@ -39,7 +38,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Float
         method="bounded",
         options={"xatol": 1e-9},
     )
-    return np.full(K, np.exp(found.x)), np.zeros(K)
+    k = z.shape[1]
+    return np.full(k, np.exp(found.x)), np.zeros(k)
 
 
 def fit_vector(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
@@ -54,10 +54,11 @@ def fit_vector(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
     """
     z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     start, _ = fit_temperature(z, y)
-    truth = np.eye(K)[y]
+    k = z.shape[1]
+    truth = np.eye(k)[y]
 
     def loss(numbers: Floats) -> tuple[float, Floats]:
-        move, bias = numbers[:K], numbers[K:]
+        move, bias = numbers[:k], numbers[k:]
         scaled = z * start * np.exp(move)
         log_p = log_softmax(scaled + bias, axis=1)
         rest = (np.exp(log_p) - truth) / len(z)
@@ -66,10 +67,10 @@ def fit_vector(logits: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
         return float(value), slope + numbers / len(z)
 
     limit = np.log(MOST)
-    bounds = [(-limit - np.log(s), limit - np.log(s)) for s in start] + [(None, None)] * K
-    found = minimize(loss, np.zeros(2 * K), jac=True, method="L-BFGS-B", bounds=bounds).x
-    bias = found[K:]
-    return start * np.exp(found[:K]), bias - bias.mean()
+    bounds = [(-limit - np.log(s), limit - np.log(s)) for s in start] + [(None, None)] * k
+    found = minimize(loss, np.zeros(2 * k), jac=True, method="L-BFGS-B", bounds=bounds).x
+    bias = found[k:]
+    return start * np.exp(found[:k]), bias - bias.mean()
 
 
 FITS = {"temperature": fit_temperature, "vector": fit_vector}
@@ -92,8 +93,8 @@ def class_cutoffs(probabilities: Floats, labels: Ints, *, level: float) -> Float
     Returns:
         float64 [K], 0..1.
     """
-    cutoffs = np.zeros(K)
-    for c in range(K):
+    cutoffs = np.zeros(probabilities.shape[1])
+    for c in range(len(cutoffs)):
         own = np.sort(probabilities[labels == c, c])
         rank = int(np.floor((len(own) + 1) * (1 - level) + 1e-9))  # 0.1 * 10 must not become 0
         if rank >= 1:

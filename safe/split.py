@@ -64,7 +64,8 @@ def next_fold(folder: ShardFolder, fold: int) -> str:
     Raises:
         DataError: if the clips do not lie in folds.
     """
-    folds = sorted(name for name in folder.buckets if name.startswith("fold"))
+    names = (name for name in folder.buckets if name.startswith("fold"))
+    folds = sorted(names, key=lambda name: (len(name), name))  # fold2 before fold10
     if len(folds) < 3:
         raise DataError(
             f"{folder.place}: train.val_from: fold needs at least three folds; it has "

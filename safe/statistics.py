@@ -7,18 +7,17 @@ the deviation over seeds says.
 A figure here is a function of the confusion matrix. A clip drawn at random, with replacement, falls
 into a cell of the matrix with the probability clips-in-cell / n, and each draw is independent of
 the others: so the counts of a resample of n clips ARE one multinomial draw over the cells. The
-bootstrap draws those K * K counts instead of n clips; the result has the same distribution, and its
-cost does not depend on n. Shapes: n clips, K classes, R resamples.
+bootstrap draws the counts of the cells that hold a clip instead of n clips; the result has the same
+distribution. Shapes: n clips, K classes, R resamples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from safe.errors import DataError
-from safe.labels import K
 from safe.metrics import Floats, Ints
 
 Figure = Callable[[Ints], float]
@@ -29,6 +28,7 @@ def bootstrap_interval(
     labels: ArrayLike,
     predictions: ArrayLike,
     figure: Figure,
+    k: int,
     *,
     resamples: int = 1000,
     level: float = 0.95,
@@ -41,6 +41,7 @@ def bootstrap_interval(
         labels: int [n], 0..K-1.
         predictions: int [n], 0..K-1.
         figure: e.g. safe.metrics.uar.
+        k: K.
         resamples: R, at least 1.
         level: share of the resamples inside the interval, 0..1 exclusive.
         seed: decides the resamples.
@@ -55,8 +56,8 @@ def bootstrap_interval(
         ValueError: if a label or prediction is out of range, or the lengths, resamples or level are
         wrong.
     """
-    matrices = _resample(_count(labels, predictions), resamples, seed, stratified)
-    return percentile_interval(np.array([figure(matrix) for matrix in matrices]), level)
+    drawn = _resample(k, (labels, predictions), resamples, seed, stratified)
+    return percentile_interval(np.array([figure(matrix) for (matrix,) in drawn]), level)
 
 
 def paired_difference_interval(
@@ -64,6 +65,7 @@ def paired_difference_interval(
     predictions_a: ArrayLike,
     predictions_b: ArrayLike,
     figure: Figure,
+    k: int,
     *,
     resamples: int = 1000,
     level: float = 0.95,
@@ -80,6 +82,7 @@ def paired_difference_interval(
         predictions_a: int [n], 0..K-1; the interval is above 0 where a's figure is the higher one.
         predictions_b: int [n], 0..K-1.
         figure: as in bootstrap_interval, and so are the others.
+        k: K.
         resamples: R.
         level: share of the resamples inside the interval.
         seed: decides the resamples.
@@ -88,9 +91,9 @@ def paired_difference_interval(
     Returns and raises:
         As bootstrap_interval.
     """
-    cells = _resample(_count(labels, predictions_a, predictions_b), resamples, seed, stratified)
-    pairs = zip(cells.sum(axis=3), cells.sum(axis=2), strict=True)
-    return percentile_interval(np.array([figure(a) - figure(b) for a, b in pairs]), level)
+    columns = (labels, predictions_a, predictions_b)
+    drawn = _resample(k, columns, resamples, seed, stratified)
+    return percentile_interval(np.array([figure(a) - figure(b) for a, b in drawn]), level)
 
 
 def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
@@ -164,29 +167,28 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _count(*columns: ArrayLike) -> Ints:
-    """Count the clips of each combination of the columns int [n]: int64 [K, ..., K]."""
+def _resample(
+    k: int, columns: Sequence[ArrayLike], resamples: int, seed: int, stratified: bool
+) -> Iterator[list[Ints]]:
+    """Draw clips anew, as counts of the combinations of the columns int [n] that occur.
+
+    Yields:
+        For each resample the confusion matrices of the first column, the labels, with each other.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples: {resamples} must be at least 1")
     table = np.stack([np.asarray(column, dtype=np.int64) for column in columns])
     if not table.size:
         raise DataError("statistics: no predictions; an interval needs at least one clip")
-    if table.min() < 0 or table.max() >= K:
-        raise ValueError(f"labels and predictions must be in 0..{K - 1}")
-    shape = (K,) * len(columns)
-    cell = np.ravel_multi_index(tuple(table), shape)
-    return np.bincount(cell, minlength=K ** len(columns)).reshape(shape)
-
-
-def _resample(cells: Ints, resamples: int, seed: int, stratified: bool) -> Ints:
-    """Draw clips anew, as counts: int64 [K, ...] to [R, K, ...]."""
-    if resamples < 1:
-        raise ValueError(f"resamples: {resamples} must be at least 1")
+    if table.min() < 0 or table.max() >= k:
+        raise ValueError(f"labels and predictions must be in 0..{k - 1}")
+    shape = (k,) * len(table)
+    held, clips = np.unique(np.ravel_multi_index(tuple(table), shape), return_counts=True)
+    cells = np.unravel_index(held, shape)  # in the order of the labels
+    strata = cells[0] if stratified else np.zeros(len(clips), np.int64)
     rng = np.random.default_rng(seed)
-    flat = cells.ravel()
-    found = np.zeros((resamples, flat.size), dtype=np.int64)
-    places = np.arange(flat.size)
-    for stratum in places.reshape(K, -1) if stratified else [places]:
-        held = stratum[flat[stratum] > 0]  # an empty cell never gets a clip
-        clips = flat[held].sum()
-        if clips:
-            found[:, held] = rng.multinomial(clips, flat[held] / clips, size=resamples)
-    return found.reshape(resamples, *cells.shape)
+    parts = [clips[strata == stratum] for stratum in np.unique(strata)]
+    drawn = [rng.multinomial(part.sum(), part / part.sum(), size=resamples) for part in parts]
+    places = [cells[0] * k + predictions for predictions in cells[1:]]
+    for times in np.concatenate(drawn, axis=1):
+        yield [np.bincount(p, times, k * k).astype(np.int64).reshape(k, k) for p in places]

@@ -16,7 +16,6 @@ from safe.calibration import Calibration
 from safe.errors import DataError
 from safe.figures.confusion import draw_confusion
 from safe.figures.reliability import draw_reliability
-from safe.labels import CLASSES
 from safe.metrics import reliability, softmax, summarize, uar, war
 from safe.predictions import Split, pool, read_predictions
 from safe.process import whole_file
@@ -31,10 +30,11 @@ def summarize_folds(
 
     War, uar, the recalls, ece, nll and brier are means over the folds (a recall over the folds
     whose test split has the class); war_std and uar_std are the sample standard deviations (0 for
-    one fold). war_pooled and uar_pooled come from all test clips in one confusion matrix; war_low
-    to war_high and uar_low to uar_high are their 95 % intervals (bootstrap over clips). Those of
-    safe.trust (ece_calibrated, coverage, risk_at_80, ...) are of all test clips together, each read
-    by its own fold's calibration.
+    one fold); uar_classes is the least number of classes that a fold's uar is over. war_pooled and
+    uar_pooled come from all test clips in one confusion matrix; war_low to war_high and uar_low to
+    uar_high are their 95 % intervals (bootstrap over clips). Those of safe.trust (ece_calibrated,
+    coverage, risk_at_80, ...) are of all test clips together, each read by its own fold's
+    calibration.
 
     Args:
         evals: folder of `fold-<k>/metrics.json` and `predictions.parquet`.
@@ -45,7 +45,8 @@ def summarize_folds(
         out: folder for metrics.json, curves.csv, confusion.csv and .png, reliability.csv and .png.
 
     Raises:
-        DataError: if a fold is missing, or the folds were selected by different rules.
+        DataError: if a fold is missing, or the folds are of different classes, or were selected by
+            different rules.
     """
     metrics = [_json(evals / f"fold-{fold}" / "metrics.json", "eval") for fold in folds]
     rules = sorted({fold["selection"] for fold in metrics})
@@ -57,7 +58,7 @@ def summarize_folds(
         fold: read_predictions(evals / f"fold-{fold}" / "predictions.parquet") for fold in folds
     }
     every = pool(list(splits.values()))
-    pooled = summarize(every.logits, every.label, bins)
+    pooled = summarize(every.logits, every.label, bins, every.classes)
     result: dict[str, Any] = {"dataset": dataset, "n_folds": len(folds)}
     for name in ("war", "uar"):
         values = [fold[name] for fold in metrics]
@@ -65,10 +66,12 @@ def summarize_folds(
         result[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         result[f"{name}_pooled"] = pooled[name]
         figure = {"war": war, "uar": uar}[name]
-        low, high = bootstrap_interval(every.label, every.predicted, figure)
+        low, high = bootstrap_interval(every.label, every.predicted, figure, len(every.classes))
         result[f"{name}_low"], result[f"{name}_high"] = 100 * low, 100 * high
-    for name in ("ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES)):
+    recalls = [f"recall.{name}" for name in every.classes]
+    for name in ("ece", "nll", "brier", *recalls):
         result[name] = _mean([fold[name] for fold in metrics])
+    result["uar_classes"] = min(sum(fold[r] is not None for r in recalls) for fold in metrics)
     infos = [_json(models / f"fold-{fold}" / "model.json", "calibrate") for fold in folds]
     result |= _trust(list(splits.values()), infos, bins)
     result["selection"] = rules[0]
@@ -130,7 +133,8 @@ def _write_tables(
         for epoch in range(epochs)
     ]
     _csv(out / "curves.csv", ["epoch", *columns], curves)
-    pairs = ([CLASSES[a], CLASSES[p]] for a, p in zip(every.label, every.predicted, strict=True))
+    names = every.classes
+    pairs = ([names[a], names[p]] for a, p in zip(every.label, every.predicted, strict=True))
     _csv(out / "confusion.csv", ["actual", "predicted"], pairs)
     rows = reliability(every.probabilities, every.label, bins)
     _csv(out / "reliability.csv", ["confidence", "accuracy", "clips"], rows)

@@ -2,7 +2,7 @@
 
 They travel with the data: the entry of a data set (or data.classes) names them, index writes them
 into the manifest, shard into index.json, train into model.json, eval into predictions.parquet.
-Label i is position i; K is their number. Nothing but the seven of the paper's data sets stands here.
+Label i is position i; K is their number. Only the seven of the paper's data sets stand here.
 """
 
 import json
@@ -19,9 +19,12 @@ BASIC: Final[Classes] = ("happy", "sad", "neutral", "angry", "surprise", "disgus
 MOST: Final = 100
 """Classes that a data set may have."""
 
-NAME: Final = re.compile(r"[^\W_](?:[\w +-]{0,30}\w)?")
+NAME: Final = re.compile(r"[^\W_](?:[\w +-]{0,30}[\w+])?")
 """What a class may be called: letters, digits, and within - + _ and blanks. It names columns, files
 and metrics, so no dot and no comma."""
+
+ABSTAIN: Final = "abstain"
+"""The decision where a model's answer is too uncertain to be one; so no class is called so."""
 
 KEY: Final = "classes"
 """Name of the classes in the metadata of a table, where they are a JSON list."""
@@ -39,6 +42,8 @@ def check_classes(names: Iterable[object]) -> Classes:
             raise ValueError(
                 f"class {str(name)[:40]!r} must be a name of 1 to 32 letters, digits, -, + and _"
             )
+        if name.casefold() == ABSTAIN:
+            raise ValueError(f"class {name!r} is the word for no decision; give it another name")
     texts = tuple(str(name) for name in classes)
     if not 2 <= len(texts) <= MOST:
         raise ValueError(f"{len(texts)} classes; there must be 2 to {MOST}")

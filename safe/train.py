@@ -93,12 +93,18 @@ def train(
 
 
 def _open(config: Config, shards: Path | Store) -> ShardFolder:
-    """Open the shards. Raises ConfigError if their faces are smaller than the crop."""
+    """Open the shards. Raises ConfigError if their faces or classes do not fit the parameters."""
     folder = open_shards(shards)
     if config.augment.crop > folder.face_size:
         raise ConfigError(
             f"params: augment.crop = {config.augment.crop}: the faces in {shards} have "
             f"{folder.face_size} pixels"
+        )
+    count = len(folder.classes)
+    if config.acl.top_k >= count:
+        raise ConfigError(
+            f"params: acl.top_k = {config.acl.top_k}: must be at most K - 1 = {count - 1}, since "
+            f"the shards in {shards} have {count} classes"
         )
     return folder
 
@@ -206,6 +212,7 @@ def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
             "preprocessing": folder.preprocessing_id,
             "shards": [entry["sha256"] for entry in folder.index["shards"]],
             "table": table.hexdigest(),
+            "classes": folder.classes,
             "code": code.hexdigest(),
             "torch": torch.__version__,
             "device": device.type,
@@ -230,6 +237,7 @@ def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
         figures = [row[f"select_{SELECTION_METRIC}"] for row in history]
         epoch, weights = 1 + figures.index(max(figures)), trainer.best
     info = {
+        "classes": list(trainer.folder.classes),
         "architecture": config.model.model_dump(exclude={"weights"}),
         "crop": config.augment.crop,
         "preprocessing": trainer.folder.index["preprocessing"],

@@ -12,7 +12,6 @@ from scipy.special import rel_entr, xlogy
 from scipy.stats import spearmanr
 
 from safe.errors import DataError
-from safe.labels import K
 from safe.metrics import Floats
 from safe.statistics import percentile_interval
 
@@ -45,7 +44,7 @@ def vote_figures(
         DataError: if there is no clip, or one without votes.
     """
     counts = np.asarray(votes, dtype=np.float64)
-    if not len(counts) or counts.shape != probabilities.shape or counts.shape[1] != K:
+    if not len(counts) or counts.shape != probabilities.shape:
         raise DataError("votes: none of the clips that were predicted has votes")
     if (counts.sum(axis=1) <= 0).any():
         raise DataError("votes: a clip without a single vote cannot be compared")

@@ -287,6 +287,18 @@ def test_rare_classes_weigh_more_and_an_absent_one_stays_finite() -> None:
     assert "class_weight" not in acl.state_dict()  # it belongs to the split, not to the weights
 
 
+@pytest.mark.parametrize("count", [2, 11, 100])
+def test_any_number_of_classes(count: int) -> None:
+    counts = torch.arange(count)  # of the first class there is no clip
+    logits, labels = torch.randn(8, count), torch.arange(8) % count
+    expected = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(cal(logits, labels, count - 1), expected)
+    parts = make_acl(counts, top_k=count - 1)(logits, torch.randn(8, 4), labels)
+    assert all(part.isfinite() for part in parts.values())
+    with pytest.raises(ValueError, match=f"top_k = {count} must be from 1 to {count - 1}"):
+        make_acl(counts, top_k=count)
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="top_k = 7 must be from 1 to 6"):
         make_acl(top_k=7)

@@ -21,9 +21,9 @@ from warm import bin_folder
 
 from pipeline.datasets.animate import Clip, draw_clip
 from safe.config import Synthesize
-from safe.labels import CLASSES
 from safe.networks.backbones import BACKBONES
 from safe.networks.build import RIVALS
+from safe.taxonomy import BASIC
 
 # R3D-18's convolutions are Winograd's on a CPU from some 512 pixels over the windows on.
 NETWORKS = {
@@ -120,7 +120,7 @@ def test_what_one_process_trained_others_calibrate_evaluate_export_and_ask(
     rows = [json.loads(line) for line in (tmp_path / "predictions/person.jsonl").open()]
     assert rows
     assert all(
-        sum(row[f"p_{label}"] for label in CLASSES) == pytest.approx(1, abs=1e-5) for row in rows
+        sum(row[f"p_{label}"] for label in BASIC) == pytest.approx(1, abs=1e-5) for row in rows
     )
 
 

@@ -16,7 +16,7 @@ from safe.metrics import softmax
 from safe.predictions import read_predictions
 from safe.reading.shards import open_shards
 from safe.saved import info_digest, load_model, save_calibrated
-from safe.split import choose_rows
+from safe.split import choose_rows, next_fold
 from safe.train import train
 from safe.trust import trust_figures
 
@@ -182,3 +182,10 @@ def test_a_bucket_val_is_the_selection_split_or_belongs_to_training(project, sha
         assert kept.tolist() == list(range(50, 105))
     kept, held = choose_rows(folder, 1, settings=small_config(project).train, seed=0)
     assert (len(kept), held) == (85, None)
+
+
+def test_of_many_folds_the_next_one_is_the_next_number(shards):
+    buckets = np.array([f"fold{1 + row % 12}" for row in range(105)])
+    folder = replace(open_shards(shards), bucket=buckets)
+    found = [next_fold(folder, fold) for fold in (1, 2, 9, 12)]
+    assert found == ["fold2", "fold3", "fold10", "fold1"]

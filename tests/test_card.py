@@ -20,11 +20,11 @@ from safe.calibration import Calibration
 from safe.card import write_card
 from safe.errors import DataError, ModelError
 from safe.exact_pass import Predictions, write_predictions
-from safe.labels import CLASSES
 from safe.metrics import softmax, summarize
 from safe.networks.build import build_model
 from safe.reading.shards import open_shards
 from safe.saved import info_digest, read_info, save_model
+from safe.taxonomy import BASIC
 
 ARCHITECTURE = {
     "name": "safe", "backbone": "small", "temporal": "s2am2",
@@ -44,6 +44,7 @@ def base(project, tmp_path_factory):
     params = small_config(project, "train.select=val").model_dump()
     shards = open_shards(project / "data" / "synthetic" / "shards")
     info = {
+        "classes": BASIC,
         "architecture": ARCHITECTURE,
         "crop": 32,
         "preprocessing": {"id": shards.preprocessing_id, "made_from": {"size": 48}},
@@ -58,12 +59,13 @@ def base(project, tmp_path_factory):
         "history": [],
         "calibration": CALIBRATION.record(),
     }
-    save_model(folder / "model", build_model(**ARCHITECTURE, weights=None).state_dict(), info)
+    network = build_model(7, **ARCHITECTURE, weights=None)
+    save_model(folder / "model", network.state_dict(), info)
     rng = np.random.default_rng(0)
     label = np.arange(N) % 7
     logits = rng.normal(size=(N, 7)).astype(np.float32)
     logits[np.arange(N), label] += 2
-    logits[:, CLASSES.index("disgust")] = -9
+    logits[:, BASIC.index("disgust")] = -9
     evaluate(folder / "eval", label, logits)
     return folder
 
@@ -82,15 +84,16 @@ def made(base, tmp_path):
     return tmp_path
 
 
-def evaluate(out: Path, label: Any, logits: Any, **more: Any) -> None:
+def evaluate(out: Path, label: Any, logits: Any, classes: Any = BASIC, **more: Any) -> None:
     """Write what `safe-cli eval` writes, with the keys that a card needs."""
-    folder = SimpleNamespace(clip=np.array([f"c{i:03d}" for i in range(N)]), label=label)
+    clips = np.array([f"c{i:03d}" for i in range(N)])
+    folder = SimpleNamespace(clip=clips, label=label, classes=classes)
     wide = np.ones((N, 2), np.float32) / 2
     out.mkdir()
     write_predictions(
         out / "predictions.parquet", folder, Predictions(np.arange(N), logits, wide, wide)
     )
-    metrics = summarize(logits, label, 15) | {
+    metrics = summarize(logits, label, 15, classes) | {
         "weights": read_info(out.parent / "model" / "model.json")["weights"]["sha256"],
         "n_test": N, "n_left_out": 4, "fold": 1, "selection": "val",
         "perturb": "none", "severity": 0, "precision": "float32",
@@ -139,7 +142,7 @@ def test_figures_by_class_and_together_are_those_of_other_libraries(base, text):
         assert 2 < high - value < 12
     recalls = recall_score(label, said, average=None)
     precisions = precision_score(label, said, average=None, zero_division=0)
-    for k, name in enumerate(CLASSES):
+    for k, name in enumerate(BASIC):
         _, n, recall, precision, _ = row(text.split("most often taken for")[1], name)
         assert int(n) == (label == k).sum() == 20
         ends = binomtest(int((said[label == k] == k).sum()), 20).proportion_ci(method="wilson")
@@ -209,12 +212,11 @@ def test_clips_by_split_and_class_come_from_the_shards(made, project):
     shards = project / "data" / "synthetic" / "shards"
     text = card(made, shards=shards)
     opened = open_shards(shards)
-    test = row(text, "test")
-    assert [int(cell) for cell in test[1:8]] == np.bincount(
-        opened.label[opened.bucket == "fold1"], minlength=7
-    ).tolist()
-    splits = [int(row(text, name)[-1]) for name in ("training", "selection", "test")]
-    assert splits == [63, 21, 21]
+    counts = text.partition("## Training")[0]
+    assert row(counts, "clips") == ["clips", "training", "selection", "test"]
+    test = [int(row(counts, name)[-1]) for name in BASIC]
+    assert test == np.bincount(opened.label[opened.bucket == "fold1"], minlength=7).tolist()
+    assert [int(cell) for cell in row(counts, "**all**")[1:]] == [63, 21, 21]
     alter(made, preprocessing={"id": "f" * 16, "made_from": {"size": 48}})
     assert "the shards were not at hand" in card(made, shards=shards)
 
@@ -276,4 +278,32 @@ def test_the_verb_finds_evaluation_and_shards_of_a_run(
     assert "figures of runs/synthetic/eval/fold-1" in capsys.readouterr().out
     text = Path("card.md").read_text()
     assert row(text, "WAR")
-    assert row(text, "training")[-1] == "63"
+    assert row(text, "**all**")[1] == "63"
+
+
+def test_a_card_of_other_classes_says_which_have_no_test_clip(made):
+    classes = ("contempt", "笑顔", "very sad")
+    info = read_info(made / "model" / "model.json") | {"classes": classes}
+    network = build_model(3, **ARCHITECTURE, weights=None)
+    for key in ("weights", "sha256"):
+        del info[key]
+    info["calibration"] = Calibration(clips=40).record()
+    save_model(made / "model", network.state_dict(), info)
+    label = np.arange(N) % 2
+    logits = np.eye(3)[(label + (np.arange(N) % 5 == 0)) % 3].astype(np.float32)
+    with pytest.raises(DataError, match="of other classes than the model"):
+        card(made, evaluation=made / "eval")
+    evaluate(made / "three", label, logits, classes)
+    text = card(made, evaluation=made / "three")
+    told = " ".join(text.split())
+    for words in (
+        "each of 3 expressions a probability: contempt, 笑顔, very sad.",
+        "| UAR over 2 of 3 classes (mean of the classes' recalls; chance is 33.3) |",
+        "| very sad | 0 | - | 0 | - |",
+        "Without a test clip: very sad. How well the model finds it is not known.",
+        "One face a clip, 3 classes",
+        '"contempt, 0.80" says',
+        "treat it as no answer.",
+    ):
+        assert words in told, words
+    assert "neutral" not in text

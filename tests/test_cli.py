@@ -10,8 +10,9 @@ import cv2
 import pytest
 from conftest import ROOT, SMALL, call
 
+from cli.runs import _uar
 from pipeline.decode import read_video
-from safe.labels import CLASSES
+from safe.taxonomy import BASIC
 
 
 def cli(*arguments: str, folder: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -115,7 +116,7 @@ def labels_of(project: Path) -> dict[str, str]:
     """Clip key to class name, read from the split lists."""
     lists = project / "data" / "raw" / "synthetic" / "EmoLabel_DataSplit" / "test(single-labeled)"
     rows = [line.split(",") for path in lists.iterdir() for line in path.read_text().split()[1:]]
-    return {f"{int(number):05d}": CLASSES[int(label) - 1] for number, label in rows}
+    return {f"{int(number):05d}": BASIC[int(label) - 1] for number, label in rows}
 
 
 def place(project: Path, clip: str, root: Path, name: str, source: str) -> None:
@@ -128,3 +129,9 @@ def place(project: Path, clip: str, root: Path, name: str, source: str) -> None:
     folder.mkdir(parents=True)
     for number, frame in enumerate(read_video(video).frames, start=1):
         cv2.imwrite(str(folder / f"{number}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+
+def test_uar_says_over_how_many_classes_it_is():
+    figures = {"uar": 50.0, "uar_classes": 2, "recall.a": 40.0, "recall.b": 60.0}
+    assert _uar(figures) == "UAR"
+    assert _uar(figures | {"recall.no clips": None}) == "UAR over 2 of 3 classes"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.datasets.own import _each_line
 from pipeline.datasets.own_columns import LINES, Lines, first_twice, read_plain
-from pipeline.datasets.own_lines import SPLITS, WORDS
+from pipeline.datasets.own_lines import PARTS
 from pipeline.face.face_table import SCHEMA, ClipFaces, FaceFile, write_faces
 from safe.errors import DataError
 
@@ -24,16 +24,16 @@ PATHS = st.one_of(
 )
 GOOD = st.tuples(
     PATHS,
-    st.sampled_from([*WORDS, "HAPPY", " Joy "]),
-    st.sampled_from([*SPLITS, "Train", " 3"]),
+    st.sampled_from(["happy", "sad", "contempt", "HAPPY", " Joy ", "\u7b11"]),
+    st.sampled_from([*PARTS, "1", "17", "Train", " 3"]),
     st.sampled_from(["", " ", "k", " k-1 ", "K_2"]),
 )
 BAD = st.sampled_from(
     [
         ("/a", "happy", "1", ""),
         ("a/../b", "happy", "1", ""),
-        ("a", "glad", "1", ""),
-        ("a", "happy", "6", ""),
+        ("a", " ", "1", ""),
+        ("a", "happy", "06", ""),
         ("a", "happy", "1", "k.1"),
         ("a\\b", "happy", "1", ""),
         ("a",),
@@ -108,7 +108,7 @@ def test_the_first_line_that_is_there_twice(pairs: list[tuple[str, str]]) -> Non
         for what, value in zip(("path", "clip"), pair, strict=True):
             seen.setdefault((what, value), line)
     rows = [
-        {"line": line, "path": path, "key": key, "word": 0, "split": 0}
+        {"line": line, "path": path, "key": key, "word": "a", "split": "1"}
         for line, (path, key) in enumerate(pairs, start=2)
     ]
     assert first_twice(pa.Table.from_pylist(rows, LINES)) == expected

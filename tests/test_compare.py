@@ -12,21 +12,31 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from safe.compare import Entry, difference, estimate, judge, mcnemar_by_seed
 from safe.compare_table import table_markdown
 from safe.errors import DataError
-from safe.labels import K
 from safe.metrics import summarize
 from safe.predictions import Split
 from safe.statistics import Mcnemar
+from safe.taxonomy import BASIC, Classes
+
+K = len(BASIC)
 
 MISSING = Entry({}, {})
 
 
-def say(labels, predicted, *, sure: float = 6.0, prefix: str = "clip") -> Split:
+def say(
+    labels,
+    predicted,
+    *,
+    sure: float = 6.0,
+    prefix: str = "clip",
+    classes: Classes = BASIC,
+) -> Split:
     """A split in which the model says this, this surely."""
     n = len(labels)
     return Split(
         clip=tuple(f"{prefix}-{i}" for i in range(n)),
         label=np.asarray(labels),
-        logits=sure * np.eye(K)[predicted],
+        classes=classes,
+        logits=sure * np.eye(len(classes))[predicted],
         embedding=np.zeros((n, 2)),
         attention=np.ones((n, 1)),
     )
@@ -64,7 +74,7 @@ def test_values_are_those_of_scikit_learn_in_percent():
 def test_calibration_has_estimates_too(figure):
     row = train(0.7)
     found = estimate(row, figure, bins=10)
-    expected = [summarize(s.logits, s.label, 10)[figure] for s in row.splits.values()]
+    expected = [summarize(s.logits, s.label, 10, BASIC)[figure] for s in row.splits.values()]
     assert found.values == tuple(expected)
     assert found.low < found.mean < found.high
 
@@ -269,7 +279,10 @@ def test_the_text_says_which_data_and_which_epoch():
     rows = {"SAFE": Entry({0: right(1500, of=2400)}, {"war": 72.06})}
     text = table_markdown(rows, ["war"], **ASK, note="Table IV h and Table VII disagree.\n")
     first, warning, *_, last = text.split("\n\n")
-    assert first == ("Ours: synthetic, 2,400 test clips, each run at its last epoch. Paper: DFEW.")
+    assert first == (
+        "Ours: synthetic, 2,400 test clips, each run at its last epoch. Paper: DFEW. UAR over 1 of "
+        "7 classes: no test clip of sad, neutral, angry, surprise, disgust, fear."
+    )
     assert "only the differences between rows can be compared" in warning
     assert last == "Table IV h and Table VII disagree.\n"
     assert "Pairs" not in text
@@ -300,3 +313,31 @@ def test_a_row_that_is_better_on_every_seed_agrees_with_a_paper_that_says_so():
     }
     line = tables(table_markdown(turned, ["war"], **ASK))[1][1]
     assert [line[5], line[9]] == ["against the paper"] * 2
+
+
+@pytest.mark.parametrize("count", [2, 8, 11])
+def test_rows_of_other_classes_one_of_them_without_clips(count):
+    classes = tuple(f"c{number}" for number in range(count))
+    labels = np.arange(60) % (count - 1)
+    good = say(labels, labels, classes=classes)
+    bad = say(labels, np.where(np.arange(60) % 3, labels, count - 1), classes=classes)
+    rows = {"a": Entry({0: good}, {}, "b"), "b": Entry({0: bad}, {})}
+    assert estimate(rows["b"], "uar").mean == pytest.approx(200 / 3, abs=5)
+    assert difference(rows["a"], rows["b"], "war")[0] == pytest.approx(100 / 3)
+    assert estimate(rows["a"], f"recall.c{count - 1}").values == ()
+    text = table_markdown(rows, ["uar", f"recall.c{count - 1}"], **ASK)
+    first = text.split("\n\n")[0]
+    told = f" UAR over {count - 1} of {count} classes: no test clip of c{count - 1}."
+    assert first.endswith(told)
+    assert tables(text)[0][1][4] == "no clip"
+    every = say(list(range(count)), list(range(count)), classes=classes)
+    assert "UAR over" not in table_markdown({"a": Entry({0: every}, {})}, ["uar"], **ASK)
+
+
+def test_other_classes_and_a_class_that_is_not_there_are_refused_in_one_line():
+    one = say([0, 1], [0, 1])
+    turned = say([0, 1], [0, 1], classes=BASIC[::-1])
+    with pytest.raises(DataError, match=r"^row, seed 1, is of the classes fear, disgust, .+, but "):
+        estimate(Entry({0: one, 1: turned}, {}), "war")
+    with pytest.raises(DataError, match=r"^SAFE: recall\.bored: the runs have only .+ happy, sad"):
+        estimate(Entry({0: one}, {}), "recall.bored", name="SAFE")

@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 
 def build(temporal: str) -> SAFE:
     return SAFE(
+        classes=7,
         backbone="r3d_18",
         weights=None,
         temporal=temporal,
@@ -30,7 +31,14 @@ def build(temporal: str) -> SAFE:
 
 def tiny() -> SAFE:
     return SAFE(
-        backbone="small", weights=None, temporal="bilstm", window=4, stride=2, hidden=8, dropout=0.1
+        classes=7,
+        backbone="small",
+        weights=None,
+        temporal="bilstm",
+        window=4,
+        stride=2,
+        hidden=8,
+        dropout=0.1,
     )
 
 

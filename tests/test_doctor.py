@@ -28,7 +28,6 @@ from pipeline.datasets.official import OFFICIAL, exchanged
 from safe.calibration import Calibration
 from safe.config import Data
 from safe.evaluate import evaluate
-from safe.labels import CLASSES
 from safe.networks.build import build_model
 from safe.reading.shards import open_shards
 from safe.sample import FRAMES
@@ -54,6 +53,7 @@ def healthy(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = open_shards(folder / SHARDS)
     torch.manual_seed(0)
     info = {
+        "classes": shards.classes,
         "architecture": config.model.model_dump(exclude={"weights"}),
         "crop": config.augment.crop,
         "preprocessing": shards.index["preprocessing"],
@@ -62,7 +62,8 @@ def healthy(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train_clips": len(shards.split(1)[0]) - 8,
         "history": [],
     }
-    save_model(folder / TRAIN, build_model(**config.model.model_dump()).state_dict(), info)
+    network = build_model(len(shards.classes), **config.model.model_dump())
+    save_model(folder / TRAIN, network.state_dict(), info)
     save_calibrated(folder / CALIBRATE, folder / TRAIN, Calibration(method="temperature", clips=8))
     evaluate(
         folder / CALIBRATE,
@@ -135,8 +136,9 @@ def change_index(change: Callable[[dict[str, Any]], object]) -> None:
 def change_model(folder: Path, **values: Any) -> None:
     """Write a model folder anew with other values in its model.json, checksums that fit."""
     info = read_info(folder / "model.json")
-    weights = build_model(**info["architecture"], weights=None).state_dict()
-    own = {key: info[key] for key in info if key not in ("format", "classes", "weights", "sha256")}
+    network = build_model(len(info["classes"]), **info["architecture"], weights=None)
+    weights = network.state_dict()
+    own = {key: info[key] for key in info if key not in ("format", "weights", "sha256")}
     save_model(folder, weights, {**own, **values})
 
 
@@ -340,13 +342,20 @@ def remake_shards(strips: dict[str, bytes], *, without: Sequence[str] = (), **ch
     made = {**shards.index["preprocessing"], **changes}
     shutil.rmtree(SHARDS)
     SHARDS.mkdir()
-    writer = ShardWriter(SHARDS, clips=8)
+    writer = ShardWriter(SHARDS, clips=8, classes=shards.classes)
     for key, strip in (had | strips).items():
         if key not in without:
-            record = {"clip": key, "label": CLASSES[labels[key]], "flags": []}
+            record = {"clip": key, "label": shards.classes[labels[key]], "flags": ""}
             writer.add(key, bucket=buckets[key], label=labels[key], strip=strip, record=record)
     writer.close()
-    write_index(SHARDS, shards=writer.shards, left_out=left_out, made=made, rows=writer.rows)
+    write_index(
+        SHARDS,
+        shards=writer.shards,
+        left_out=left_out,
+        made=made,
+        classes=shards.classes,
+        rows=writer.rows,
+    )
 
 
 def test_a_missing_raw_clip(tree, doctor):
@@ -505,7 +514,7 @@ def test_a_missing_and_a_cut_shard(tree, doctor):
 
 def test_shards_of_an_old_format(tree, doctor):
     change_index(lambda index: index.update(format=1))
-    what = "shard format 1, this version reads 2"
+    what = "shard format 1, this version reads 3"
     expect(doctor(), 2, ("error", "shards", SHARDS / "index.json", what, "safe-cli shard"))
 
 
@@ -614,8 +623,8 @@ def test_predictions_of_other_clips(tree, doctor):
 
 def test_predictions_of_other_labels_and_without_numbers(tree, doctor):
     def spoil(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        rows[0]["label"] = (rows[0]["label"] + 1) % len(CLASSES)
-        rows[1]["logits"] = [float("nan")] * len(CLASSES)
+        rows[0]["label"] = (rows[0]["label"] + 1) % 7
+        rows[1]["logits"] = [float("nan")] * 7
         return rows
 
     rewrite(PREDICTIONS, spoil)

@@ -18,8 +18,8 @@ from conftest import ROOT, TINY, call
 from test_pipeline import commit_all, copy_project, warm_env
 
 from safe.config import Config
-from safe.labels import CLASSES
 from safe.params import parse_config
+from safe.taxonomy import BASIC
 
 PAGES = sorted(
     path.name
@@ -135,7 +135,7 @@ def videos(reader: Reader) -> list[tuple[Path, str, int]]:
     """Path, class and number of each drawn clip; seven classes in turn."""
     lists = reader.clips / "EmoLabel_DataSplit/test(single-labeled)"
     rows = [line.split(",") for path in lists.iterdir() for line in path.read_text().split()[1:]]
-    found = sorted((f"{int(clip):05d}", CLASSES[int(label) - 1]) for clip, label in rows)
+    found = sorted((f"{int(clip):05d}", BASIC[int(label) - 1]) for clip, label in rows)
     return [
         (reader.clips / "Clip/original" / f"{clip}.mp4", label, number)
         for number, (clip, label) in enumerate(found)
@@ -185,7 +185,7 @@ def use_own_clips(reader):
     place(video, reader.data / "own/new/video.mp4")
     (reader.data / "own/clips.csv").write_text("\n".join(lines) + "\n")
     said = reader.read("tutorial-own.md")
-    assert "label 'anger' is read as angry" in said["safe-cli index"]
+    assert "label 'Anger' is read as angry" in said["safe-cli index"]
     assert "35 clips" in said["safe-cli index"]
     assert (reader.folder / "runs/own/calibrate/fold-1/model.json").exists()
     assert any(path.suffix == ".mp4" for path in (reader.folder / "predictions").rglob("*"))

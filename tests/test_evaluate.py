@@ -3,19 +3,28 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import small_config
 
+from pipeline.contents import write_index
+from pipeline.tar import ShardWriter
+from safe.calibrate import calibrate
 from safe.calibration import Calibration
 from safe.errors import ModelError
-from safe.evaluate import evaluate
+from safe.evaluate import check_fit, evaluate
+from safe.examine_runs import examine_models, examine_predictions
 from safe.metrics import summarize
+from safe.predictions import read_predictions
 from safe.reading.shards import open_shards
 from safe.recipe import cpu_has_bf16
+from safe.sample import FRAMES, encode_strip
 from safe.saved import info_digest
+from safe.summary import summarize_folds
+from safe.taxonomy import BASIC, decode
 from safe.train import train
 from safe.trust import trust_figures
 
@@ -46,12 +55,13 @@ def test_each_test_clip_once_and_figures_from_the_predictions(project, model, sh
     folder = open_shards(shards)
     _, test = folder.split(1)
     table = pq.read_table(tmp_path / "predictions.parquet")
+    assert decode(table.schema.metadata) == folder.classes == BASIC
     assert table["clip"].to_pylist() == folder.clip[test].tolist()
     assert table["label"].to_pylist() == folder.label[test].tolist()
     assert np.allclose(np.array(table["attention"].to_pylist()).sum(1), 1, atol=1e-5)
     logits = np.array(table["logits"].to_pylist())
     assert figures == {
-        **summarize(logits, folder.label[test], 15),
+        **summarize(logits, folder.label[test], 15, BASIC),
         **trust_figures(logits, folder.label[test], Calibration(), bins=15),
         "calibration": "none",
         "calibrated_on": 0,
@@ -129,6 +139,14 @@ def test_shards_of_another_preprocessing_are_refused(project, model, shards, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("classes", [BASIC[::-1], (*BASIC, "contempt")])
+def test_shards_of_other_classes_or_in_another_order_are_refused(project, shards, model, classes):
+    info = {**json.loads((model / "model.json").read_text()), "classes": list(classes)}
+    told = rf"^.+: trained on the classes {', '.join(classes)}, but .+ has happy, sad.+anew$"
+    with pytest.raises(ModelError, match=told):
+        check_fit(info, open_shards(shards), 1, model)
+
+
 def test_another_folds_model_is_refused(project, model, shards, tmp_path):
     with pytest.raises(ModelError, match="trained for fold 1; fold 2's test clips"):
         run(project, model, shards, tmp_path, fold=2)
@@ -152,3 +170,55 @@ def test_a_model_folder_that_is_missing_or_damaged_is_one_line(project, model, s
     (tmp_path / "other" / "model.json").write_text(json.dumps(info))
     with pytest.raises(ModelError, match="weights do not fit"):
         run(project, tmp_path / "other", shards, tmp_path)
+
+
+def write_clips(root, classes, labels: dict[str, list[int]]) -> None:
+    """Write a shard folder of noise, a few clips in each bucket."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    writer = ShardWriter(root, clips=100, classes=classes)
+    for bucket, own in labels.items():
+        for number, label in enumerate(own):
+            strip = encode_strip(rng.integers(0, 256, (FRAMES, 16, 16, 3), np.uint8), 90, "420")
+            record = {"label": classes[label], "flags": ""}
+            place = {"bucket": bucket, "label": label}
+            writer.add(f"{bucket}-{number:02d}", **place, strip=strip, record=record)
+    writer.close()
+    made = {"id": "0" * 16, "made_from": {"size": 16}}
+    parts = {"shards": writer.shards, "left_out": [], "classes": classes, "rows": writer.rows}
+    write_index(root, made=made, **parts)
+
+
+@pytest.mark.parametrize("count", [2, 8, 11])
+def test_other_classes_from_shards_to_the_figures_of_folds(project, tmp_path, count):
+    """The last class of several has no clip in fold 12's test split."""
+    classes = tuple(f"class {number}" for number in range(count))
+    few = list(range(count if count == 2 else count - 1)) * 2
+    labels = {"fold12": few, "fold3": list(range(count)) * 2, "fold7": list(range(count)) * 2}
+    write_clips(tmp_path / "shards", classes, labels)
+    shards = open_shards(tmp_path / "shards")
+    words = ("train.epochs=1", "train.batch=4", "augment.crop=16", "train.select=val")
+    config = small_config(project, *words, "train.val_from=fold", "acl.top_k=1")
+    common = {"shards": tmp_path / "shards", "fold": 12}
+    model, out = tmp_path / "train", tmp_path / "calibrate" / "fold-12"
+    train(config, **common, out=model, checkpoints=tmp_path / "checkpoints", commit="none")
+    assert json.loads((model / "model.json").read_text())["classes"] == list(classes)
+    rest = {"settings": config.calibrate, "runtime": config.runtime, "bins": 15}
+    calibrate(model, **common, out=out, **rest)
+    where = tmp_path / "eval" / "fold-12"
+    figures = run(project, out, tmp_path / "shards", where, fold=12)
+    assert figures["uar_classes"] == len(set(few))
+    assert (figures[f"recall.{classes[-1]}"] is None) == (count > 2)
+    split = read_predictions(where / "predictions.parquet")
+    assert (split.classes, split.logits.shape) == (classes, (len(few), count))
+    stages = {"evals": tmp_path / "eval", "models": tmp_path / "calibrate"}
+    whole = summarize_folds(**stages, folds=[12], dataset="own", bins=15, out=tmp_path / "results")
+    assert whole["uar"] == pytest.approx(figures["uar"], abs=1e-4)
+
+    turned = replace(shards, index={**shards.index, "classes": classes[::-1]})
+    for folder, kinds in ((shards, []), (turned, ["model-classes", "predictions-classes"])):
+        found = (
+            examine_models(tmp_path / "calibrate", folds=[12], shards=folder),
+            examine_predictions(tmp_path / "eval", models={12}, shards=folder, forgotten=set()),
+        )
+        assert [finding.kind for part in found for finding in part.findings] == kinds

@@ -341,7 +341,7 @@ def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsy
     assert len(here.split.clip) == 7
     assert not np.array_equal(here.split.logits, there.split.logits)
     for one in (here, there):  # the figures that DVC shows for the run are those of its predictions
-        figures = summarize(one.split.logits, one.split.label, bins=15)
+        figures = summarize(one.split.logits, one.split.label, 15, one.split.classes)
         assert figures["nll"] == pytest.approx(one.held[1].metrics["nll"], abs=1e-3)
 
     run_table("tiny", None, short, clone / "out")

@@ -19,13 +19,13 @@ from safe.augment import MEAN, STD
 from safe.calibration import Calibration
 from safe.errors import ModelError
 from safe.export import TOLERANCE, export_model, random_faces
-from safe.labels import CLASSES
 from safe.metrics import softmax
 from safe.networks.build import build_model
 from safe.networks.model import Output
 from safe.reading.loader import ClipReader
 from safe.reading.shards import open_shards
 from safe.saved import load_model, save_model
+from safe.taxonomy import BASIC
 from safe.whole import PlainPool
 
 ARCHITECTURE = {
@@ -64,7 +64,7 @@ def by_hand(folder: Path, faces: np.ndarray) -> tuple[np.ndarray, ...]:
 def small_model(faces: np.ndarray) -> nn.Module:
     """Make a model whose BatchNorm and classifier are as if trained: answers differ by clip."""
     torch.manual_seed(0)
-    model = build_model(**ARCHITECTURE, weights=None)
+    model = build_model(7, **ARCHITECTURE, weights=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -81,6 +81,7 @@ def small_model(faces: np.ndarray) -> nn.Module:
 
 def save(folder: Path, model: nn.Module, made_from: dict[str, int]) -> Path:
     info = {
+        "classes": list(BASIC),
         "architecture": ARCHITECTURE,
         "crop": CROP,
         "preprocessing": {"id": "0123456789abcdef", "made_from": made_from},
@@ -135,7 +136,7 @@ def test_onnx_equals_pytorch_on_more_than_100_clips(exported, session, faces):
 
 def test_the_file_says_what_a_reader_must_know_and_nothing_of_this_machine(exported, session):
     about = session.get_modelmeta().custom_metadata_map
-    assert json.loads(about["classes"]) == list(CLASSES)
+    assert json.loads(about["classes"]) == list(BASIC)
     assert Calibration.from_info({"calibration": json.loads(about["calibration"])}) == CALIBRATION
     assert json.loads(about["preprocessing"])["id"] == "0123456789abcdef"
     assert json.loads(about["preprocessing"])["made_from"]["size"] == SIZE
@@ -175,9 +176,9 @@ runpy.run_path(sys.argv[0], run_name='__main__')
     clear &= (np.abs(p - CALIBRATION.cutoffs) > 1e-4).all(1)
     for i in np.flatnonzero(clear):
         sure = p[i].max() > CALIBRATION.threshold
-        assert answers[i]["decision"] == (CLASSES[p[i].argmax()] if sure else "abstain")
+        assert answers[i]["decision"] == (BASIC[p[i].argmax()] if sure else "abstain")
         inside = [
-            name for name, x, y in zip(CLASSES, p[i], CALIBRATION.cutoffs, strict=True) if x > y
+            name for name, x, y in zip(BASIC, p[i], CALIBRATION.cutoffs, strict=True) if x > y
         ]
         assert answers[i]["set"] == inside
     assert len({a["decision"] == "abstain" for a in answers}) == 2  # both happen
@@ -223,8 +224,8 @@ def test_faces_that_do_not_fit_and_a_model_that_does_not_say_its_size_are_one_li
 def test_the_verb_compares_on_clips_from_all_over_the_test_split(project, faces, monkeypatch):
     monkeypatch.chdir(project)
     folder = open_shards(Path("data/synthetic/shards"))
-    about = {"id": folder.preprocessing_id}
-    info = {"dataset": "synthetic", "fold": 2, "preprocessing": about}
+    about = {"classes": list(BASIC), "preprocessing": {"id": folder.preprocessing_id}}
+    info = {"dataset": "synthetic", "fold": 2, **about}
     rows = np.flatnonzero(folder.bucket == "fold2")
     assert np.array_equal(read_test_faces(info, Path("m"), 100), faces[rows])
     assert np.array_equal(read_test_faces(info, Path("m"), 11), faces[rows[::2]])

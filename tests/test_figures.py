@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from PIL import Image
 from safe.compare import Estimate
 from safe.errors import DataError
 from safe.figures import calibration, canvas, cases, confusion, embedding, reliability, rows
-from safe.labels import CLASSES, K
 from safe.metrics import softmax
 from safe.predictions import Split, pool
+from safe.taxonomy import BASIC, Classes
 
 
 def make_split(
@@ -26,20 +27,23 @@ def make_split(
     *,
     skill: float = 2.0,
     sharp: float = 1.5,
-    classes: int = K,
+    present: int = 100,
+    classes: Classes = BASIC,
     model: int = 0,
 ) -> Split:
     """Made-up predictions: `seed` says which clips, `model` what is said about them."""
     rng = np.random.default_rng(seed)
-    shares = np.array([0.21, 0.16, 0.22, 0.19, 0.12, 0.02, 0.08])[:classes]
-    label = rng.choice(classes, n, p=shares / shares.sum())
+    shares = np.resize([0.21, 0.16, 0.22, 0.19, 0.12, 0.02, 0.08], len(classes))[:present]
+    label = rng.choice(len(shares), n, p=shares / shares.sum())
     rng = np.random.default_rng((seed, model))
-    logits = sharp * (rng.normal(size=(n, K)) + skill * np.eye(K)[label])
-    centres = np.random.default_rng(5).normal(size=(K, 16))
+    k = len(classes)
+    logits = sharp * (rng.normal(size=(n, k)) + skill * np.eye(k)[label])
+    centres = np.random.default_rng(5).normal(size=(k, 16))
     features = skill * centres[label] + rng.normal(scale=1.5, size=(n, 16))
     return Split(
         clip=tuple(f"s{seed}-{i:05d}" for i in range(n)),
         label=label,
+        classes=classes,
         logits=logits,
         embedding=features,
         attention=softmax(rng.normal(size=(n, 7))),
@@ -125,7 +129,7 @@ def make_figures(n: int = 90) -> dict[str, tuple]:
     strips = make_strips(a, chosen)
     strips.pop(a.clip[chosen[-1]])
     folds = {f"fold {k}": make_split(seed=k, n=n) for k in range(1, 5)}
-    folds["fold 5"] = make_split(seed=5, n=n, classes=6)
+    folds["fold 5"] = make_split(seed=5, n=n, present=6)
     clips = (("baseline", "SAFE"), a, b, chosen, strips)
     one, two = canvas.ONE_COLUMN, canvas.TWO_COLUMNS
     return {
@@ -209,7 +213,7 @@ def test_another_suffix_is_refused_and_leaves_nothing(tmp_path):
 def test_models_of_other_clips_or_none_or_with_nan_are_refused():
     a, other = make_split(), make_split(seed=1)
     turned = replace(a, clip=a.clip[::-1])
-    relabelled = replace(a, label=(a.label + 1) % K)
+    relabelled = replace(a, label=(a.label + 1) % 7)
     for b in (other, turned, relabelled):
         pair = {"a": a, "b": b}
         for refused in (
@@ -220,6 +224,8 @@ def test_models_of_other_clips_or_none_or_with_nan_are_refused():
         ):
             with pytest.raises(DataError, match="do not hold the same clips"):
                 refused()
+    with pytest.raises(DataError, match="of different classes"):
+        reliability.reliability_figure({"a": a, "b": make_split(classes=BASIC[::-1])}, 15)
     with pytest.raises(DataError, match="no model"):
         reliability.reliability_figure({}, 15)
     with pytest.raises(DataError, match="no part"):
@@ -258,13 +264,13 @@ def test_reliability_bars_are_those_of_a_loop_over_clips():
 
 
 def test_confusion_cells_are_percent_of_the_row_and_the_last_matrix_pools_the_folds():
-    folds = {"fold 1": make_split(seed=1), "fold 5": make_split(seed=5, classes=6)}
+    folds = {"fold 1": make_split(seed=1), "fold 5": make_split(seed=5, present=6)}
     figure = confusion.confusion_figure(folds)
     parts = [*folds.values(), pool(list(folds.values()))]
     assert [axes.get_title().split(":")[0] for axes in figure.axes] == [*folds, "pooled"]
     for axes, part in zip(figure.axes, parts, strict=True):
         cells = {each.get_position(): each.get_text() for each in axes.texts}
-        for true, predicted in itertools.product(range(K), range(K)):
+        for true, predicted in itertools.product(range(7), range(7)):
             row = part.logits.argmax(axis=1)[part.label == true]
             cell = cells.get((predicted, true))
             assert cell == (f"{100 * np.mean(row == predicted):.0f}" if len(row) else None)
@@ -272,10 +278,11 @@ def test_confusion_cells_are_percent_of_the_row_and_the_last_matrix_pools_the_fo
         present = np.unique(part.label)
         hit = part.logits.argmax(axis=1) == part.label
         recall = [hit[part.label == k].mean() for k in present]
-        expected = f"WAR {100 * hit.mean():.2f}, UAR {100 * np.mean(recall):.2f}"
-        assert axes.get_title().endswith(expected)
+        over = "" if len(present) == 7 else f" over {len(present)} of 7 classes"
+        expected = f"WAR {100 * hit.mean():.2f}, UAR{over} {100 * np.mean(recall):.2f}"
+        assert axes.get_title().replace("\n", " ").endswith(expected)
     assert 6 not in parts[1].label  # a class without clips was among them
-    assert set(CLASSES) <= set(words(figure))
+    assert set(BASIC) <= set(words(figure))
 
 
 def test_one_fold_is_not_pooled():
@@ -284,10 +291,10 @@ def test_one_fold_is_not_pooled():
 
 
 def test_clips_are_drawn_in_the_share_of_their_class():
-    label = np.repeat(np.arange(K), (400, 300, 200, 60, 30, 9, 1))
+    label = np.repeat(np.arange(7), (400, 300, 200, 60, 30, 9, 1))
     rows_ = embedding.choose_clips(label, 100, seed=3)
     assert len(set(rows_.tolist())) == 100
-    drawn = np.bincount(label[rows_], minlength=K)
+    drawn = np.bincount(label[rows_], minlength=7)
     assert (np.abs(drawn - np.bincount(label) / 10) <= 1).all()
     assert drawn.min() == 1
     assert (rows_ == embedding.choose_clips(label, 100, seed=3)).all()
@@ -319,17 +326,17 @@ def test_embedding_titles_give_the_silhouette_in_the_embedding_and_the_clips_are
         score = slow_silhouette(split.embedding[chosen], label)
         assert axes.get_title() == f"{name}: silhouette {score:.3f}"
         drawn = [len(points.get_offsets()) for points in axes.collections]
-        assert drawn == np.bincount(label, minlength=K).tolist()
+        assert drawn == np.bincount(label, minlength=7).tolist()
     legend = figure.legends[0].get_texts()
     assert [each.get_text() for each in legend] == [
-        f"{word} ({n})" for word, n in zip(CLASSES, drawn, strict=True)
+        f"{word} ({n})" for word, n in zip(BASIC, drawn, strict=True)
     ]
     looks = {(points.get_facecolor()[0].tobytes()) for points in figure.axes[0].collections}
-    assert len(looks) == K
+    assert len(looks) == 7
 
 
 def test_embedding_of_one_class_has_no_silhouette_and_of_three_clips_is_refused():
-    split = make_split(n=12, classes=1)
+    split = make_split(n=12, present=1)
     assert "silhouette not defined" in embedding.embedding_figure({"a": split}).axes[0].get_title()
     with pytest.raises(DataError, match="3 clips are too few"):
         embedding.embedding_figure({"a": split}, most=3)
@@ -382,7 +389,7 @@ def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
     for row, start in zip(chosen, range(0, 16, 4), strict=True):
         faces, *windows, bars = figure.axes[start : start + 4]
         clip = a.clip[row]
-        assert faces.get_title(loc="left").startswith(f"{clip}, {CLASSES[a.label[row]]}.")
+        assert faces.get_title(loc="left").startswith(f"{clip}, {BASIC[a.label[row]]}.")
         assert ("faces missing" in words(faces)) == (clip not in strips)
         if clip in strips:
             assert faces.images[0].get_array().shape == (48, 16 * 48, 3)
@@ -401,7 +408,7 @@ def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
             chance = np.exp(split.logits[row]) / np.exp(split.logits[row]).sum()
             assert [bar.get_width() for bar in container] == pytest.approx(chance)
         bold = [x.get_text() for x in bars.get_yticklabels() if x.get_fontweight() == "bold"]
-        assert bold == [CLASSES[a.label[row]]]
+        assert bold == [BASIC[a.label[row]]]
 
 
 def test_windows_that_do_not_fit_and_no_cases_are_refused():
@@ -481,3 +488,91 @@ def test_a_sweep_has_a_gap_where_a_value_is_missing():
             (value, row["war"].paper) for value, row in values.items() if row["war"].paper
         ]
     assert words(figure).count("missing") == 1
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("smile", "no smile"),
+        (*BASIC[::-1], "contempt"),
+        tuple(f"c{i}" for i in range(100)),
+        (*(f"c{i}" for i in range(93)), *BASIC),
+    ],
+    ids=len,
+)
+def test_no_two_classes_look_the_same_and_the_basic_ones_as_always(classes):
+    looks, areas = canvas.class_looks(classes), canvas.class_areas(classes)
+    assert list(looks) == list(areas) == list(classes)
+    assert len(set(looks.values())) == len(classes)
+    assert len({tuple(area.values()) for area in areas.values()}) == len(classes)
+    basic = canvas.class_looks(BASIC)
+    assert [looks[name] for name in classes if name in BASIC] == [
+        basic[name] for name in classes if name in BASIC
+    ]
+    others = tuple(name for name in classes if name not in BASIC)
+    assert [looks[name] for name in others] == list(canvas.class_looks(others).values())
+
+
+LOOSE = ("very happy + loud", "笑顔", "überrascht")
+
+
+def points_a_class(figure: Figure, axes) -> float:
+    """How high a row of a matrix is, once the figure is saved; its names are 7 points high."""
+    return axes.get_position().height * figure.get_figheight() * 72 / len(axes.get_yticks())
+
+
+@pytest.mark.parametrize("count", [2, 8, 11, 20])
+def test_a_confusion_matrix_of_so_many_classes_says_which_lack_clips(count, tmp_path):
+    classes = (*LOOSE, *(f"class {i}" for i in range(count)))[:count]
+    split = make_split(n=300, classes=classes, present=count - 1 if count > 2 else 2)
+    figure = confusion.confusion_figure({"fold 1": split})
+    (axes,) = figure.axes
+    there = len(np.unique(split.label))
+    told = "UAR " if there == count else f"UAR over {there} of {count} classes "
+    assert told in axes.get_title()
+    assert set(classes) <= set(words(figure))
+    assert len([word for word in words(axes) if word.isdigit()]) == count * there
+    canvas.save(figure, tmp_path / "a.png")
+    assert points_a_class(figure, axes) > 7
+
+
+@pytest.mark.parametrize("count", [30, 100])
+def test_of_many_classes_one_matrix_without_percentages_is_drawn(count, tmp_path):
+    classes = (*BASIC, *LOOSE, *(f"class {i}" for i in range(count)))[:count]
+    folds = {f"fold {k}": make_split(seed=k, n=600, classes=classes) for k in (1, 2)}
+    figure = confusion.confusion_figure(folds)
+    (axes,) = figure.axes
+    assert axes.get_title().startswith("pooled: ")
+    assert not [word for word in words(axes) if word.isdigit()]
+    assert set(classes) <= set(words(figure))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of letters that are not there
+        canvas.save(figure, tmp_path / "a.png")
+    assert points_a_class(figure, axes) > 7
+
+
+@pytest.mark.parametrize("count", [2, 11, 30])
+def test_embedding_and_cases_of_other_classes(count, tmp_path):
+    classes = (*LOOSE, *BASIC, *(f"class {i}" for i in range(count)))[:count]
+    a, b = (make_split(n=120, classes=classes, model=model) for model in (1, 2))
+    figure = embedding.embedding_figure({"a": a, "b": b}, most=80)
+    legend = figure.legends[0]
+    assert [each.get_text().rpartition(" ")[0] for each in legend.get_texts()] == list(classes)
+    canvas.save(figure, tmp_path / "a.png")
+    figure.canvas.draw()
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert 0 <= box.x0 < box.x1 <= whole.x1
+    chosen = cases.choose_cases(a, b, 2)
+    figure = cases.cases_figure(("a", "b"), a, b, chosen, {}, window=4, stride=2)
+    for row, bars in zip(chosen, figure.axes[3::4], strict=True):
+        names = [label.get_text() for label in bars.get_yticklabels()]
+        assert len(names) == min(count, 8)
+        bold = [x.get_text() for x in bars.get_yticklabels() if x.get_fontweight() == "bold"]
+        assert bold == [canvas.class_name(classes[a.label[row]], room=17)]
+        shown = [k for k, n in enumerate(classes) if canvas.class_name(n, room=17) in names]
+        for container, split in zip(bars.containers, (a, b), strict=True):
+            drawn = [bar.get_width() for bar in container]
+            assert drawn == pytest.approx(split.probabilities[row, shown])
+            assert split.predicted[row] in shown
+    told = f"bars: the 8 likeliest of {count} classes"
+    assert any(told in word for word in words(figure)) == (count > 8)

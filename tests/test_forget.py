@@ -34,9 +34,9 @@ from pipeline.index import build_index
 from pipeline.remove import find_raw, remove_rows
 from pipeline.shard import write_shards
 from safe.errors import DataError, SafeError
-from safe.labels import CLASSES
 from safe.process import only_one
 from safe.reading.shards import open_shards
+from safe.taxonomy import BASIC
 
 OVERRIDES = (
     "synthesize.clips=40",
@@ -214,7 +214,7 @@ def check_folder(folder: Path, clips: set[str]) -> None:
                 if member.name.endswith(".cls")
             ]
         assert entry["clips"] == len(labels) > 0
-        assert entry["classes"] == {name: labels.count(i) for i, name in enumerate(CLASSES)}
+        assert entry["classes"] == {name: labels.count(i) for i, name in enumerate(BASIC)}
     read = {}
     paths = [str(shards / name) for name in names]
     for sample in webdataset.WebDataset(paths, shardshuffle=False, empty_check=False):

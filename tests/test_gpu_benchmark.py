@@ -59,7 +59,7 @@ def test_the_convolutions_are_those_whose_work_safe_cost_counts():
     convs = list_convs(112, torch.device("meta"))
     flops = sum(times * conv.multiply_adds for conv, times in convs.items())
     settings = {"weights": None, "window": 4, "stride": 2, "hidden": 8, "dropout": 0.0}
-    model = SAFE(backbone="r3d_18", temporal="s2am2", **settings)
+    model = SAFE(classes=7, backbone="r3d_18", temporal="s2am2", **settings)
     assert sum(convs.values()) == 20 + 3  # three make each of two steps of time by itself
     assert 7 * flops == count(model).parts["backbone"].multiply_adds
 

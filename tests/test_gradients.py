@@ -22,6 +22,7 @@ LABELS = torch.tensor([0, 1, 1, 2, 0, 3, 1, 0])
 def build() -> SAFE:
     torch.manual_seed(0)
     model = SAFE(
+        classes=7,
         backbone="small",
         weights=None,
         temporal="s2am2",

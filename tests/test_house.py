@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 CODE = sorted(path for room in ("safe", "pipeline", "cli") for path in (ROOT / room).rglob("*.py"))
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 TORCH_FREE = {
-    *("safe.labels", "safe.config", "safe.errors", "safe.sample", "safe.process"),
+    *("safe.taxonomy", "safe.config", "safe.errors", "safe.sample", "safe.process"),
     *("safe.finding", "safe.store"),
 }
 MODULE = {

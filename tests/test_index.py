@@ -11,7 +11,7 @@ from pipeline.index import build_index
 from pipeline.manifest import read_manifest
 from safe.config import Data
 from safe.errors import DataError
-from safe.labels import CLASSES
+from safe.taxonomy import BASIC
 
 SPLITS = {"synthetic": "EmoLabel_DataSplit", "dfew": "EmoLabel_DataSplit", "ferv39k": "4_setups"}
 
@@ -73,13 +73,13 @@ def test_dfew_by_hand(tmp_path: Path, name: str, spelling: str) -> None:
     assert rows["00003"] == {
         "clip": "00003",
         "path": "Clip/original/part_1/3.mp4",
-        "label": CLASSES.index("angry"),  # DFEW's 4
+        "label": BASIC.index("angry"),  # DFEW's 4
         "bucket": "fold4",
         "source": "video",
         "bytes": 3,
     }
     assert rows["00006"]["path"] == "Clip/original/part_2/more/00006.mp4"
-    assert rows["00006"]["label"] == CLASSES.index("fear")  # DFEW's 7
+    assert rows["00006"]["label"] == BASIC.index("fear")  # DFEW's 7
     assert rows["00010"]["bytes"] is None
     assert counts == {
         "clips": 10,
@@ -113,7 +113,7 @@ def test_ferv39k_by_hand(tmp_path: Path) -> None:
     assert rows["War-Angry-0267"] == {
         "clip": "War-Angry-0267",
         "path": "0_7_LabelClips/War/Angry/0267.mp4",
-        "label": CLASSES.index("angry"),
+        "label": BASIC.index("angry"),
         "bucket": "test",
         "source": "video",
         "bytes": 7,
@@ -230,7 +230,7 @@ def test_official_ferv39k(official: Path) -> None:
     assert (counts["clips"], counts["missing"]) == (38_935, 38_935 - len(listed[::16]))
     assert (counts["train"], counts["test"]) == (31_088, 7_847)
     rows = rows_of(official / "m.parquet")
-    labels = {clip.replace("/", "-"): CLASSES.index(name.lower()) for clip, name in listed}
+    labels = {clip.replace("/", "-"): BASIC.index(name.lower()) for clip, name in listed}
     assert {clip: row["label"] for clip, row in rows.items()} == labels
 
 

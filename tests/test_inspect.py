@@ -24,16 +24,16 @@ from pipeline.face.track import choose_track
 from safe.calibration import Calibration
 from safe.errors import ConfigError, DataError
 from safe.figures.contact import KINDS, Frames, Row, Said, contact_figure
-from safe.labels import CLASSES, K
 from safe.metrics import softmax
 from safe.networks.build import build_model
 from safe.reading.shards import open_shards
 from safe.sample import FRAMES, decode_strip
 from safe.saved import save_model
+from safe.taxonomy import BASIC, encode
 
 T = FRAMES
 LAYOUT = Layout("synthetic")
-CALIBRATION = Calibration("temperature", scale=(0.5,) * K, threshold=0.6, clips=30)
+CALIBRATION = Calibration("temperature", scale=(0.5,) * 7, threshold=0.6, clips=30)
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def here(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     folder, config = open_shards(LAYOUT.shards), small_config(tmp_path)
     architecture = config.model.model_dump(exclude={"weights"})
     info = {
+        "classes": folder.classes,
         "architecture": architecture,
         "crop": config.augment.crop,
         "preprocessing": folder.index["preprocessing"],
@@ -58,11 +59,11 @@ def here(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         "calibration": CALIBRATION.record(),
         "history": [{"loss": 2.0 - i, "train_uar": 14.0 + i} for i in range(2)],
     }
-    model = build_model(**architecture, weights=None)
+    model = build_model(len(folder.classes), **architecture, weights=None)
     save_model(LAYOUT.calibrates / "fold-1", model.state_dict(), info)
     rows = folder.split(1)[1]
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(len(rows), K)) + 3 * np.eye(K)[folder.label[rows]]
+    logits = rng.normal(size=(len(rows), 7)) + 3 * np.eye(7)[folder.label[rows]]
     attention = softmax(rng.normal(size=(len(rows), 7)))
     LAYOUT.evals.joinpath("fold-1").mkdir(parents=True)
     columns: dict[str, Any] = {
@@ -72,7 +73,8 @@ def here(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         "embedding": attention.tolist(),
         "attention": attention.tolist(),
     }
-    pq.write_table(pa.table(columns), LAYOUT.evals / "fold-1" / "predictions.parquet")
+    said = pa.table(columns).replace_schema_metadata(encode(folder.classes))
+    pq.write_table(said, LAYOUT.evals / "fold-1" / "predictions.parquet")
     return tmp_path
 
 
@@ -97,13 +99,13 @@ def test_a_clip_is_told_as_the_tables_hold_it_and_shown_as_stored(here: Path) ->
     )
     assert [entry["box"] == "detected" for entry in frames] == [s > 0 for s in kept["score"]]
     clip: Any = facts["clip"]
-    assert (clip["label"], clip["bucket"]) == (CLASSES[folder.label[row]], "fold1")
+    assert (clip["label"], clip["bucket"]) == (BASIC[folder.label[row]], "fold1")
     assert clip["decoding"] == "16 of 16 frames, no damage seen"
     said: Any = facts["said by runs/synthetic/eval/fold-1"]
     logits = pq.read_table(LAYOUT.evals / "fold-1" / "predictions.parquet")["logits"][0].as_py()
     chances = np.exp(np.array(logits) / 2) / np.exp(np.array(logits) / 2).sum()  # temperature 2
-    np.testing.assert_allclose([said[name] for name in CLASSES], chances, atol=6e-5)
-    assert said["decision"] == (CLASSES[chances.argmax()] if chances.max() >= 0.6 else "abstain")
+    np.testing.assert_allclose([said[f"p_{name}"] for name in BASIC], chances, atol=6e-5)
+    assert said["decision"] == (BASIC[chances.argmax()] if chances.max() >= 0.6 else "abstain")
     pictures = panels(figure)
     assert len(pictures) == T + 1
     tar = LAYOUT.shards / folder.files[folder.shard[row]]
@@ -199,8 +201,8 @@ def test_a_shard_is_counted_and_an_altered_tar_is_told(here: Path) -> None:
     buckets: Any = facts["buckets"]
     for entry in buckets:
         mine = folder.label[folder.bucket == entry["bucket"]]
-        assert [entry[name] for name in CLASSES] == np.bincount(mine, minlength=K).tolist()
-    sad = (folder.bucket == "fold2") & (folder.label == CLASSES.index("sad"))
+        assert [entry[f"n_{name}"] for name in BASIC] == np.bincount(mine, minlength=7).tolist()
+    sad = (folder.bucket == "fold2") & (folder.label == BASIC.index("sad"))
     assert 0 < sad.sum() == len(panels(figure)) <= 5
     titles = [axes.get_title(loc="left").split(" ")[0] for axes in panels(figure)]
     assert titles == folder.clip[sad].tolist()
@@ -223,7 +225,7 @@ def test_a_shard_is_counted_and_an_altered_tar_is_told(here: Path) -> None:
 def test_a_run_is_told_and_its_surest_wrong_and_right_clips_drawn(here: Path) -> None:
     facts, figure = inspect_run(Path("runs/synthetic"), clips=8, label=None, draw=True)
     model: Any = facts["model"]
-    built = build_model(**small_config(here).model.model_dump())
+    built = build_model(7, **small_config(here).model.model_dump())
     assert model["parameters"] == sum(part.numel() for part in built.parameters())
     assert model["shards"] == "data/synthetic/shards: of the same preprocessing"
     assert facts["calibration"]["method"] == "temperature"  # type: ignore[call-overload]
@@ -235,7 +237,7 @@ def test_a_run_is_told_and_its_surest_wrong_and_right_clips_drawn(here: Path) ->
     keys = table["clip"].to_pylist()
     shown = [keys.index(title.split(" ")[0]) for title in titles]
     for i, title in zip(shown, titles, strict=True):
-        assert f"labelled {CLASSES[label[i]]} · {'wrong' if wrong[i] else 'right'}" in title
+        assert f"labelled {BASIC[label[i]]} · {'wrong' if wrong[i] else 'right'}" in title
     assert wrong[shown].sum() == min(4, wrong.sum())
     sure = softmax(logits / 2).max(axis=1)
     right = [i for i in shown if not wrong[i]]
@@ -265,11 +267,21 @@ def test_the_verb_writes_text_json_and_a_picture(
     assert text.startswith(f"clip\n  clip          {key}\n")
     assert "sheet" not in text
     assert not Path(f"inspected/{key}.png").exists()
-    for wrong in ({"out": Path("a.jpg")}, {"label": "joy"}):
-        with pytest.raises(ConfigError):
-            run(key, **wrong)
+    with pytest.raises(ConfigError, match="the suffix must be"):
+        run(key, out=Path("a.jpg"))
+    for what in (key, "data/synthetic/shards", "runs/synthetic"):
+        with pytest.raises(ConfigError, match="--label joy: must be one of happy, sad, neutral,"):
+            run(what, label="joy")
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert "/inspected/" in ignored  # faces are biometric data
+
+
+def test_a_run_beside_predictions_of_other_classes_is_refused(here: Path) -> None:
+    path = LAYOUT.evals / "fold-1" / "predictions.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata(encode(BASIC[::-1])), path)
+    with pytest.raises(DataError, match="of other classes than the model"):
+        inspect_run(Path("runs/synthetic"), clips=8, label=None, draw=True)
 
 
 def test_facts_are_aligned_and_empty_sections_left_out() -> None:
@@ -289,6 +301,6 @@ def test_a_sheet_needs_something_to_draw() -> None:
     with pytest.raises(DataError, match="no clip to draw"):
         contact_figure("t", "", [])
     frames = Frames(np.zeros((T, 8, 8, 3), np.uint8), np.zeros((T, 4)), ["held"] * T, [""] * T)
-    said = Said(np.full(K, 1 / K), np.full(7, 1 / 7), 4, 2)
+    said = Said(np.full(7, 1 / 7), BASIC, np.full(7, 1 / 7), 4, 2)
     figure = contact_figure("t", "", [Row("r", None, 0, said)], frames=frames)
     assert len(panels(figure)) == T  # the row without faces is grey

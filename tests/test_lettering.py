@@ -10,6 +10,7 @@ from test_timeline import answer, band
 from safe.figures import canvas
 from safe.figures.contact import Row, contact_figure
 from safe.figures.timeline import draw_timeline, timeline_figure
+from safe.taxonomy import BASIC
 
 NAMES = {
     "a b.mp4": "a b.mp4",
@@ -25,7 +26,9 @@ CJK = ("笑顔.mp4", "テスト.mp4", "한국어.mp4", "简体字.mp4", "繁體�
 
 
 def head_of(name: str) -> str:
-    figure = timeline_figure({1: band(answer(0, "sad"))}, title=name, note=name, seconds=2)
+    figure = timeline_figure(
+        {1: band(answer(0, "sad"))}, classes=BASIC, title=name, note=name, seconds=2
+    )
     sheet = contact_figure(name, name, [Row(name, None)])
     found = {figure.texts[0].get_text(), sheet.texts[0].get_text(), sheet.axes[0].get_title("left")}
     (head,) = found
@@ -37,7 +40,7 @@ def test_every_name_is_drawn_in_letters_that_are_there(name, tmp_path, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of each letter that it has not
         bands = {1: band(answer(0, "sad"))}
-        draw_timeline(bands, tmp_path / "a.png", title=name, note=name, seconds=2)
+        draw_timeline(bands, tmp_path / "a.png", classes=BASIC, title=name, note=name, seconds=2)
         canvas.save(contact_figure(name, name, [Row(name, None)]), tmp_path / "b.png")
     assert not caplog.records  # nor of a typeface
     if len(name) < 40:
@@ -51,7 +54,9 @@ def test_two_names_are_two_pictures(tmp_path):
     pictures = set()
     for name in CJK:
         path = tmp_path / "a.png"
-        draw_timeline({1: band(answer(0, "sad"))}, path, title=name, note="", seconds=2)
+        draw_timeline(
+            {1: band(answer(0, "sad"))}, path, classes=BASIC, title=name, note="", seconds=2
+        )
         pictures.add(np.asarray(Image.open(path)).tobytes())
     assert len(pictures) == len(CJK)
 
@@ -61,7 +66,9 @@ LONG = ["W" * 60 + "x" * 150 + "end.mp4", "笑" * 80 + ".mp4", "i" * 251]
 
 @pytest.mark.parametrize("name", LONG, ids=lambda name: name[:1])
 def test_a_long_name_loses_its_middle_and_stays_inside(name):
-    figure = timeline_figure({1: band(answer(0, "sad"))}, title=name, note=name, seconds=2)
+    figure = timeline_figure(
+        {1: band(answer(0, "sad"))}, classes=BASIC, title=name, note=name, seconds=2
+    )
     sheet = contact_figure(name, name, [Row(name, None)])
     for each in (figure, sheet):
         each.set_dpi(200)  # as they are saved

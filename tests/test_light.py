@@ -21,7 +21,7 @@ def test_safe_with_it_stays_within_the_papers_cost(monkeypatch):
     monkeypatch.setitem(BACKBONES, "light", Light)
     settings = {"weights": None, "window": 4, "stride": 2, "hidden": 512, "dropout": 0.2}
     total = multiply_adds(
-        lambda: SAFE(backbone="light", temporal="s2am2", **settings), 16, 112, 112
+        lambda: SAFE(classes=7, backbone="light", temporal="s2am2", **settings), 16, 112, 112
     )
     windows = 7 * multiply_adds(Light, 4, 112, 112)
     assert 2.0e9 < total <= 2.94e9

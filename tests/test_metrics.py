@@ -18,7 +18,6 @@ from sklearn.metrics import (
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from safe.errors import DataError, ModelError
-from safe.labels import CLASSES, K
 from safe.metrics import (
     brier,
     confusion,
@@ -29,8 +28,12 @@ from safe.metrics import (
     softmax,
     summarize,
     uar,
+    uar_name,
     war,
 )
+from safe.taxonomy import BASIC
+
+K = len(BASIC)
 
 
 def draw(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +51,7 @@ def draw(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
 def test_figures_agree_with_scikit_learn_and_torchmetrics(seed: int) -> None:
     logits, labels = draw(seed)
     predictions, probabilities = logits.argmax(1), softmax(logits)
-    matrix = confusion(labels, predictions)
+    matrix = confusion(labels, predictions, K)
     assert war(matrix) == pytest.approx(accuracy_score(labels, predictions))
     assert uar(matrix) == pytest.approx(balanced_accuracy_score(labels, predictions))
     np.testing.assert_allclose(
@@ -69,7 +72,7 @@ def test_figures_agree_with_scikit_learn_and_torchmetrics(seed: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, K - 1), st.integers(0, K - 1)), min_size=1, max_size=40))
 def test_war_and_uar_of_any_predictions_with_absent_classes(pairs: list[tuple[int, int]]) -> None:
     labels, predictions = np.array(pairs).T
-    matrix = confusion(labels, predictions)
+    matrix = confusion(labels, predictions, K)
     assert matrix.dtype == np.int64
     for label in range(K):
         for prediction in range(K):
@@ -85,14 +88,14 @@ def test_war_and_uar_of_any_predictions_with_absent_classes(pairs: list[tuple[in
 
 def test_one_matrix_is_not_a_mean_of_batches() -> None:
     labels, predictions = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
-    assert uar(confusion(labels, predictions)) == pytest.approx((2 / 3 + 1) / 2)
-    halves = [uar(confusion(labels[s], predictions[s])) for s in (slice(2), slice(2, 4))]
+    assert uar(confusion(labels, predictions, K)) == pytest.approx((2 / 3 + 1) / 2)
+    halves = [uar(confusion(labels[s], predictions[s], K)) for s in (slice(2), slice(2, 4))]
     assert np.mean(halves) != pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_confusion_refuses_what_scikit_learn_would_leave_out() -> None:
     with pytest.raises(ValueError, match=r"2 clips is not in 0..6"):
-        confusion([0, 1, 7, 2], [0, -1, 1, 2])
+        confusion([0, 1, 7, 2], [0, -1, 1, 2], K)
 
 
 def test_ece_nll_and_brier_against_literal_loops() -> None:
@@ -152,14 +155,15 @@ def test_extreme_logits_keep_finite_figures() -> None:
 
 def test_summarize_holds_every_figure_in_its_unit() -> None:
     logits, labels = draw(0)
-    figures = summarize(logits.astype(np.float32), labels.astype(np.int8), bins=15)
-    names = ["war", "uar", "ece", "nll", "brier", *(f"recall.{name}" for name in CLASSES), "n"]
+    figures = summarize(logits.astype(np.float32), labels.astype(np.int8), bins=15, classes=BASIC)
+    names = ["war", "uar", "ece", "nll", "brier", *(f"recall.{name}" for name in BASIC)]
+    names += ["n", "uar_classes"]
     assert list(figures) == names
-    assert figures["n"] == 200
+    assert (figures["n"], figures["uar_classes"]) == (200, 7)
     assert figures["war"] == pytest.approx(100 * accuracy_score(labels, logits.argmax(1)))
-    assert figures["uar"] == pytest.approx(np.mean([figures[f"recall.{name}"] for name in CLASSES]))
+    assert figures["uar"] == pytest.approx(np.mean([figures[f"recall.{name}"] for name in BASIC]))
     assert figures["recall.disgust"] == pytest.approx(
-        100 * np.mean(logits.argmax(1)[labels == CLASSES.index("disgust")] == 5)
+        100 * np.mean(logits.argmax(1)[labels == BASIC.index("disgust")] == 5)
     )
     assert figures["nll"] == pytest.approx(nll(logits, labels), rel=1e-6)
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
@@ -167,16 +171,37 @@ def test_summarize_holds_every_figure_in_its_unit() -> None:
 
 def test_a_class_without_clips_is_left_out_of_uar() -> None:
     logits = np.eye(K)[[0, 1, 1]]
-    figures = summarize(logits, [0, 1, 2], bins=15)
+    figures = summarize(logits, [0, 1, 2], bins=15, classes=BASIC)
     assert figures["recall.fear"] is None
     assert figures["uar"] == pytest.approx(200 / 3)
+    assert figures["uar_classes"] == 3
     json.dumps(figures, allow_nan=False)
 
 
 def test_broken_predictions_are_refused() -> None:
     with pytest.raises(DataError, match="no clip"):
-        summarize(np.zeros((0, K)), [], bins=15)
+        summarize(np.zeros((0, K)), [], bins=15, classes=BASIC)
     logits = np.zeros((3, K))
     logits[1, 2] = np.nan
     with pytest.raises(ModelError, match="1 of 3 clips are not finite"):
-        summarize(logits, [0, 1, 2], bins=15)
+        summarize(logits, [0, 1, 2], bins=15, classes=BASIC)
+
+
+@pytest.mark.parametrize("count", [2, 8, 11, 100])
+def test_any_classes_one_of_them_without_clips(count: int) -> None:
+    classes = tuple(f"class {number}" for number in range(count))
+    rng = np.random.default_rng(count)
+    labels, logits = rng.integers(count - 1, size=500), rng.normal(size=(500, count))
+    predictions = logits.argmax(1)
+    matrix = confusion(labels, predictions, count)
+    assert matrix.shape == (count, count)
+    assert uar(matrix) == pytest.approx(
+        recall_score(labels, predictions, labels=np.unique(labels), average="macro")
+    )
+    figures = summarize(logits, labels, 15, classes)
+    assert figures["uar"] == 100 * uar(matrix)
+    assert figures["uar_classes"] == count - 1
+    assert figures[f"recall.class {count - 1}"] is None
+    assert sum(key.startswith("recall.") for key in figures) == count
+    assert uar_name(matrix.sum(1)) == f"UAR over {count - 1} of {count} classes"
+    assert uar_name([3, 1]) == uar_name([True, True]) == "UAR"

@@ -9,6 +9,7 @@ from safe.networks.model import SAFE
 def build(**changes) -> SAFE:
     torch.manual_seed(0)
     settings = {
+        "classes": 7,
         "backbone": "small",
         "weights": None,
         "temporal": "s2am2",
@@ -30,6 +31,12 @@ def test_shapes(temporal, window, stride, windows, batch):
     assert output.attention.shape == (batch, windows)
     assert output.embedding.shape == (batch, 16)
     assert torch.allclose(output.attention.sum(1), torch.ones(batch))
+
+
+@pytest.mark.parametrize("classes", [2, 11, 100])
+def test_as_many_logits_as_classes(classes):
+    clips = torch.randn(1, 3, 16, 32, 32)
+    assert build(classes=classes).eval()(clips).logits.shape == (1, classes)
 
 
 def test_a_clip_gets_the_same_logits_alone_and_in_a_batch():

@@ -20,6 +20,7 @@ from pipeline.tar import clear_beside
 from safe.config import Data
 from safe.errors import DataError
 from safe.process import fitting, only_one, whole_file
+from safe.taxonomy import BASIC
 
 # Temporary names
 
@@ -97,7 +98,8 @@ def index(root: Path, *, name: str = "own", source: str = "video") -> tuple[Any,
     """Rows of the manifest by key, and what was noted."""
     splits = {"own": "clips.csv", "dfew": "EmoLabel_DataSplit", "ferv39k": "4_setups"}[name]
     notes: list[str] = []
-    data = Data(name=name, root=str(root), splits=splits, source=source, folds=[1])
+    classes = list(BASIC) if name == "own" else None
+    data = Data(name=name, root=str(root), splits=splits, source=source, folds=[1], classes=classes)
     build_index(data, root / "m.parquet", on_note=notes.append)
     rows = {row["clip"]: row for row in read_manifest(root / "m.parquet").to_pylist()}
     return rows, [note for note in notes if "has no clip of" not in note]
@@ -217,7 +219,8 @@ def test_what_is_no_frame_costs_itself(tmp_path: Path, shared: Path) -> None:
     rows, _ = index(tmp_path, source="frames")
     assert {key: row["bytes"] for key, row in rows.items()} == {"a": 7, "b": 7, "c": None}
     case = shared / "cases" / "video" / "apple-double-files"
-    data = Data(name="own", root=str(case), splits="clips.csv", source="frames", folds=[1])
+    settings = {"splits": "clips.csv", "source": "frames", "folds": [1], "classes": list(BASIC)}
+    data = Data(name="own", root=str(case), **settings)
     build_index(data, tmp_path / "m.parquet")
     sizes = [file.stat().st_size for file in case.glob("clip01/0*.jpg")]
     assert len(sizes) == 32

@@ -9,21 +9,28 @@ import cv2
 import pytest
 from test_cli import cli, labels_of, small
 
-from pipeline.datasets.own_lines import SYNONYMS, make_key
+from pipeline.datasets.classes import SYNONYMS
+from pipeline.datasets.own_lines import make_key
 from pipeline.decode import read_video
 from pipeline.index import build_index
-from pipeline.manifest import read_manifest
+from pipeline.manifest import read_classes, read_manifest
 from safe.config import Data
 from safe.errors import ConfigError, DataError
-from safe.labels import CLASSES
 from safe.params import load_config
 from safe.sample import KEY
+from safe.taxonomy import BASIC
 
 ROWS = ("a/one.mp4,happy,train", "a/two.mp4,Sadness,train", "b/three.mov,FEAR,test")
 
 
 def data(folder: Path, **changes: object) -> Data:
-    values = {"name": "own", "root": str(folder), "splits": "clips.csv", "source": "video"}
+    values = {
+        "name": "own",
+        "root": str(folder),
+        "splits": "clips.csv",
+        "source": "video",
+        "classes": list(BASIC),
+    }
     return Data(**{**values, "folds": [1], **changes})
 
 
@@ -58,11 +65,11 @@ def test_a_list_by_hand(tmp_path: Path) -> None:
     ]
     names = ("clip", "path", "label", "bucket", "bytes")
     assert rows == [
-        dict(zip(names, row, strict=True)) | {"label": CLASSES.index(row[2]), "source": "video"}
+        dict(zip(names, row, strict=True)) | {"label": BASIC.index(row[2]), "source": "video"}
         for row in expected
     ]
     assert notes == [
-        "label 'sadness' is read as sad (lines: 1)",
+        "label 'Sadness' is read as sad (lines: 1)",
         "fold 1 has no clip of neutral, angry, surprise, disgust, fear to train on",
         "fold 1 has no clip of happy, sad, neutral, angry, surprise, disgust to test on",
     ]
@@ -127,9 +134,80 @@ def test_folders_of_frames(tmp_path: Path) -> None:
 def test_each_other_word_means_one_of_the_classes(tmp_path: Path, word: str) -> None:
     write(tmp_path, f"a/one.mp4,{word.title()},train", "b/three.mov,fear,test")
     rows, notes = index(tmp_path)
-    name = CLASSES[rows[0]["label"]]
+    name = BASIC[rows[0]["label"]]
     assert name == "happy" if word == "joy" else name[:3] == word[:3]
-    assert notes[0] == f"label {word!r} is read as {name} (lines: 1)"
+    assert notes[0] == f"label {word.title()!r} is read as {name} (lines: 1)"
+    rows, _ = index(tmp_path, classes=None)  # else it is a class of its own
+    assert read_classes(tmp_path / "m.parquet") == tuple(
+        sorted(("fear", word.title()), key=str.lower)
+    )
+
+
+# Classes
+
+
+def test_labels_are_the_words_of_the_list_in_alphabetical_order(tmp_path: Path) -> None:
+    write(
+        tmp_path, "a/one.mp4,Zorn,train", "x,Ärger,train", "b/three.mov,calm +,test", "y,zorn,test"
+    )
+    rows, notes = index(tmp_path, classes=None)
+    classes = read_classes(tmp_path / "m.parquet")
+    assert classes == ("calm +", "Zorn", "Ärger")
+    assert [classes[row["label"]] for row in rows] == ["Zorn", "calm +", "Ärger", "Zorn"]
+    assert notes == [
+        "fold 1 has no clip of calm + to train on",
+        "fold 1 has no clip of Ärger to test on",
+    ]
+
+
+def test_classes_are_chosen_ordered_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    write(
+        tmp_path, "a/one.mp4,joy,train", "x,contempt,train", "b/three.mov,fear,test", "y,Joy,test"
+    )
+    rows, notes = index(tmp_path, classes=["fear", "JOY", "rage"])
+    assert read_classes(tmp_path / "m.parquet") == ("fear", "JOY", "rage")
+    assert [row["label"] for row in rows] == [1, 0, 1]
+    assert notes[0] == "label 'contempt' is left out by data.classes (lines: 1)"
+    assert "fold 1 has no clip of rage to test on" in notes
+
+
+def test_classes_are_renamed_and_put_together(tmp_path: Path) -> None:
+    write(
+        tmp_path, "a/one.mp4,joy,train", "x,contempt,train", "b/three.mov,fear,test", "y,Joy,test"
+    )
+    rows, notes = index(tmp_path, classes={"Contempt": "fear", "joy": "happy"})
+    assert read_classes(tmp_path / "m.parquet") == ("fear", "happy")
+    assert [row["label"] for row in rows] == [1, 0, 0, 1]
+    rows, notes = index(tmp_path, classes={"contempt": None})
+    assert read_classes(tmp_path / "m.parquet") == ("fear", "joy")
+    assert len(rows) == 3
+    assert notes[0] == "label 'contempt' is left out by data.classes (lines: 1)"
+    check_refused(tmp_path, "'rage' is no class of clips.csv", "contempt", classes={"rage": "x"})
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a", "a"], "1 classes; there must be 2 to 100"),
+        ([f"c{n}" for n in range(100)], "101 classes; there must be 2 to 100"),
+        (["a", "b.c"], "class 'b.c' must be a name"),
+        (["a", "Abstain"], "is the word for no decision"),
+        (["a", "x" * 40], "must be a name"),
+    ],
+)
+def test_classes_that_cannot_be(tmp_path: Path, words: list[str], told: str) -> None:
+    lines = [f"a/one{n}.mp4,{word},{('train', 'test')[n % 2]}" for n, word in enumerate(words)]
+    write(tmp_path, *lines, "a/one.mp4,a,train", "b/three.mov,a,test")
+    check_refused(tmp_path, told, classes=None)
+
+
+def test_a_hundred_classes_and_a_thousandth_fold(tmp_path: Path) -> None:
+    lines = [f"a/one{n}.mp4,c{n},{1000 + n % 2}" for n in range(100)]
+    write(tmp_path, *lines, "a/one.mp4,c0,1000")
+    rows, _ = index(tmp_path, classes=None, folds=[1000])
+    assert len(read_classes(tmp_path / "m.parquet")) == 100
+    assert {row["bucket"] for row in rows} == {"fold1000", "fold1001"}
+    assert len({row["label"] for row in rows}) == 100
 
 
 # Keys made from paths
@@ -167,11 +245,10 @@ def check_refused(folder: Path, *words: str, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("c.mp4,contempt,train", ("line 5: label 'contempt' must be one of happy, sad,", "joy")),
-        ("c.mp4,,train", ("line 5: label '' must be",)),
-        ("c.mp4,3,train", ("line 5: label '3' must be",)),
+        ("c.mp4,,train", ("line 5: no label",)),
         ("c.mp4,happy,training", ("line 5: split 'training' must be train, val or test, or",)),
-        ("c.mp4,happy,6", ("line 5: split '6'",)),
+        ("c.mp4,happy,0", ("line 5: split '0'",)),
+        ("c.mp4,happy,03", ("line 5: split '03'",)),
         ("c.mp4,happy,3", ("split is train in line 2 and 3 in line 5",)),
         ("/c.mp4,happy,train", ("line 5: path '/c.mp4' is absolute",)),
         ("C:/c.mp4,happy,train", ("line 5: path 'C:/c.mp4' is absolute",)),
@@ -240,7 +317,9 @@ def test_a_list_that_is_no_text_or_not_there(tmp_path: Path) -> None:
         ("splits=../clips.csv", "a file in data.root"),
         ("splits=a/../../clips.csv", "a file in data.root"),
         ("source=strips", "must be video or frames"),
-        ("folds=[6]", "from 1 to 5"),
+        ("folds=[0]", "folds"),
+        ("classes=[a]", "there must be 2 to 100"),
+        ("classes=[a,A]", "two classes have one name"),
         ("name=dfew", "must be EmoLabel_DataSplit when data.name is dfew"),
     ],
 )

@@ -19,26 +19,27 @@ from cli.answering import OTHER_CROPS, Reader
 from cli.app import app
 from cli.predict import predict, run_predict
 from cli.videos import find_videos
+from cli.writing import _ascii
 from pipeline.datasets.animate import Clip as Drawn
 from pipeline.datasets.animate import draw_clip
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, find_clip
-from safe.answers import SCHEMA
+from safe.answers import schema
 from safe.augment import center_crop, normalize
 from safe.calibration import Calibration
 from safe.config import Config
 from safe.errors import ConfigError, DataError, ModelError
-from safe.labels import CLASSES
 from safe.networks.build import build_model
 from safe.sample import decode_strip
 from safe.saved import load_model, save_model
+from safe.taxonomy import BASIC, Classes
 
 ARCHITECTURE = {
     **{"name": "safe", "backbone": "small", "temporal": "s2am2"},
     **{"window": 4, "stride": 2, "hidden": 8, "dropout": 0.2},
 }
 CALIBRATION = Calibration(
-    method="temperature", scale=(2.0,) * 7, level=0.9, cutoffs=(0.12,) * 7, threshold=0.1, clips=9
+    method="temperature", scale=(2.0,), level=0.9, cutoffs=(0.12,), threshold=0.1, clips=9
 )
 HOW: dict[str, Any] = {
     **{"form": "jsonl", "timeline": True, "video": False, "device": "cpu", "other_crops": False},
@@ -52,11 +53,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return small_config(tmp_path_factory.mktemp("config"), "faces.detect_size=256")
 
 
-def save(folder: Path, config: Config, **preprocessed: Any) -> Path:
+def save(folder: Path, config: Config, *, classes: Classes = BASIC, **preprocessed: Any) -> Path:
     """A model with weights as they are drawn, for the crops of `config`."""
     torch.manual_seed(3)
-    network = build_model(**ARCHITECTURE, weights=None)
+    network = build_model(len(classes), **ARCHITECTURE, weights=None)
     info = {
+        "classes": classes,
         "architecture": ARCHITECTURE,
         "crop": 32,
         "preprocessing": preprocessing("video", faces=config.faces, shard=config.shard),
@@ -131,16 +133,38 @@ def test_a_folder_becomes_tables_pictures_videos_and_reasons(videos, model, tmp_
         assert len(middles) > 2
         assert max(middles) - min(middles) < 60
     for row in rows:
-        chances = [row[f"p_{name}"] for name in CLASSES]
+        chances = [row[f"p_{name}"] for name in BASIC]
         assert sum(chances) == pytest.approx(1, abs=1e-5)
         assert row["top"] == max(chances)
-        assert row["decision"] == CLASSES[int(np.argmax(chances))]
-        assert row["set"] == [n for n, p in zip(CLASSES, chances, strict=True) if p >= 0.12]
+        assert row["decision"] == BASIC[int(np.argmax(chances))]
+        assert row["set"] == [n for n, p in zip(BASIC, chances, strict=True) if p >= 0.12]
         assert row["end"] - row["start"] == pytest.approx(1, abs=0.3)
     last = said.strip().splitlines()[-1]
     assert "4 videos, 2 with faces: 3 faces" in last
     assert f"{summary['totals']['clips']} clips, 0 abstained from" in last
     assert summary["totals"]["clips"] == len(rows) + len(rows_of(out / "one.jsonl"))
+
+
+@pytest.mark.parametrize("count", [2, 11])
+def test_a_model_of_other_classes_answers_with_these(videos, config, tmp_path, count):
+    classes = ("笑顔", "very sad", *(f"class {i}" for i in range(9)))[:count]
+    folder = save(tmp_path / "model", config, classes=classes)
+    out = tmp_path / "out"
+    run_predict([str(videos / "one.mp4")], folder, out, **HOW | {"window": 1.0, "video": True})
+    rows = rows_of(out / "one.jsonl")
+    for row in rows:
+        chances = [row[f"p_{name}"] for name in classes]
+        assert sum(chances) == pytest.approx(1, abs=1e-5)
+        assert row["decision"] == classes[int(np.argmax(chances))]
+    assert [key for key in rows[0] if key.startswith("p_")] == [f"p_{name}" for name in classes]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["model"]["classes"] == list(classes)
+    assert (out / "one.png").stat().st_size > 5000
+
+
+def test_the_words_on_a_video_are_letters_that_it_can_draw():
+    assert _ascii("fröhlich + laut") == "frohlich + laut"
+    assert _ascii("笑顔") == ""
 
 
 SCRIPT = """
@@ -160,7 +184,7 @@ def test_one_line_of_python_says_what_the_shard_and_the_model_say(videos, model,
     done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
-    assert list(row) == SCHEMA.names
+    assert list(row) == schema(BASIC).names
     found = find_clip(
         Clip(path="one.mp4", source="video"),
         root=videos,
@@ -173,7 +197,7 @@ def test_one_line_of_python_says_what_the_shard_and_the_model_say(videos, model,
     with torch.inference_mode():
         logits = network(normalize(center_crop(faces, 32)))[0][0]
     expected = torch.softmax(2.0 * logits, 0)  # the temperature of CALIBRATION
-    got = [row[f"p_{name}"] for name in CLASSES]
+    got = [row[f"p_{name}"] for name in BASIC]
     assert got == pytest.approx(expected.tolist(), abs=1e-4)
     assert (row["start"], row["face"]) == (0, 1)
 

@@ -22,6 +22,7 @@ from pipeline.face.preprocessing import preprocessing
 from safe.export import random_faces
 from safe.networks.build import build_model
 from safe.saved import save_model
+from safe.taxonomy import BASIC
 
 PROGRAM = """
 import fcntl, json, os, socket, struct, subprocess, sys, threading
@@ -64,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     architecture |= {"window": 4, "stride": 2, "hidden": 8, "dropout": 0.2}
     info = {
         "architecture": architecture,
+        "classes": list(BASIC),
         "crop": 32,
         "preprocessing": preprocessing("video", faces=config.faces, shard=config.shard),
         "fold": 1,
@@ -72,7 +74,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "history": [],
     }
     torch.manual_seed(0)
-    save_model(folder / "model", build_model(**architecture, weights=None).state_dict(), info)
+    save_model(
+        folder / "model",
+        build_model(classes=len(BASIC), **architecture, weights=None).state_dict(),
+        info,
+    )
     np.save(folder / "faces.npy", random_faces(2, config.shard.size))
     return folder
 

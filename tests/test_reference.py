@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from cli.reference import PAGE, describe, describe_range, read_keys, write_page
+from safe.config import Data
 from safe.errors import ConfigError
 from safe.params import load_config
 
@@ -62,7 +63,7 @@ def test_what_the_page_allows_is_what_the_code_takes(key):
     """Each option is taken; a value beyond each bound of a range is refused."""
     allowed = next(cells[2] for cells in rows() if cells[0] == f"`{key}`")
     options = re.findall(r"`(\w+)`", allowed)
-    if options and not allowed.startswith(("whole", "number", "text")):
+    if options and not allowed.startswith(("whole", "number", "text", "list")):
         with pytest.raises(ConfigError, match=re.escape(key)):
             load(f"{key}=none_of_them")
         assert str(VALUES[key]).lower() in options
@@ -100,6 +101,10 @@ def test_comments_of_several_lines_options_and_sections():
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 2}, "number above 0 to 2"),
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "text or `null`"),
         ({"const": "a", "type": "string"}, "`a`"),
+        (
+            Data.model_json_schema()["properties"]["classes"],
+            "list of text, or mapping to text or `null`, or `null`",
+        ),
     ],
 )
 def test_ranges_in_words(field, words):

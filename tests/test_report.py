@@ -34,7 +34,7 @@ from pipeline.contents import write_index
 from pipeline.tar import ShardWriter
 from safe.calibration import Calibration
 from safe.errors import ConfigError, DataError
-from safe.labels import CLASSES, K
+from safe.figures.canvas import class_looks
 from safe.metrics import summarize
 from safe.reading.shards import open_shards
 from safe.report.cells import attention_chart
@@ -47,12 +47,13 @@ from safe.report.strips import SIDE, choose, read_strips
 from safe.report.svg import Panel, element, marker, spread, ticks
 from safe.sample import decode_strip, encode_strip
 from safe.saved import save_model
+from safe.taxonomy import BASIC, Classes, encode
 
 NOW = datetime(2026, 11, 23, 12, 0)
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>"
 CALIBRATION = Calibration(
     method="temperature",
-    scale=(0.8,) * K,
+    scale=(0.8,) * 7,
     level=0.9,
     cutoffs=(0.1, 0.2, 0.1, 0.15, 0.1, 0.05, 0.0),
     risk=0.2,
@@ -70,12 +71,18 @@ def write_fold(
     skill: float = 2.0,
     calibration: Calibration | None = CALIBRATION,
     prefix: str = "clip",
+    classes: Classes = BASIC,
+    present: int = 100,
     **more: Any,
 ) -> None:
-    """Write predictions, metrics.json and a model of made-up numbers, as the stages do."""
+    """Write predictions, metrics.json and a model of made-up numbers, as the stages do.
+
+    Only the first classes are `present` in the test split.
+    """
+    k = len(classes)
     rng = np.random.default_rng(fold)
-    label = rng.permutation(np.arange(n) % K)
-    logits = rng.normal(size=(n, K)) + skill * np.eye(K)[label]
+    label = rng.permutation(np.arange(n) % min(k, present))
+    logits = rng.normal(size=(n, k)) + skill * np.eye(k)[label]
     attention = rng.dirichlet(np.ones(7), n)
     out = root / "runs/synthetic/eval" / f"fold-{fold}"
     out.mkdir(parents=True)
@@ -83,13 +90,15 @@ def write_fold(
         "clip": [f"{prefix}-{fold}-{i:03d}" for i in range(n)],
         "label": label.astype(np.int8),
         "logits": list(logits.astype(np.float32)),
-        "embedding": list((np.eye(K)[label] + rng.normal(size=(n, K))).astype(np.float32)),
+        "embedding": list((np.eye(k)[label] + rng.normal(size=(n, k))).astype(np.float32)),
         "attention": list(attention.astype(np.float32)),
     }
-    pq.write_table(pa.table(table), out / "predictions.parquet")
+    said = pa.table(table).replace_schema_metadata(encode(classes))
+    pq.write_table(said, out / "predictions.parquet")
     figures = {"n_test": n, "n_left_out": fold, "selection": "val", "perturb": "none"}
-    (out / "metrics.json").write_text(json.dumps(summarize(logits, label, 15) | figures))
+    (out / "metrics.json").write_text(json.dumps(summarize(logits, label, 15, classes) | figures))
     info = {
+        "classes": classes,
         "architecture": {**NETWORK, "hidden": 16, "dropout": 0.2},
         "crop": 32,
         "preprocessing": {"id": "0123456789abcdef"},
@@ -117,7 +126,7 @@ def write_shards(root: Path, experiment: Experiment) -> Path:
     """Write shards of half of the clips; a clip's faces grow brighter, those of row i from i."""
     out = root / "data/synthetic/shards"
     out.mkdir(parents=True)
-    writer = ShardWriter(out, clips=100)
+    writer = ShardWriter(out, clips=100, classes=experiment.classes)
     split = experiment.split
     for i in range(0, len(split.clip), 2):
         faces = (
@@ -130,12 +139,15 @@ def write_shards(root: Path, experiment: Experiment) -> Path:
             bucket=f"fold{experiment.fold_of[i]}",
             label=int(split.label[i]),
             strip=strip,
-            record={"flags": []},
+            record={"flags": ""},
         )
     writer.close()
     left_out = [{"clip": split.clip[i], "bucket": "fold1", "reason": HOSTILE} for i in (1, 3, 5)]
     made = {"id": "0123456789abcdef", "made_from": {"size": 64, "source": "video"}}
-    write_index(out, shards=writer.shards, left_out=left_out, made=made, rows=writer.rows)
+    classes = experiment.classes
+    write_index(
+        out, classes=classes, shards=writer.shards, left_out=left_out, made=made, rows=writer.rows
+    )
     return out
 
 
@@ -248,7 +260,7 @@ def test_wilsons_interval_is_the_textbook_one(experiment):
 
 
 def test_each_fold_is_read_by_its_own_calibration(tmp_path):
-    sharp = Calibration(method="temperature", scale=(3.0,) * K, level=0.8, cutoffs=(0.3,) * K)
+    sharp = Calibration(method="temperature", scale=(3.0,), level=0.8, cutoffs=(0.3,))
     write_fold(tmp_path, 1)
     write_fold(tmp_path, 2, calibration=sharp)
     both = read_experiment(tmp_path)
@@ -258,7 +270,7 @@ def test_each_fold_is_read_by_its_own_calibration(tmp_path):
         for logits, label in zip(split.logits, split.label, strict=True):
             odds = np.exp(logits * calibration.scale[0])
             p = odds / odds.sum()
-            inside = [k for k in range(K) if p[k] >= calibration.cutoffs[k]]
+            inside = [k for k in range(7) if p[k] >= np.resize(calibration.cutoffs, 7)[k]]
             holds.append(label in inside)
             sizes.append(len(inside))
             answered.append(p.max() >= calibration.threshold)
@@ -537,6 +549,81 @@ def test_words_stand_out_from_their_ground(scheme):
 
 def test_every_class_has_a_colour_and_a_name_in_the_legend(html):
     legend = html.split('class="legend"')[1].split("</ul>")[0]
-    for name in CLASSES:
-        assert f'class="mark {name}"' in legend or f'class="mark open {name}"' in legend
+    for k, name in enumerate(BASIC):
+        assert f'class="mark k{k}"' in legend or f'class="mark open k{k}"' in legend
         assert f" {name} <" in legend
+
+
+LOOSE = ("very happy + loud", "笑顔", "überrascht", "x-y_z")
+
+
+def test_a_page_of_other_classes_and_one_without_test_clips(tmp_path):
+    classes = (*BASIC[:4], *LOOSE)
+    write_fold(tmp_path, 1, n=70, classes=classes, present=7, calibration=None)
+    experiment = read_experiment(tmp_path, folds=(1,))
+    text = render_page(experiment, [], Sources(), now=NOW)
+    page = Page(text)
+    assert not page.problems
+    words = " ".join(page.words.split())
+    assert all(name in words for name in classes)
+    for told in (
+        "UAR over 7 of 8 classes",
+        "Fold 1: UAR over 7 of 8 classes; the others have no test clips there.",
+        "Without test clips: x-y_z.",
+        "x-y_z 0 not defined",
+    ):
+        assert told in words, told
+    looks = {a["class"] for a in page.all("path") if a.get("class", "").startswith("mark")}
+    assert {look.split()[-1] for look in looks} == {f"k{k}" for k in range(8)}
+    colours = dict(re.findall(r"\.k(\d+)\{--c:(#\w+)\}", text.split("@media screen and")[0]))
+    assert list(colours.values()) == [look for look, _ in class_looks(classes).values()]
+
+
+@pytest.mark.parametrize("count", [2, 30, 100])
+def test_a_page_of_few_or_many_classes(tmp_path, count):
+    classes = tuple(f"class {i}" for i in range(count))
+    calibration = Calibration(
+        method="vector",
+        scale=(0.9,) * count,
+        bias=(0.1,) * count,
+        level=0.9,
+        cutoffs=(0.02,) * count,
+        clips=9,
+    )
+    write_fold(tmp_path, 1, n=3 * count + 40, classes=classes, calibration=calibration)
+    text = render_page(read_experiment(tmp_path, folds=(1,)), [], Sources(), now=NOW)
+    page = Page(text)
+    assert not page.problems
+    assert len(text) < 2e6
+    tables = [attrs.get("class") for attrs in page.all("table") if "matrix" in str(attrs)]
+    assert tables == ["matrix many" if count > 20 else "matrix"]
+    for attrs in page.all("svg"):
+        assert float(attrs["height"]) < 600
+
+
+def test_experiments_of_other_classes_are_not_compared(root, tmp_path):
+    ours = read_experiment(root, folds=(1,))
+    write_fold(tmp_path, 1, classes=BASIC[::-1], calibration=None)
+    theirs = read_experiment(tmp_path, "theirs", (1,))
+    found = compare(ours, theirs)
+    assert (found.same_classes, found.clips, found.pairs, found.test) == (False, 0, (), None)
+    words = Page(render_page(ours, [theirs], Sources(), now=NOW)).words
+    assert "The two are of different classes" in " ".join(words.split())
+    write_fold(tmp_path, 2, calibration=None)
+    with pytest.raises(DataError, match="different classes cannot be pooled"):
+        read_experiment(tmp_path, folds=(1, 2)).split  # noqa: B018
+
+
+def test_a_comparison_leaves_out_recalls_of_classes_without_clips(tmp_path):
+    for name, skill in (("a", 2.0), ("b", 1.0)):
+        write_fold(tmp_path / name, 1, n=80, skill=skill, present=6, calibration=None)
+    ours, theirs = (read_experiment(tmp_path / name, name, (1,)) for name in "ab")
+    names = [pair.name for pair in compare(ours, theirs).pairs]
+    assert names[1] == "UAR over 6 of 7 classes"
+    assert [name for name in names if "Recall" in name] == [f"Recall {name}" for name in BASIC[:6]]
+
+
+def test_marks_are_those_of_the_classes_of_the_figures():
+    many = tuple(f"c{i}" for i in range(93))
+    for _, shape in class_looks((*BASIC, *many)).values():
+        assert re.fullmatch(r"M[-\d.]+ [-\d.]+[-\da-zL. ]+", marker(8, 8, shape, 5))

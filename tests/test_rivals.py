@@ -21,7 +21,7 @@ SIDE = 16  # pixels: the least, for speed; the full size is only counted, on the
 @pytest.fixture(scope="module", params=RIVALS)
 def rival(request):
     torch.manual_seed(0)
-    return request.param, RIVALS[request.param](dropout=0.0)
+    return request.param, RIVALS[request.param](classes=7, dropout=0.0)
 
 
 def measure(make) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def test_the_order_of_frames_is_seen(rival):
 
 def test_only_its_positions_tell_former_dfer_the_order_and_its_attention_follows_the_frames():
     torch.manual_seed(0)
-    model = FormerDFER(dropout=0.0).eval()
+    model = FormerDFER(classes=7, dropout=0.0).eval()
     with torch.no_grad():
         model.temporal.positions.zero_()
         clips = torch.randn(1, 3, 16, SIDE, SIDE)
@@ -87,13 +87,16 @@ def test_only_its_positions_tell_former_dfer_the_order_and_its_attention_follows
 
 def test_other_numbers_of_classes():
     clips = torch.randn(1, 3, 16, SIDE, SIDE)
-    assert ResNet18LSTM(classes=11, dropout=0.5)(clips).logits.shape == (1, 11)
+    for make in RIVALS.values():
+        for classes in (2, 11):
+            made = make(classes=classes, dropout=0.5).eval()
+            assert made(clips).logits.shape == (1, classes)
 
 
 @pytest.mark.parametrize("make", [FormerDFER, M3DFEL])
 def test_another_number_of_frames_is_refused(make):
     with torch.device("meta"), pytest.raises(RuntimeError):
-        make(dropout=0.0).eval()(torch.empty(1, 3, 12, SIDE, SIDE))
+        make(classes=7, dropout=0.0).eval()(torch.empty(1, 3, 12, SIDE, SIDE))
 
 
 def conv(inner: int, outer: int, kernel: int, positions: int) -> int:
@@ -156,11 +159,17 @@ C3D_CONVOLUTIONS = (  # Tran et al., figure 3
 @pytest.mark.parametrize(
     ("make", "hand"),
     [
-        (lambda: ResNet18LSTM(dropout=0), 16 * resnet18() + LSTM + 512 * 7),
-        (lambda: FormerDFER(dropout=0), former(1)),
-        (lambda: FormerDFER(dropout=0, spatial_depth=3), former(3)),
-        (lambda: M3DFEL(dropout=0), 4 * r3d_18(4) + BILSTM + ATTENTION + 1024 * (12 + 7)),
-        (lambda: C3D(dropout=0), C3D_CONVOLUTIONS + 8192 * 4096 + 4096 * 4096 + 4096 * 7),
+        (lambda: ResNet18LSTM(classes=7, dropout=0), 16 * resnet18() + LSTM + 512 * 7),
+        (lambda: FormerDFER(classes=7, dropout=0), former(1)),
+        (lambda: FormerDFER(classes=7, dropout=0, spatial_depth=3), former(3)),
+        (
+            lambda: M3DFEL(classes=7, dropout=0),
+            4 * r3d_18(4) + BILSTM + ATTENTION + 1024 * (12 + 7),
+        ),
+        (
+            lambda: C3D(classes=7, dropout=0),
+            C3D_CONVOLUTIONS + 8192 * 4096 + 4096 * 4096 + 4096 * 7,
+        ),
     ],
     ids=["resnet18_lstm", "former_dfer", "former_dfer of depth 3", "m3dfel", "c3d"],
 )
@@ -173,9 +182,10 @@ def test_multiply_adds_are_those_counted_by_hand(make, hand):
 def test_multiply_adds_beside_the_published_ones():
     """Published: the SAFE paper's Table I; C3D: Tran et al., arXiv 1708.05038. In G."""
     giga = {
-        name: measure(lambda make=make: make(dropout=0))[1] / 1e9 for name, make in RIVALS.items()
+        name: measure(lambda make=make: make(classes=7, dropout=0))[1] / 1e9
+        for name, make in RIVALS.items()
     }
-    deep = measure(lambda: FormerDFER(dropout=0, spatial_depth=3))[1] / 1e9
+    deep = measure(lambda: FormerDFER(classes=7, dropout=0, spatial_depth=3))[1] / 1e9
     assert giga["resnet18_lstm"] == pytest.approx(7.78, rel=0.01)
     assert giga["former_dfer"] == pytest.approx(0.91 * 9.11, rel=0.01)  # the public code's depth
     assert deep == pytest.approx(9.11, rel=0.01)
@@ -200,12 +210,14 @@ def test_parameters_are_those_derived_from_the_published_parts():
     }
     pairs = ((3, 64), (64, 128), (128, 256), (256, 256), (256, 512), *[(512, 512)] * 3)
     assert sum(27 * a * b + b for a, b in pairs) == 27_655_936
-    assert {name: measure(lambda m=m: m(dropout=0))[0] for name, m in RIVALS.items()} == expected
+    assert {
+        name: measure(lambda m=m: m(classes=7, dropout=0))[0] for name, m in RIVALS.items()
+    } == expected
 
 
 def test_c3ds_native_grid_needs_no_resizing():
     with torch.device("meta"):
-        model = C3D(dropout=0.0)
+        model = C3D(classes=7, dropout=0.0)
         assert model.features[:-2](torch.empty(1, 3, 16, 112, 112)).shape == (1, 512, 1, 4, 4)
 
 

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load, save, save_file
 
 from safe import saved
+from safe.calibration import Calibration
 from safe.errors import ModelError
-from safe.labels import CLASSES
 from safe.networks.build import build_model
-from safe.saved import info_digest, load_model, read_info, save_model
+from safe.saved import info_digest, load_model, read_info, save_calibrated, save_model
+from safe.taxonomy import BASIC
 
 ARCHITECTURE = {
     "name": "safe",
@@ -28,6 +29,7 @@ ARCHITECTURE = {
     "dropout": 0.2,
 }
 INFO = {
+    "classes": list(BASIC),
     "architecture": ARCHITECTURE,
     "crop": 32,
     "preprocessing": {"id": "0123456789abcdef", "made_from": {"size": 48}},
@@ -36,12 +38,13 @@ INFO = {
     "params": {"train": {"betas": (0.9, 0.999)}},
     "history": [{"loss": 1.5}, {"loss": 0.1 + 0.2}],
 }
+READ = Calibration("temperature", clips=3).record()
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_model(**ARCHITECTURE, weights=None)
+    return build_model(7, **ARCHITECTURE, weights=None)
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_what_is_saved_is_read_back(folder, network):
     assert not model.training
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
-    assert info["classes"] == list(CLASSES)
+    assert info["classes"] == list(BASIC)
     assert info["history"] == INFO["history"]
     assert info["weights"]["bytes"] == (folder / "model.safetensors").stat().st_size
     assert {**info, **json.loads(json.dumps(INFO))} == info
@@ -116,7 +119,17 @@ def json_equal(a: bytes, b: bytes) -> bool:
     ("keys", "value", "told"),
     [
         (("format",), 1, "not of format 2"),
-        (("classes",), ["happy"], "other classes"),
+        (("classes",), ["happy"], "classes: 1 classes; there must be 2 to 100"),
+        (("classes",), None, "classes"),
+        (("classes",), "happy", "classes"),
+        (("classes",), [1, 2], "classes"),
+        (("classes",), ["a", "A"], "classes: two classes have one name"),
+        (("classes",), ["a", "b\nc"], r"classes: class 'b\\nc' must be a name"),
+        (("classes",), [f"c{i}" for i in range(101)], "classes: 101 classes"),
+        (("classes",), list(BASIC[:6]), r"do not fit.+\[7, 8\]\), not .+\[6, 8\]"),
+        (("calibration",), READ | {"scale": [1.0] * 6}, "calibration.scale: 6 numbers for 7"),
+        (("calibration",), READ | {"bias": []}, "calibration.bias"),
+        (("calibration",), READ | {"cutoffs": [0.1] * 8}, "calibration.cutoffs: 8 numbers"),
         (("sha256",), "0" * 64, "altered, it does not have the checksum"),
         (("sha256",), None, "sha256"),
         (("weights",), None, "weights"),
@@ -158,7 +171,7 @@ def test_the_largest_architecture_takes_no_memory_where_the_weights_are_of_anoth
     refused(folder, "the weights do not fit the architecture")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     with torch.device("meta"):
-        model = build_model(**ARCHITECTURE | {"hidden": 8192}, weights=None)
+        model = build_model(7, **ARCHITECTURE | {"hidden": 8192}, weights=None)
     needed = sum(tensor.numel() * 4 for tensor in model.parameters()) // 1024
     assert needed > 10**6  # a gigabyte, in units of 1024 bytes
     assert grown < needed / 10
@@ -272,7 +285,7 @@ def test_a_pickle_in_the_place_of_the_weights_is_not_unpickled(folder, tmp_path)
         refused(folder, "damaged")
         assert not made.exists()
         save_file({}, folder / "model.safetensors")
-        save_model(folder, build_model(**ARCHITECTURE, weights=None).state_dict(), INFO)
+        save_model(folder, build_model(7, **ARCHITECTURE, weights=None).state_dict(), INFO)
     pickle.loads(pickle.dumps(Payload()))  # or the test would show nothing
     assert made.exists()
 
@@ -284,3 +297,32 @@ def test_a_missing_file_says_which_command_makes_it(folder):
         read_info(folder / "none.json")
     shutil.rmtree(folder)
     refused(folder, "no model there; run `safe-cli train`, then `safe-cli calibrate`")
+
+
+@pytest.mark.parametrize("count", [2, 8, 11, 100])
+def test_a_model_of_other_classes_and_of_a_far_fold_is_read_back(tmp_path, count):
+    classes = [f"class {number}" for number in range(count)]
+    weights = build_model(count, **ARCHITECTURE, weights=None).state_dict()
+    save_model(tmp_path, weights, {**INFO, "classes": classes, "fold": 37})
+    for calibration in (
+        Calibration("temperature", clips=3),
+        Calibration("vector", (2.0,) * count, (0.5,) * count, 0.9, (0.1,) * count, clips=3),
+    ):
+        save_calibrated(tmp_path, tmp_path, calibration)
+        model, info = load_model(tmp_path)
+        assert (info["classes"], info["fold"]) == (classes, 37)
+        assert model(torch.zeros(1, 3, 16, 32, 32)).logits.shape == (1, count)
+        read = Calibration.from_info(info)
+        assert read == calibration
+        assert read.probabilities(torch.zeros(5, count)).shape == (5, count)
+
+
+def test_a_model_json_of_before_classes_were_free_is_read_as_it_is(folder):
+    """Its list was that of the seven, and nothing else of it has changed."""
+    info = json.loads((folder / "model.json").read_text())
+    seven = ["happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"]
+    old = {"format": 2, "classes": seven, "weights": info["weights"], **INFO}
+    full = Calibration("none", (1.0,) * 7, (0.0,) * 7, cutoffs=(0.0,) * 7).record()
+    old["calibration"] = full
+    (folder / "model.json").write_text(json.dumps({**old, "sha256": info_digest(old)}))
+    assert load_model(folder)[1]["classes"] == seven

@@ -8,9 +8,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from safe.labels import K
 from safe.metrics import nll, softmax
 from safe.scaling import MOST, class_cutoffs, fit_temperature, fit_vector
+
+K = 7
 
 
 class Logits(ClassifierMixin, BaseEstimator):
@@ -31,11 +32,11 @@ class Logits(ClassifierMixin, BaseEstimator):
         return True
 
 
-def drawn(n, seed=0, spread=2.0):
+def drawn(n, seed=0, spread=2.0, k=K):
     """Logits, and labels drawn from their own softmax: calibrated by construction."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(0, spread, (n, K))
-    labels = np.array([rng.choice(K, p=p) for p in softmax(logits)])
+    logits = rng.normal(0, spread, (n, k))
+    labels = np.array([rng.choice(k, p=p) for p in softmax(logits)])
     return logits, labels
 
 
@@ -137,3 +138,16 @@ def test_marginal_cutoff_agrees_with_mapie():
         rank = int(np.ceil((len(labels) + 1) * level)) - 1
         expected = 1 - np.sort(scores.ravel())[rank]
         assert class_cutoffs(p, labels, level=level)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [2, 8, 11])
+def test_other_numbers_of_classes_one_of_them_without_clips(k):
+    logits, labels = drawn(4000, k=k)
+    kept = labels != k - 1 if k > 2 else labels >= 0
+    logits, labels = 2 * logits[kept], labels[kept]
+    for fit in (fit_temperature, fit_vector):
+        scale, bias = fit(logits, labels)
+        assert scale.shape == bias.shape == (k,)
+        assert nll(logits * scale + bias, labels) < nll(logits, labels)
+    cutoffs = class_cutoffs(softmax(logits), labels, level=0.9)
+    assert (cutoffs > 0).tolist() == [True] * (k - 1) + [k == 2]

@@ -18,9 +18,9 @@ from cli.layout import read, source
 from cli.push import push_made
 from cli.stages import run_shard
 from safe.errors import DataError
-from safe.labels import CLASSES
 from safe.reading.shards import open_shards
 from safe.store import Store
+from safe.taxonomy import BASIC
 
 DATA = Path("data", "synthetic")
 
@@ -44,7 +44,7 @@ def make_raw(root: Path) -> Path:
     """Make a dataset of one's own, outside any repository: 21 clips as folders of 16 grey faces."""
     random, lines = np.random.default_rng(0), ["path,label,split"]
     for number, (label, split) in enumerate(
-        (label, split) for label in CLASSES for split in ("train", "train", "test")
+        (label, split) for label in BASIC for split in ("train", "train", "test")
     ):
         (root / f"clip{number}").mkdir(parents=True)
         for frame in range(16):

@@ -12,14 +12,24 @@ import pytest
 from safe.calibration import Calibration
 from safe.errors import DataError
 from safe.metrics import summarize
+from safe.predictions import read_predictions
 from safe.summary import summarize_folds
+from safe.taxonomy import BASIC, encode
 
 
 def write_fold(
-    folder: Path, fold: int, labels, predictions, *, selection="last", left_out=0, calibration=None
+    folder: Path,
+    fold: int,
+    labels,
+    predictions,
+    *,
+    selection="last",
+    left_out=0,
+    calibration=None,
+    classes=BASIC,
 ):
     """A fold whose logits are 2 for the prediction and 0 elsewhere."""
-    logits = 2.0 * np.eye(7)[predictions]
+    logits = 2.0 * np.eye(len(classes))[predictions]
     out = folder / "eval" / f"fold-{fold}"
     out.mkdir(parents=True)
     table = pa.table(
@@ -30,9 +40,9 @@ def write_fold(
             "embedding": logits.tolist(),
             "attention": [[1.0]] * len(labels),
         }
-    )
+    ).replace_schema_metadata(encode(classes))
     pq.write_table(table, out / "predictions.parquet")
-    figures = summarize(logits, labels, 15)
+    figures = summarize(logits, labels, 15, classes)
     figures |= {"n_test": len(labels), "n_left_out": left_out, "selection": selection, "fold": fold}
     figures |= {"perturb": "none", "severity": 0, "precision": "float32"}
     (out / "metrics.json").write_text(json.dumps(figures))
@@ -67,6 +77,7 @@ def test_means_deviations_and_pooled_figures_by_hand(tmp_path):
     assert result["recall.happy"] == 50
     assert result["recall.sad"] == 50  # fold 2 has no sad clip
     assert result["recall.fear"] is None
+    assert result["uar_classes"] == 2
     assert (result["n_test"], result["n_left_out"], result["n_folds"]) == (6, 3, 2)
     assert 0 <= result["war_low"] <= result["war_pooled"] <= result["war_high"] <= 100
     assert json.loads((tmp_path / "results" / "metrics.json").read_text()) == result
@@ -128,3 +139,52 @@ def test_a_missing_fold_or_mixed_rules_are_one_line(tmp_path):
     write_fold(tmp_path, 2, [0], [0], selection="test")
     with pytest.raises(DataError, match="different rules"):
         run(tmp_path, [1, 2])
+
+
+@pytest.mark.parametrize("count", [2, 8, 11])
+def test_folds_of_other_classes_one_of_them_without_clips(tmp_path, count):
+    classes = tuple(f"c{number}" for number in range(count))
+    labels = list(range(count - 1)) * 2
+    for fold in (1, 12):
+        write_fold(tmp_path, fold, labels, labels, classes=classes)
+    result = run(tmp_path, [1, 12])
+    assert (result["uar"], result["uar_classes"]) == (100, count - 1)
+    assert result[f"recall.c{count - 1}"] is None
+    with (tmp_path / "results" / "confusion.csv").open() as file:
+        assert {row["actual"] for row in csv.DictReader(file)} == set(classes[:-1])
+
+
+def test_folds_of_different_classes_are_refused(tmp_path):
+    write_fold(tmp_path, 1, [0, 1], [0, 1])
+    write_fold(tmp_path, 2, [0, 1], [0, 1], classes=("a", "b"))
+    with pytest.raises(DataError, match="different classes cannot be pooled: a, b, and happy, sad"):
+        run(tmp_path, [1, 2])
+
+
+def test_predictions_that_name_no_classes_are_of_the_basic_seven(tmp_path):
+    path = tmp_path / "predictions.parquet"
+
+    def write(labels, count, metadata=None):
+        logits = np.eye(count)[labels].tolist()
+        columns = dict.fromkeys(("logits", "embedding", "attention"), logits)
+        table = pa.table({"clip": [f"c{i}" for i in labels], "label": labels, **columns})
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+
+    write([0, 6], 7)
+    assert read_predictions(path).classes == BASIC
+    write([0, 7], 8)
+    with pytest.raises(DataError, match="must hold 7 logits"):
+        read_predictions(path)
+    names = tuple("abcdefgh")
+    write([0, 7], 8, encode(names))
+    assert read_predictions(path).classes == names
+    write([0, 1], 8, {b"classes": b"7"})
+    with pytest.raises(DataError, match="damaged"):
+        read_predictions(path)
+    write([0, 7], 8, encode(names))
+    table = pq.read_table(path)
+    for label in (-1, 8):
+        wrong = table.set_column(1, "label", pa.array([0, label]))
+        pq.write_table(wrong, path)
+        with pytest.raises(DataError, match=r"labels that are not in 0\.\.7"):
+            read_predictions(path)

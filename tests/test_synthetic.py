@@ -19,7 +19,7 @@ from pipeline.face.crop import crop_faces
 from pipeline.face.detect import Detector
 from safe.config import Synthesize
 from safe.errors import DataError
-from safe.labels import CLASSES
+from safe.taxonomy import BASIC
 
 
 def settings(**changes: object) -> Synthesize:
@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done: list[int] = []
     counts = synthesize(out, settings(), workers=1, on_clip=done.append)
     assert done == list(range(1, 36))
-    assert counts == dict.fromkeys(CLASSES, 5)  # 35 clips: the least a class everywhere
+    assert counts == dict.fromkeys(BASIC, 5)  # 35 clips: the least a class everywhere
     return out
 
 
@@ -82,7 +82,7 @@ def test_split_lists_agree_with_people(made: Path) -> None:
         assert set(test.values()) == set(range(1, 8))
         assert all(people[clip]["fold"] == str(fold) for clip in test)
         for clip, label in (test | train).items():
-            assert people[clip]["label"] == CLASSES[label - 1]
+            assert people[clip]["label"] == BASIC[label - 1]
         seen += test
     assert sorted(seen) == sorted(people)
 
@@ -100,7 +100,7 @@ def test_plan_splits_by_identity(seed: int, clips: int, identities: int, tail: f
     assert all(len(folds) == 1 for folds in folds_of.values())
     assert set(folds_of) <= set(range(identities))
     cells = Counter((clip.fold, clip.label) for clip in plan)
-    for label in CLASSES:
+    for label in BASIC:
         per_fold = [cells[fold, label] for fold in range(1, 6)]
         assert min(per_fold) >= 1
         assert max(per_fold) - min(per_fold) <= 1
@@ -142,7 +142,7 @@ def test_class_counts() -> None:
     assert tail == [1956, 1515, 2135, 1738, 1175, 116, 721]  # DFEW fd1 itself
     small = count_classes(60, 1.0)  # disgust would have 0.7 clips
     assert sum(small) == 60
-    assert min(small) == small[CLASSES.index("disgust")] == 5
+    assert min(small) == small[BASIC.index("disgust")] == 5
 
 
 def test_same_seed_same_bytes_with_any_number_of_workers(made: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_short_clips_are_few() -> None:
     assert 8 <= len(draw_clip(first, many)) <= 15
 
 
-@pytest.mark.parametrize("label", [name for name in CLASSES if name != "neutral"])
+@pytest.mark.parametrize("label", [name for name in BASIC if name != "neutral"])
 def test_apex_differs_from_neutral_more_than_noise(label: str) -> None:
     rest = np.zeros(len(UNITS))
     apex = np.array([EXPRESSIONS[label][0].get(unit, 0.0) for unit in UNITS])

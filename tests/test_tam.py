@@ -32,7 +32,7 @@ def make_clips(labels: list[int], first_id: int = 0, frames: int = T) -> tuple[T
 
 
 def make_tam(strategy: str = "tam", **changes: float) -> TAM:
-    settings = {"ratio": 1.0, "mask_ratio": 0.5, "block": BLOCK, "bank": 4} | changes
+    settings = {"ratio": 1.0, "mask_ratio": 0.5, "block": BLOCK, "bank": 4, "classes": 7} | changes
     return TAM(strategy=strategy, **settings)  # type: ignore[arg-type]
 
 

@@ -10,17 +10,17 @@ from pipeline.quality import FLAGS
 from safe.answers import ABSTAIN, Answer, Verdict
 from safe.errors import DataError
 from safe.figures import timeline
-from safe.figures.canvas import CLASS_LOOKS
+from safe.figures.canvas import class_areas, class_looks
 from safe.figures.timeline import Band, draw_timeline, timeline_figure
-from safe.labels import CLASSES, K
+from safe.taxonomy import BASIC
 
-SAYS = {"title": "a.mp4", "note": "apparent expression by m"}
+SAYS = {"classes": BASIC, "title": "a.mp4", "note": "apparent expression by m"}
 BLACK_FACE = np.zeros((8, 8, 3), np.uint8)
 
 
 def answer(start: float, name: str, *, sure: bool = True, flags=(), length: float = 2.0) -> Answer:
     """0.7 for the class, the rest shared."""
-    chances = tuple(0.7 if each == name else 0.3 / (K - 1) for each in CLASSES)
+    chances = tuple(0.7 if each == name else 0.3 / 6 for each in BASIC)
     verdict = Verdict(chances, name if sure else ABSTAIN, None)
     return Answer("a.mp4", start, start + length, 1, verdict, (0, 0, 1, 1), flags)
 
@@ -35,13 +35,13 @@ def band(*answers: Answer) -> Band:
 def steps(figure) -> dict[str, StepPatch]:
     """What is drawn of each class in the first band."""
     found = [patch for patch in figure.axes[1].patches if isinstance(patch, StepPatch)]
-    return dict(zip(CLASSES, found, strict=True))
+    return dict(zip(BASIC, found, strict=True))
 
 
 def at(figure, seconds: float, height: float) -> str | None:
     """Which class has its colour at a time and a height; None where it is blank."""
     for name, step in steps(figure).items():
-        assert to_hex(step.get_facecolor()).upper() == CLASS_LOOKS[name][0]
+        assert to_hex(step.get_facecolor()).upper() == class_looks(BASIC)[name][0]
         values, edges, baseline = step.get_data()
         column = np.searchsorted(edges, seconds, side="right") - 1
         if 0 <= column < len(values) and baseline[column] <= height < values[column]:
@@ -73,7 +73,7 @@ def test_each_instant_belongs_to_the_nearest_window_and_gaps_are_blank():
 def test_the_heights_are_the_probabilities():
     figure = timeline_figure({1: band(answer(0, "angry"))}, **SAYS, seconds=2)
     tops = [float(step.get_data().values[0]) for step in steps(figure).values()]
-    expected = [0.7 if name == "angry" else 0.05 for name in CLASSES]
+    expected = [0.7 if name == "angry" else 0.05 for name in BASIC]
     assert tops == pytest.approx(np.cumsum(expected))
 
 
@@ -94,7 +94,7 @@ def test_a_flag_has_a_lane_with_its_times_and_others_have_none():
 
 
 def test_a_long_video_has_a_bounded_number_of_columns():
-    made = band(*(answer(1.4 * i, CLASSES[i % K], length=2.8) for i in range(5000)))
+    made = band(*(answer(1.4 * i, BASIC[i % 7], length=2.8) for i in range(5000)))
     figure = timeline_figure({1: made}, **SAYS, seconds=7002)
     edges = steps(figure)["sad"].get_data().edges
     assert 0.8 * timeline.POINTS < len(edges) < 1.2 * timeline.POINTS
@@ -131,7 +131,7 @@ def test_the_same_answers_give_the_same_bytes(tmp_path):
 def test_a_name_may_hold_anything(tmp_path, recwarn):
     title = "$x_{1$ 日本 \\frac.mp4"
     out = tmp_path / "a.png"
-    draw_timeline({1: band(answer(0, "sad"))}, out, title=title, note="n", seconds=3)
+    draw_timeline({1: band(answer(0, "sad"))}, out, classes=BASIC, title=title, note="n", seconds=3)
     assert Image.open(out).size[0] == 1417  # 180 mm at 200 dpi
     assert not [str(w.message) for w in recwarn if "Glyph" in str(w.message)]
 
@@ -139,3 +139,38 @@ def test_a_name_may_hold_anything(tmp_path, recwarn):
 def test_without_a_face_there_is_nothing_to_draw():
     with pytest.raises(DataError, match="no face to draw"):
         timeline_figure({}, **SAYS, seconds=3)
+
+
+def of_many(count: int, likely: tuple[int, ...]) -> tuple[tuple[str, ...], Band]:
+    """As many classes, and a face whose windows are each likely of one of some."""
+    classes = (*BASIC, *(f"other {i}" for i in range(count - 7)))
+    made = Band(BLACK_FACE)
+    for place, k in enumerate(likely):
+        chances = np.full(count, 0.2 / (count - 1))
+        chances[k] = 0.8
+        verdict = Verdict(tuple(chances), classes[k], None)
+        made.add(Answer("a.mp4", 2.0 * place, 2.0 * place + 2, 1, verdict, (0, 0, 1, 1)))
+    return classes, made
+
+
+def test_eleven_classes_all_have_an_area_and_a_place_in_the_legend():
+    classes, made = of_many(11, (0, 9))
+    figure = timeline_figure({1: made}, **SAYS | {"classes": classes}, seconds=4)
+    found = [patch for patch in figure.axes[1].patches if isinstance(patch, StepPatch)]
+    colours = [to_hex(step.get_facecolor()).upper() for step in found]
+    assert colours == [colour for colour, _ in class_looks(classes).values()]
+    assert found[9].get_data().values[1] - found[9].get_data().baseline[1] == pytest.approx(0.8)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [*classes, ABSTAIN]
+
+
+def test_of_a_hundred_classes_those_never_likely_are_one_area(tmp_path):
+    classes, made = of_many(100, (0, 9, 60))
+    figure = timeline_figure({1: made}, **SAYS | {"classes": classes}, seconds=6)
+    found = [patch for patch in figure.axes[1].patches if isinstance(patch, StepPatch)]
+    assert len(found) == 4
+    assert found[2].get_hatch() == class_areas(classes)[classes[60]]["hatch"] != ""
+    assert found[-1].get_data().values == pytest.approx(1)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["happy", "other 2", "other 53", "97 others", ABSTAIN]
+    draw_timeline({1: made}, tmp_path / "a.png", **SAYS | {"classes": classes}, seconds=6)

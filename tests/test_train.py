@@ -172,6 +172,12 @@ def open_files() -> list[str]:
     return sorted(name for name in found if name.startswith("/"))
 
 
+def test_a_top_k_of_as_many_classes_as_the_shards_have_is_refused(project, shards, tmp_path):
+    told = r"^params: acl\.top_k = 7: must be at most K - 1 = 6, since the shards in .+ 7 classes$"
+    with pytest.raises(ConfigError, match=told):
+        run(small_config(project, "acl.top_k=7"), tmp_path, shards)
+
+
 @pytest.mark.parametrize("strategy", ["tam", "none"])
 def test_a_step_is_what_it_says_bit_for_bit(project, shards, strategy):
     """The first three updates, written out: data, augmentation, TAM, loss, clipping, AdamW."""
@@ -180,9 +186,10 @@ def test_a_step_is_what_it_says_bit_for_bit(project, shards, strategy):
     found = islice(load_batches(trainer.folder, trainer.plan(0), workers=0), 3)
     batches = [{**batch, "faces": batch["faces"].clone()} for batch in found]
     torch.manual_seed(config.seed)
-    model = build_model(**config.model.model_dump()).train()
+    model = build_model(7, **config.model.model_dump()).train()
     counts = torch.from_numpy(trainer.folder.class_counts(trainer.train_rows))
-    acl, tam = ACL(counts, **config.acl.model_dump()), TAM(**config.tam.model_dump())
+    acl = ACL(counts, **config.acl.model_dump())
+    tam = TAM(**config.tam.model_dump(), classes=7)
     parameters = [*model.parameters(), *acl.parameters()]
     decayed = [p for p in parameters if p.ndim > 1]
     rest = [p for p in parameters if p.ndim <= 1]

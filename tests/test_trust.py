@@ -5,10 +5,12 @@ import pytest
 from sklearn.metrics import log_loss
 
 from safe.calibration import Calibration
-from safe.labels import K
 from safe.metrics import brier, ece, softmax
 from safe.selective import aurc, risk_at
+from safe.taxonomy import BASIC
 from safe.trust import FIGURES, trust_figures
+
+K = len(BASIC)
 
 
 def logits_of(p):
@@ -95,3 +97,17 @@ def test_the_intervals_are_those_of_drawing_clips_one_by_one():
         width = found[f"{name}_high"] - found[f"{name}_low"]
         ends = np.quantile(values, [0.025, 0.975])
         assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx(ends, abs=width / 8)
+
+
+@pytest.mark.parametrize("count", [2, 8, 11, 100])
+def test_any_classes_with_a_calibration_of_one_number_or_of_one_a_class(count):
+    rng = np.random.default_rng(count)
+    labels = rng.integers(count - 1, size=200)  # the last class has no clip
+    logits = rng.normal(size=(200, count)) + 2 * np.eye(count)[labels]
+    found = []
+    for k in (1, count):
+        read = Calibration("temperature", (0.5,) * k, (0.0,) * k, 0.9, (0.02,) * k, clips=9)
+        found.append(trust_figures(logits, labels, read, bins=15, resamples=20))
+    assert found[0] == found[1]
+    assert found[0]["ece_calibrated"] == pytest.approx(ece(softmax(logits / 2), labels, 15))
+    assert 1 <= found[0]["set_size"] <= count

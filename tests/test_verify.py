@@ -24,6 +24,7 @@ from safe.errors import DataError
 from safe.reading.shards import open_shards
 from safe.reading.verify import verify
 from safe.sample import decode_strip, encode_strip
+from safe.taxonomy import BASIC
 from safe.train import train
 
 SIDE = 16
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     """Return a shard folder of its own: two tars of two clips, a third of one."""
     out, generator = tmp_path / "shards", np.random.default_rng(0)
     out.mkdir()
-    writer = ShardWriter(out, clips=2)
+    writer = ShardWriter(out, clips=2, classes=BASIC)
     for number in range(5):
         noise = generator.integers(0, 256, (16, SIDE, SIDE, 3), np.uint8)
         writer.add(
@@ -44,12 +45,14 @@ def folder(tmp_path: Path) -> Path:
             bucket="fold1" if number < 2 else "fold2",
             label=number,
             strip=encode_strip(noise, 90, "420"),
-            record={"flags": []},
+            record={"flags": ""},
         )
     writer.close()
     left_out = [{"clip": "00009", "bucket": "fold1", "reason": "empty file"}]
     made = {"id": "0123456789abcdef", "made_from": {"size": SIDE, "source": "video"}}
-    write_index(out, shards=writer.shards, left_out=left_out, made=made, rows=writer.rows)
+    write_index(
+        out, shards=writer.shards, left_out=left_out, made=made, classes=BASIC, rows=writer.rows
+    )
     return out
 
 
@@ -295,7 +298,7 @@ def put(*keys: str | int, value: Any) -> Change:
 @pytest.mark.parametrize(
     ("keys", "value", "told"),
     [
-        (("format",), 1, r"shard format 1, this version reads 2"),
+        (("format",), 1, r"shard format 1, this version reads 3"),
         (("format",), "2", "format"),
         (("format",), None, "format"),
         (("surprise",), 1, "surprise"),
@@ -320,7 +323,12 @@ def put(*keys: str | int, value: Any) -> Change:
         (("shards", 0, "clips"), 3, "add up to clips"),
         (("shards", 0, "clips"), True, "shards.0.clips"),
         (("shards", 0, "classes", "happy"), -1, "shards.0.classes.happy"),
-        (("shards", 0, "classes", "bored"), 0, "add up to clips"),
+        (("shards", 0, "classes", "bored"), 0, "classes must be those of the folder"),
+        (("classes",), ["happy"], "there must be 2 to 100"),
+        (("classes",), ["happy"] * 7, "two classes have one name"),
+        (("classes",), ["a", "../b"], "must be a name"),
+        (("classes",), [*BASIC[::-1]], "the clips of"),
+        (("classes",), 7, "classes"),
         (("left_out", 0, "clip"), "../x", "left_out.0.clip"),
         (("left_out", 0, "clip"), "00001", "also among those left out"),
         (("left_out", 0, "reason"), 5, "left_out.0.reason"),
@@ -345,7 +353,7 @@ def test_every_field_of_the_index_is_checked(folder, keys, value, told):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "null", "[]", "[" * 10**6, '{"format": 2}', '{"format": NaN}', "\0", '"\ud800"'],
+    ["", "{", "null", "[]", "[" * 10**6, '{"format": 3}', '{"format": NaN}', "\0", '"\ud800"'],
 )
 def test_an_index_that_is_none_is_one_line(folder, text):
     (folder / "index.json").write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -15,12 +15,14 @@ from cli.votes import run_votes
 from pipeline.datasets.votes import FILE, read_votes
 from safe.calibration import Calibration
 from safe.errors import DataError
-from safe.labels import K
 from safe.metrics import softmax
 from safe.networks.build import build_model
 from safe.params import load_config
 from safe.saved import save_model
+from safe.taxonomy import BASIC
 from safe.votes import vote_figures
+
+K = len(BASIC)
 
 HEADER = (
     "1happy",
@@ -130,6 +132,7 @@ def test_the_verb_compares_the_clips_that_have_votes(tmp_path, monkeypatch, caps
     write(tmp_path / "dfew", *ROWS)
     architecture = load_config(ROOT / "params.yaml", ["model.hidden=8"]).model
     info = {
+        "classes": list(BASIC),
         "architecture": architecture.model_dump(exclude={"weights"}),
         "crop": 32,
         "preprocessing": {"id": "0" * 16},
@@ -138,7 +141,7 @@ def test_the_verb_compares_the_clips_that_have_votes(tmp_path, monkeypatch, caps
         "history": [],
         "calibration": Calibration("temperature", scale=(0.5,) * K, clips=9).record(),
     }
-    network = build_model(**architecture.model_dump())
+    network = build_model(7, **architecture.model_dump())
     runs = tmp_path / "runs" / "dfew"
     save_model(runs / "calibrate" / "fold-1", network.state_dict(), info)
     logits = np.array([[4.0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 3], [1, 2, 3, 4, 5, 6, 7]])

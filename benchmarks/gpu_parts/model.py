@@ -10,17 +10,26 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_parts.timing import Setup
-from safe.labels import K
 from safe.networks.model import SAFE
+from safe.taxonomy import BASIC
 from safe.training.acl import ACL
 
 WINDOWS: Final = 7
-MIXING: Final = {"strategy": "tam", "ratio": 0.5, "mask_ratio": 0.5, "block": 16, "bank": 4}
+K: Final = len(BASIC)
+MIXING: Final = {
+    "strategy": "tam",
+    "ratio": 0.5,
+    "mask_ratio": 0.5,
+    "block": 16,
+    "bank": 4,
+    "classes": K,
+}
 
 
 def build_safe(setup: Setup, *, dropout: float = 0.2) -> SAFE:
     """Make SAFE on the device."""
     model = SAFE(
+        classes=K,
         backbone=setup.pick("r3d_18", "small"),
         weights=None,
         temporal="s2am2",

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu_parts.gradients import tf32
-from benchmarks.gpu_parts.model import MIXING, WINDOWS
+from benchmarks.gpu_parts.model import MIXING, WINDOWS, K
 from benchmarks.gpu_parts.timing import Setup, queued, step_seconds, wall
 from benchmarks.report import Figure, ratio, spread
-from safe.labels import K
 from safe.networks.stm import S2AM2, BiLSTM
 from safe.training.tam import TAM
 

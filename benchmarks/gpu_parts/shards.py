@@ -20,11 +20,11 @@ from benchmarks.gpu_parts.timing import Setup
 from benchmarks.report import Figure, ratio, spread
 from pipeline.tar import ShardWriter
 from safe.config import Config
-from safe.labels import K
 from safe.params import load_config, parse_config
 from safe.reading.loader import Batch, load_batches
 from safe.reading.shards import ShardFolder
 from safe.sample import FRAMES, encode_strip
+from safe.taxonomy import BASIC
 from safe.training.trainer import Trainer
 
 PARAMS: Final = Path(__file__).parents[2] / "params.yaml"
@@ -73,21 +73,24 @@ def write_folder(root: Path, clips: int, config: Config, *, distinct: int) -> Sh
         encode_strip(draw_clip(settings.size, generator), settings.quality, settings.chroma)
         for _ in range(distinct)
     ]
-    writer = ShardWriter(root, clips=settings.clips)
+    writer = ShardWriter(root, clips=settings.clips, classes=BASIC)
     for number in range(clips):
         writer.add(
             f"clip-{number:06d}",
             bucket="test" if number < clips // 5 else "train",
-            label=number % K,
+            label=number % len(BASIC),
             strip=strips[number % distinct],
-            record={"flags": []},
+            record={"flags": ""},
         )
     writer.close()
     files = [shard["file"] for shard in writer.shards]
     column = writer.rows.to_pydict()
     return ShardFolder(
         root=root,
-        index={"preprocessing": {"id": "drawn", "made_from": {"size": settings.size}}},
+        index={
+            "classes": list(BASIC),
+            "preprocessing": {"id": "drawn", "made_from": {"size": settings.size}},
+        },
         clip=np.array(column["clip"]),
         label=np.array(column["label"], np.int64),
         bucket=np.array(column["bucket"]),
@@ -176,7 +179,7 @@ def _train(setup: Setup, trainer: Trainer, batches: Iterator[Batch], count: int)
 def _resident(trainer: Trainer) -> Iterator[Batch]:
     """Give four batches that lie on the device, over and over."""
     shape = (trainer.config.train.batch, FRAMES, *[trainer.folder.face_size] * 2, 3)
-    labels = torch.arange(shape[0]) % K
+    labels = torch.arange(shape[0]) % len(BASIC)
     kept = [torch.randint(256, shape, dtype=torch.uint8).to(trainer.device) for _ in range(4)]
     return cycle([Batch(faces=faces, label=labels, row=labels) for faces in kept])
 

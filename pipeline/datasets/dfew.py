@@ -21,21 +21,11 @@ from pipeline.datasets.clips import (
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
-from safe.labels import CLASSES, index_of
 from safe.store import Store
+from safe.taxonomy import BASIC
 
-LABELS: Final = {
-    "1": "happy",
-    "2": "sad",
-    "3": "neutral",
-    "4": "angry",
-    "5": "surprise",
-    "6": "disgust",
-    "7": "fear",
-}
-"""DFEW's own numbers of the seven classes."""
-
-FOLDS: Final = 5
+CLASSES: Final = BASIC
+"""DFEW's classes; its lists number them from 1 in this order."""
 
 _SPELLINGS: Final = ("single-labeled", "single_labeled")
 _VIDEOS: Final = "Clip/original"
@@ -46,7 +36,7 @@ _FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
 def read_clips(
     data: Data, *, store: Store | None = None, on_note: Note | None = None
 ) -> list[Clip]:
-    """List every clip of the five test sets, in no special order.
+    """List every clip of the test sets, in no special order.
 
     Raises:
         DataError: one line, if the root, a list or the clips' folder is not there, a list has a
@@ -78,7 +68,7 @@ def read_clips(
 
 def _read_folds(root: Path, splits: str) -> tuple[dict[int, int], dict[int, int]]:
     """Return each clip's label and the fold whose test set it is in. Raises DataError."""
-    tests = {fold: _read_set(root, splits, "test", fold) for fold in range(1, FOLDS + 1)}
+    tests = {fold: _read_set(root, splits, "test", fold) for fold in _find_sets(root, splits)}
     labels: dict[int, int] = {}
     folds: dict[int, int] = {}
     for fold, test in tests.items():
@@ -102,6 +92,17 @@ def _read_folds(root: Path, splits: str) -> tuple[dict[int, int], dict[int, int]
     return labels, folds
 
 
+def _find_sets(root: Path, splits: str) -> list[int]:
+    """Return the numbers of the test sets whose lists are there; at least 1."""
+    found = {1}
+    for spelling in _SPELLINGS:
+        for path in (root / splits / f"test({spelling})").glob("set_*.csv"):
+            number = path.stem.removeprefix("set_")
+            if number.isascii() and number.isdecimal() and number[0] != "0":
+                found.add(int(number))
+    return sorted(found)
+
+
 def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
     """Read one list: number of the clip -> label, a position in CLASSES. Raises DataError."""
     names = [Path(splits, f"{part}({spelling})", f"set_{fold}.csv") for spelling in _SPELLINGS]
@@ -115,13 +116,13 @@ def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
         number = safe_number(name)
         if number is None or number > 99_999:
             raise DataError(f"{root / file}: {line!r} must be a clip's number, a comma, a label")
-        if code not in LABELS:
+        if not (len(code) == 1 and code in "1234567"):
             raise DataError(
                 f"{root / file}: label {code!r} of clip {number} must be 1 to {len(CLASSES)}"
             )
         if number in labels:
             raise DataError(f"{root / file}: clip {number} is listed twice")
-        labels[number] = index_of(LABELS[code])
+        labels[number] = int(code) - 1
     return labels
 
 

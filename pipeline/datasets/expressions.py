@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.drawn_face import UNITS
 from pipeline.datasets.drawn_person import Pose
-from safe.labels import CLASSES
+from safe.taxonomy import BASIC
 
 Curve = NDArray[np.float64]
 
@@ -133,4 +133,4 @@ def _drift(rng: np.random.Generator, time: Curve) -> Curve:
     return np.asarray(1.5 * waves.mean(axis=1))
 
 
-assert set(EXPRESSIONS) == set(CONFUSED) == set(CLASSES)
+assert set(EXPRESSIONS) == set(CONFUSED) == set(BASIC)

@@ -18,11 +18,13 @@ from pipeline.datasets.clips import (
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
-from safe.labels import index_of
 from safe.store import Store
+from safe.taxonomy import BASIC
 
-LABELS: Final = ("Happy", "Sad", "Neutral", "Angry", "Surprise", "Disgust", "Fear")
-"""FERV39k's own names of the seven classes."""
+CLASSES: Final = BASIC
+"""FERV39k's classes; its lists write them with a capital."""
+
+_LABELS: Final = {name.capitalize(): label for label, name in enumerate(CLASSES)}
 
 _LINE: Final = re.compile(r"([A-Za-z]+)/([A-Za-z]+)/([0-9]{4}) ([A-Za-z]+)")
 _VIDEOS: Final = "0_7_LabelClips"
@@ -69,6 +71,6 @@ def _parse(line: str, file: Path) -> tuple[str, int]:
     if match is None:
         raise DataError(f"{file}: {line!r} must read like 'Action/Happy/0267 Happy'")
     scene, emotion, number, name = match.groups()
-    if name not in LABELS or name != emotion:
-        raise DataError(f"{file}: {line!r} must name one of {', '.join(LABELS)}, twice the same")
-    return f"{scene}/{emotion}/{number}", index_of(name)
+    if name not in _LABELS or name != emotion:
+        raise DataError(f"{file}: {line!r} must name one of {', '.join(_LABELS)}, twice the same")
+    return f"{scene}/{emotion}/{number}", _LABELS[name]

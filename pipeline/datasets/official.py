@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from pipeline.manifest import Clip
-from safe.labels import CLASSES, K
+from safe.taxonomy import BASIC
 
 Counts = dict[str, tuple[int, ...]]
-"""By bucket: clips of each class, in the order of CLASSES."""
+"""By bucket: clips of each class, in the order of BASIC."""
 
 OFFICIAL: Final[dict[str, Counts]] = {
     "dfew": {  # the five test sets; fold 1 trains on 9,356 clips and tests on 2,341
@@ -33,7 +33,7 @@ def count_clips(clips: Iterable[Clip]) -> Counts:
     """Count the clips of each bucket by class."""
     found = Counter((clip.bucket, clip.label) for clip in clips)
     buckets = sorted({bucket for bucket, _ in found})
-    return {name: tuple(found[name, label] for label in range(K)) for name in buckets}
+    return {name: tuple(found[name, label] for label in range(len(BASIC))) for name in buckets}
 
 
 def exchanged(counts: Counts, official: Counts) -> dict[str, str]:
@@ -44,12 +44,12 @@ def exchanged(counts: Counts, official: Counts) -> dict[str, str]:
     """
     if counts.keys() != official.keys():
         return {}
-    ours = [tuple(counts[bucket][label] for bucket in official) for label in range(K)]
-    theirs = [tuple(official[bucket][label] for bucket in official) for label in range(K)]
+    ours = [tuple(counts[bucket][label] for bucket in official) for label in range(len(BASIC))]
+    theirs = [tuple(official[bucket][label] for bucket in official) for label in range(len(BASIC))]
     if ours == theirs or sorted(ours) != sorted(theirs):
         return {}
     return {
-        CLASSES[label]: CLASSES[theirs.index(column)]
+        BASIC[label]: BASIC[theirs.index(column)]
         for label, column in enumerate(ours)
         if column != theirs[label]
     }
@@ -58,8 +58,11 @@ def exchanged(counts: Counts, official: Counts) -> dict[str, str]:
 def first_difference(counts: Counts, official: Counts) -> str:
     """Say where the counts first differ from the official ones; empty if they do not."""
     for bucket in sorted(counts.keys() | official.keys()):
-        ours, theirs = counts.get(bucket, (0,) * K), official.get(bucket, (0,) * K)
-        for label, name in enumerate(CLASSES):
+        ours, theirs = (
+            counts.get(bucket, (0,) * len(BASIC)),
+            official.get(bucket, (0,) * len(BASIC)),
+        )
+        for label, name in enumerate(BASIC):
             if ours[label] != theirs[label]:
                 return f"{bucket} has {ours[label]:,} clips of {name}, officially {theirs[label]:,}"
     return ""

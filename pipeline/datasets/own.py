@@ -10,54 +10,46 @@ columns are separated by commas, semicolons or tabs, whichever the header uses.
 
 A path is relative to data.root, with /: a video, told by its content and not by its name, or with
 `data.source: frames` a folder of jpg or png images. `split` is train, val or test in every line, or
-in every line the number of a fold, 1 to 5. A column `clip` gives keys; without it they are made
+in every line the number of a fold, from 1. Labels are the classes' names, of which there may be 2
+to 100; data.classes chooses and renames them. A column `clip` gives keys; without it they are made
 from the paths.
 """
 
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.datasets.classes import SYNONYMS, choose_classes, is_basic
 from pipeline.datasets.clips import (
     Note,
     Spellings,
     find_stored,
     read_text,
     require_some,
+    silent,
     sum_frames,
 )
 from pipeline.datasets.own_columns import Lines, first_twice, read_plain
-from pipeline.datasets.own_lines import (
-    FOLDS,
-    PARTS,
-    SPLITS,
-    SYNONYMS,
-    WORDS,
-    Line,
-    parse_line,
-)
-from pipeline.manifest import SCHEMA, Clip, untabulate
+from pipeline.datasets.own_lines import PARTS, Line, parse_line
+from pipeline.manifest import SCHEMA, Clip, untabulate, with_classes
 from safe.config import Data
 from safe.errors import DataError
-from safe.labels import index_of
 from safe.store import Store
+from safe.taxonomy import Classes
 
 _COLUMNS: Final = ("path", "label", "split")
 _SEPARATORS: Final = (",", ";", "\t")
 _MISSING: Final = (ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EACCES, EPERM)
 """What the system says of a file that is not there, or not for this user; else the disk fails."""
-
-_LABELS: Final = np.array([index_of(SYNONYMS.get(word, word)) for word in WORDS], np.int8)
-_BUCKETS: Final = [split if split in PARTS else f"fold{split}" for split in SPLITS]
 
 
 def read_clips(
@@ -73,21 +65,22 @@ def read_table(data: Data, *, store: Store | None = None, on_note: Note | None =
     Args:
         data: where the list is.
         store: where the clips are, in place of data.root.
-        on_note: told of each word of SYNONYMS that was found.
+        on_note: told of each word of SYNONYMS that was read as another, and of what is left out.
 
     Raises:
         DataError: one line with the number of the line, if the list is not there, is no such list,
-            or names a clip twice, an unknown label or split, or a path outside the root; if train
-            or test is empty; or if not one of the files is there.
+            or names a clip twice, an unknown split or a path outside the root; if train or test is
+            empty; if data.classes does not fit; or if not one of the files is there.
     """
     root, file = Path(data.root), Path(data.splits)
     lines = _read_lines(root, file)
     _check_splits(root / file, lines, data.folds)
-    counts = np.bincount(lines["word"].to_numpy(), minlength=len(WORDS)).tolist()
-    for word, count in sorted(zip(WORDS, counts, strict=True)):
-        if count and word in SYNONYMS and on_note is not None:
-            on_note(f"label {word!r} is read as {SYNONYMS[word]} (lines: {count:,})")
-    labels, buckets = pa.array(_LABELS), pa.array(_BUCKETS)
+    classes, label_of = _choose(lines["word"], data, on_note or silent)
+    lines = _label(lines, label_of)
+    if not len(lines):
+        raise DataError(f"{root / file}: no line has a class of data.classes")
+    splits = pc.unique(lines["split"]).to_pylist()
+    buckets = {split: split if split in PARTS else f"fold{split}" for split in splits}
     stored = None if store is None else find_stored(store, "")
     measure = partial(_measure_file, root, data.source, file, stored)
     spellings = Spellings(root, stored)
@@ -97,13 +90,13 @@ def read_table(data: Data, *, store: Store | None = None, on_note: Note | None =
         columns = {
             "clip": batch["key"],
             "path": paths,
-            "label": labels.take(batch["word"]),
-            "bucket": buckets.take(batch["split"]),
+            "label": batch["label"],
+            "bucket": _replace(batch["split"], buckets, pa.string()),
             "source": pa.repeat(data.source, len(batch)),
             "bytes": sizes,
         }
         batches.append(pa.record_batch(columns, SCHEMA))
-    table = pa.Table.from_batches(batches, SCHEMA)
+    table = with_classes(pa.Table.from_batches(batches, SCHEMA), classes)
     if not table["path"].equals(lines["path"]):  # two spellings of one file
         place = lines.schema.get_field_index("path")
         _check_once(lines.set_column(place, "path", table["path"]), root / file)
@@ -111,6 +104,38 @@ def read_table(data: Data, *, store: Store | None = None, on_note: Note | None =
     looked_for = f"the paths of {file}, such as {table['path'][0]}"
     require_some(there, len(table), root, looked_for, store=store)
     return table
+
+
+def _choose(
+    words: pa.ChunkedArray, data: Data, note: Note
+) -> tuple[Classes, dict[str, int | None]]:
+    """Return the classes, and of each word its label, None if it is left out. Raises DataError."""
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(words).to_pylist()}
+    names = {word.casefold(): word for word in reversed(counts)}  # as a class is spelled first
+    given = list(names.values())[::-1]
+    classes, labels = choose_classes(given, data.classes, owner=data.splits, own=True)
+    by_name = {name.casefold(): label for name, label in zip(given, labels, strict=True)}
+    basic = isinstance(data.classes, list) and is_basic(data.classes)
+    for word, count in sorted(counts.items()):
+        if by_name[word.casefold()] is None:
+            note(f"label {word!r} is left out by data.classes (lines: {count:,})")
+        elif basic and word.casefold() in SYNONYMS:
+            note(f"label {word!r} is read as {SYNONYMS[word.casefold()]} (lines: {count:,})")
+    return classes, {word: by_name[word.casefold()] for word in counts}
+
+
+def _label(lines: pa.Table, label_of: dict[str, int | None]) -> pa.Table:
+    """Add the column label; leave out the lines without one."""
+    labels = pa.chunked_array(
+        [_replace(chunk, label_of, pa.int8()) for chunk in lines["word"].chunks], pa.int8()
+    )
+    return lines.append_column("label", labels).filter(pc.is_valid(labels))
+
+
+def _replace(column: pa.DictionaryArray, by: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
+    return pa.array([by.get(word) for word in column.dictionary.to_pylist()], kind).take(
+        column.indices
+    )
 
 
 def _read_lines(root: Path, file: Path) -> pa.Table:
@@ -210,8 +235,8 @@ def _check_splits(where: Path, table: pa.Table, folds: list[int]) -> None:
     """Raise DataError unless the column split says what data.folds trains and tests on."""
     lowest = table.select(["split", "line"]).group_by("split").aggregate([("line", "min")])
     pairs = zip(lowest["split"].to_pylist(), lowest["line_min"].to_pylist(), strict=True)
-    first = {SPLITS[split]: line for split, line in pairs}
-    names, numbers = first.keys() & set(PARTS), first.keys() & set(FOLDS)
+    first = dict(pairs)
+    names, numbers = first.keys() & set(PARTS), first.keys() - set(PARTS)
     if names and numbers:
         name, number = min(names, key=first.__getitem__), min(numbers, key=first.__getitem__)
         raise DataError(
@@ -229,7 +254,7 @@ def _check_splits(where: Path, table: pa.Table, folds: list[int]) -> None:
         if str(fold) not in numbers:
             raise DataError(
                 f"data.folds: {fold} has no clips in {where}; it has folds "
-                f"{', '.join(sorted(numbers))}"
+                f"{', '.join(sorted(numbers, key=int))}"
             )
 
 

@@ -16,7 +16,7 @@ import pyarrow.csv as pv
 from numpy.typing import NDArray
 
 from pipeline.blocks import BLOCK
-from pipeline.datasets.own_lines import PLAIN, SPLITS, WORDS, Line, name_clip
+from pipeline.datasets.own_lines import PLAIN, SPLIT, Line, name_clip
 from safe.errors import DataError
 from safe.sample import KEY
 
@@ -25,12 +25,13 @@ LINES: Final = pa.schema(
         ("line", pa.int64()),
         ("path", pa.string()),
         ("key", pa.string()),
-        ("word", pa.int8()),
-        ("split", pa.int8()),
+        ("word", pa.dictionary(pa.int32(), pa.string())),
+        ("split", pa.dictionary(pa.int32(), pa.string())),
     ]
 )
 """What is kept of a line: own_lines.Line."""
 
+_WORDED: Final = ("word", "split")
 _CHUNK: Final = 2**22  # bytes of the list that are in work at a time
 _CODED: Final = pa.dictionary(pa.int32(), pa.string())
 
@@ -53,13 +54,14 @@ class Lines:
     def table(self) -> pa.Table:
         """Return the lines so far, in their order: a table of LINES."""
         self._close()
-        return pa.Table.from_batches(self._batches, LINES)
+        return pa.Table.from_batches(self._batches, LINES).unify_dictionaries()
 
     def _close(self) -> bool:
         rows, self._open = self._open, []
         if rows:
             columns = {name: list(map(attrgetter(name), rows)) for name in LINES.names}
-            self._batches.append(pa.record_batch(columns, LINES))
+            coded = {name: pa.array(columns[name]).dictionary_encode() for name in _WORDED}
+            self._batches.append(pa.record_batch(columns | coded, LINES))
         return bool(rows)
 
 
@@ -103,7 +105,7 @@ def read_plain(text: str, separator: str, names: list[str]) -> pa.Table | None:
         return None
     if line - 2 != data.count(b"\n"):  # a blank line: numbers of lines would be wrong
         return None
-    return pa.Table.from_batches(batches, LINES)
+    return pa.Table.from_batches(batches, LINES).unify_dictionaries()
 
 
 def _check(batch: pa.RecordBatch, line: int) -> pa.RecordBatch:
@@ -124,15 +126,29 @@ def _check(batch: pa.RecordBatch, line: int) -> pa.RecordBatch:
         path = pc.replace_with_mask(path, odd, pa.array([one for one, _ in named], pa.string()))
         key = pc.replace_with_mask(key, odd, pa.array([one for _, one in named], pa.string()))
     number = pa.array(np.arange(line, line + len(batch)))
-    word, split = _code(batch["label"], WORDS), _code(batch["split"], SPLITS)
+    word, split = _strip(batch["label"]), _lower(batch["split"])
     return pa.record_batch([number, path, key, word, split], schema=LINES)
 
 
-def _code(column: pa.DictionaryArray, known: tuple[str, ...]) -> pa.Array:
-    """Return int8 positions in `known`. Raises KeyError where a value is not."""
-    place = {word: position for position, word in enumerate(known)}
-    codes = [place[value.strip().lower()] for value in column.dictionary.to_pylist()]
-    return pa.array(codes, pa.int8()).take(column.indices)
+def _strip(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Return labels without spaces around them. Raises KeyError where one is empty."""
+    words = [word.strip() for word in column.dictionary.to_pylist()]
+    if not all(words):
+        raise KeyError("")
+    return _coded(column, words)
+
+
+def _lower(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Return splits in lower case. Raises KeyError where a value is none."""
+    words = [word.strip().lower() for word in column.dictionary.to_pylist()]
+    if not all(map(SPLIT.fullmatch, words)):
+        raise KeyError("")
+    return _coded(column, words)
+
+
+def _coded(column: pa.DictionaryArray, words: list[str]) -> pa.DictionaryArray:
+    """Put other words in the place of a column's; two may become one."""
+    return pa.array(words, pa.string()).take(column.indices).dictionary_encode()
 
 
 def first_twice(table: pa.Table) -> tuple[int, int, str, str] | None:

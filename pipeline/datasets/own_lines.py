@@ -1,7 +1,7 @@
 """What may one line of a list of one's own say, and which key does its path give?
 
-Words and numbers become positions in WORDS and SPLITS, a path loses ./ and doubled /, and every
-line has a key. What a line may not say is one error that begins with where it stands.
+A path loses ./ and doubled /, and every line has a key. Any word may be a label. What a line may
+not say is one error that begins with where it stands.
 """
 
 import hashlib
@@ -10,28 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from safe.errors import DataError
-from safe.labels import CLASSES
 from safe.sample import KEY
 
-SYNONYMS: Final = {
-    "happiness": "happy",
-    "joy": "happy",
-    "sadness": "sad",
-    "anger": "angry",
-    "surprised": "surprise",
-    "disgusted": "disgust",
-    "fearful": "fear",
-}
-"""Other words for the seven classes. There are no more: a word that is in neither is refused."""
-
 PARTS: Final = ("train", "val", "test")
-FOLDS: Final = ("1", "2", "3", "4", "5")
 
-WORDS: Final = (*CLASSES, *SYNONYMS)
-"""What may stand for a label, in lower case."""
-
-SPLITS: Final = (*PARTS, *FOLDS)
-"""What may stand for a split."""
+SPLIT: Final = re.compile(r"train|val|test|[1-9][0-9]{0,8}")
+"""What may stand for a split, in lower case: a part, or the number of a fold."""
 
 PLAIN: Final = r"\w+(/\w+)*(\.mp4)?"
 """A path that is its own key but for - in place of / and without .mp4, if that is short enough."""
@@ -49,27 +33,24 @@ class Line:
     """Its number in the file, from 1."""
     path: str
     key: str
-    word: int
-    """Position of the label in WORDS."""
-    split: int
-    """Position in SPLITS."""
+    word: str
+    """The label, as it stands there."""
+    split: str
+    """In lower case; of SPLIT."""
 
 
 def parse_line(values: dict[str, str], line: int, here: str) -> Line:
     """Check the values of one line, by column; spaces around them count. Raises DataError."""
-    word, split = values["label"].lower(), values["split"].lower()
-    if word not in WORDS:
+    word, split = values["label"], values["split"].lower()
+    if not word:
+        raise DataError(f"{here}: no label; it must be the name of a class")
+    if not SPLIT.fullmatch(split):
         raise DataError(
-            f"{here}: label {values['label']!r} must be one of {', '.join(CLASSES)} "
-            f"(or {', '.join(SYNONYMS)})"
-        )
-    if split not in SPLITS:
-        raise DataError(
-            f"{here}: split {values['split']!r} must be train, val or test, or a fold's number, "
-            "1 to 5"
+            f"{here}: split {values['split']!r} must be train, val or test, or a fold's number "
+            "from 1"
         )
     path, key = name_clip(values["path"], values.get("clip", ""), here)
-    return Line(line, path, key, WORDS.index(word), SPLITS.index(split))
+    return Line(line, path, key, word, split)
 
 
 def name_clip(path: str, clip: str, here: str) -> tuple[str, str]:

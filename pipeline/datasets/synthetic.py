@@ -26,9 +26,9 @@ from pipeline.datasets.animate import Clip, draw_clip, draw_faces
 from pipeline.datasets.expressions import CONFUSED
 from safe.config import Synthesize
 from safe.errors import DataError, ProcessError
-from safe.labels import CLASSES, K
 from safe.process import die_with_parent, fitting, naming
 from safe.sample import encode_strip
+from safe.taxonomy import BASIC
 
 FOLDS: Final = 5
 LISTS: Final = "EmoLabel_DataSplit"
@@ -61,7 +61,7 @@ def synthesize(
         on_clip: called with the number of clips done.
 
     Returns:
-        Clips a class, in the order of CLASSES.
+        Clips a class, in the order of BASIC.
 
     Raises:
         DataError: if `out` is a file or a folder that holds something.
@@ -93,7 +93,7 @@ def synthesize(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     counts = Counter(clip.label for clip in clips)
-    return {name: counts[name] for name in CLASSES}
+    return {name: counts[name] for name in BASIC}
 
 
 def count_classes(clips: int, tail: float) -> list[int]:
@@ -102,7 +102,7 @@ def count_classes(clips: int, tail: float) -> list[int]:
     By largest remainders; `clips`, their sum, is at least 5 K.
     """
     dfew = np.array(DFEW_TRAIN) / sum(DFEW_TRAIN)
-    ideal = clips * ((1 - tail) / K + tail * dfew)
+    ideal = clips * ((1 - tail) / len(BASIC) + tail * dfew)
     counts = np.floor(ideal).astype(int)
     counts[np.argsort(counts - ideal, kind="stable")[: clips - counts.sum()]] += 1
     while counts.min() < _LEAST:
@@ -119,7 +119,7 @@ def plan_clips(settings: Synthesize) -> list[Clip]:
     """
     rng = np.random.default_rng([settings.seed, 0])
     counts = count_classes(settings.clips, settings.tail)
-    labels = [name for name, count in zip(CLASSES, counts, strict=True) for _ in range(count)]
+    labels = [name for name, count in zip(BASIC, counts, strict=True) for _ in range(count)]
     people = rng.permutation(settings.identities)
     numbers = rng.permutation(settings.clips) + 1
     blended = set(rng.permutation(settings.clips)[: round(settings.ambiguity * settings.clips)])
@@ -178,7 +178,7 @@ def _write_lists(folder: Path, clips: list[Clip]) -> None:
     for fold in range(1, FOLDS + 1):
         for part in ("train", "test"):
             rows = [
-                (clip.number, CLASSES.index(clip.label) + 1)
+                (clip.number, BASIC.index(clip.label) + 1)
                 for clip in clips
                 if (clip.fold == fold) == (part == "test")
             ]

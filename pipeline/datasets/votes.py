@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.datasets.dfew import LABELS
+from pipeline.datasets.dfew import CLASSES
 from safe.errors import DataError
 
 FILE: Final = Path("Annotation", "annotation.xlsx")
@@ -17,7 +17,7 @@ FILE: Final = Path("Annotation", "annotation.xlsx")
 _MOST: Final = (
     2**26
 )  # bytes of the sheet once unpacked; the release has 16,372 rows of nine numbers
-_CLASSES: Final = len(LABELS)
+_CLASSES: Final = len(CLASSES)
 
 
 def read_votes(root: Path) -> dict[str, tuple[int, ...]]:

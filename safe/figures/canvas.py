@@ -6,12 +6,12 @@ style or hatch goes with each, so that a print in grey says the same.
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import matplotlib
 import matplotlib.style  # also makes `matplotlib.style.context` known
@@ -23,9 +23,9 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from safe.errors import DataError, as_utf8
-from safe.labels import CLASSES
 from safe.predictions import Split
 from safe.process import whole_file
+from safe.taxonomy import BASIC, Classes
 
 ONE_COLUMN: Final = 88.0
 TWO_COLUMNS: Final = 180.0
@@ -54,14 +54,30 @@ SERIES: Final = (
 )
 """The models of a figure, in order; a sixth looks like the first."""
 
-CLASS_LOOKS: Final = dict(
+_BASIC_LOOKS: Final = dict(
     zip(
-        CLASSES,
+        BASIC,
         zip((ORANGE, BLUE, BLACK, RED, SKY, GREEN, PURPLE), "ov+s^Dx", strict=True),
         strict=True,
     )
 )
-"""Colour and marker of each class."""
+"""Colour and marker of each of the basic seven."""
+
+_OTHERS: Final = (
+    *("#3322AA", "#AADD88", "#882255", "#6677FF"),
+    *("#554400", "#44DDAA", "#776633", "#225544"),
+)
+"""Colours of other classes: far from those above and from one another, to the colour-blind too."""
+
+_MARKERS: Final = "PX<>*pdhos^vD"
+_HATCHES: Final = (
+    *("", "....", "xxxx", "----", "||||", "++++", "oooo", r"\\\\"),
+    *("..--", "..||", "xx..", "oo--", "OO"),
+)
+"""Of areas: one for each time that the colours begin anew."""
+
+MANY: Final = 20
+"""Classes beyond which a figure leaves out what would not be readable of each."""
 
 NAMES: Final = {"war": "WAR", "uar": "UAR", "ece": "ECE", "nll": "NLL", "brier": "Brier score"}
 """How the figures of metrics.py are written."""
@@ -107,6 +123,57 @@ def series(index: int) -> Look:
 def sheet(width: float, height: float, *, layout: str = "constrained") -> Figure:
     """Return an empty figure of this size in mm; `layout` is matplotlib's layout engine or none."""
     return Figure(figsize=(width * MM, height * MM), layout=layout)  # type: ignore[arg-type]
+
+
+def class_looks(classes: Classes) -> dict[str, tuple[str, str]]:
+    """Return colour and marker of each class; no two have both in common.
+
+    The basic seven look as everywhere, whatever else is among the classes; the others look by their
+    position among the others.
+    """
+    others = [name for name in classes if name not in _BASIC_LOOKS]
+    looks = {
+        name: (
+            _OTHERS[i % len(_OTHERS)],
+            _MARKERS[(i % len(_OTHERS) + i // len(_OTHERS)) % len(_MARKERS)],
+        )
+        for i, name in enumerate(others)
+    }
+    return {name: _BASIC_LOOKS.get(name) or looks[name] for name in classes}
+
+
+def class_areas(classes: Classes) -> dict[str, dict[str, Any]]:
+    """Return colour and hatch of the area of each class, as matplotlib takes them."""
+    others = [name for name in classes if name not in _BASIC_LOOKS]
+    hatch = {name: _HATCHES[i // len(_OTHERS)] for i, name in enumerate(others)}
+    return {
+        name: {"facecolor": colour, "edgecolor": "white", "hatch": hatch.get(name, "")}
+        for name, (colour, _) in class_looks(classes).items()
+    }
+
+
+def legend_columns(labels: Sequence[str], room: float) -> int:
+    """Return how many columns of a legend fit into so many mm."""
+    wide = [text_width([label]) + 9.5 for label in labels]
+    for columns in range(len(wide), 1, -1):
+        if sum(part.max() for part in np.array_split(wide, columns)) <= room:
+            return columns
+    return 1
+
+
+def text_width(lines: Sequence[str]) -> float:
+    """Return the mm that the longest of some lines takes at 7 points."""
+    plain = Text(fontsize=STYLE["font.size"])
+    if not "".join(lines).isascii():
+        plain.set_fontfamily(list(_fonts()))
+    return max(_width(plain, line) for line in lines)
+
+
+def class_name(name: str, *, room: float = 40) -> str:
+    """Return the name of a class as it is drawn at 7 points, at most so many mm wide."""
+    line = Text(text=name, fontsize=STYLE["font.size"])
+    show_name(line, room=room)
+    return line.get_text()
 
 
 def show_name(line: Text, *, room: float) -> None:
@@ -164,6 +231,11 @@ def save(figure: Figure, out: Path) -> None:
     stamps = {".png": ("Software",), ".svg": ("Date", "Creator"), ".pdf": ("CreationDate",)}
     if out.suffix not in stamps:
         raise DataError(f"figure {out}: the suffix must be one of {', '.join(stamps)}")
+    families = None
+    for line in figure.findobj(Text):
+        if not line.get_text().isascii():  # a class may have a name in letters of a second font
+            families = families or list(_fonts())
+            line.set_fontfamily(families)
     with whole_file(out) as path:
         figure.savefig(
             path, format=out.suffix[1:], dpi=200, metadata=dict.fromkeys(stamps[out.suffix])
@@ -174,13 +246,15 @@ def check_models(models: Mapping[str, Split]) -> None:
     """Make sure that models can stand side by side.
 
     Raises:
-        DataError: if there is none, if their clips, labels or order differ, or if an output is not
-            finite.
+        DataError: if there is none, if their classes, clips, labels or order differ, or if an
+            output is not finite.
     """
     if not models:
         raise DataError("figure: there is no model to draw; give at least one")
     first, reference = next(iter(models.items()))
     for name, split in models.items():
+        if split.classes != reference.classes:
+            raise DataError(f"figure: {name!r} and {first!r} are of different classes")
         if split.clip != reference.clip or not np.array_equal(split.label, reference.label):
             raise DataError(
                 f"figure: {name!r} and {first!r} do not hold the same clips and labels in one "

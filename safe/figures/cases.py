@@ -14,13 +14,21 @@ from safe.figures.canvas import (
     GREY,
     TWO_COLUMNS,
     check_models,
+    class_name,
     save,
     series,
     sheet,
     styled,
 )
-from safe.figures.strip import LANE, add_panel, lanes, show_chances, show_faces, show_windows
-from safe.labels import CLASSES
+from safe.figures.strip import (
+    LANE,
+    add_panel,
+    bars_shown,
+    lanes,
+    show_chances,
+    show_faces,
+    show_windows,
+)
 from safe.predictions import Split
 from safe.sample import FRAMES
 
@@ -28,6 +36,7 @@ STRIPS, STRIP = 17.0, 112.0
 """mm from the left edge to the strip of faces, and its width."""
 BARS, BAR = 149.0, 28.0
 """mm from the left edge to the probabilities, and their width."""
+_BOXES = "boxes: attention over the windows, in %, under the frames that each covers"
 
 
 def choose_cases(a: Split, b: Split, count: int) -> list[int]:
@@ -130,7 +139,7 @@ def cases_figure(
             y += rows_of_windows * LANE + 1
         bars = add_panel(figure, BARS, top + place * pitch + 2, BAR, 23)
         chances = [split.probabilities[row] for split in models.values()]
-        show_chances(bars, chances, int(a.label[row]), last=place == len(rows) - 1)
+        show_chances(bars, chances, a.classes, int(a.label[row]), last=place == len(rows) - 1)
     handles = [
         Patch(facecolor=series(i).colour, hatch=series(i).hatch, edgecolor="white", label=name)
         for i, name in enumerate(names)
@@ -139,7 +148,7 @@ def cases_figure(
     figure.text(
         STRIPS / TWO_COLUMNS,
         1 - 3.4 / (figure.get_figheight() * 25.4),
-        "boxes: attention over the windows, in %, under the frames that each covers",
+        "; ".join(filter(None, (_BOXES, bars_shown(a.classes)))),
         va="center",
         color=GREY,
     )
@@ -149,9 +158,9 @@ def cases_figure(
 def _sentence(models: Mapping[str, Split], row: int) -> str:
     """Say what the clip is and what each model says."""
     split = next(iter(models.values()))
-    true = int(split.label[row])
+    names, true = [class_name(name) for name in split.classes], int(split.label[row])
     said = ", ".join(
-        f"{name} {each.probabilities[row, true]:.2f} (says {CLASSES[each.predicted[row]]})"
+        f"{name} {each.probabilities[row, true]:.2f} (says {names[each.predicted[row]]})"
         for name, each in models.items()
     )
-    return f"{split.clip[row]}, {CLASSES[true]}. Probability of {CLASSES[true]}: {said}"
+    return f"{split.clip[row]}, {names[true]}. Probability of {names[true]}: {said}"

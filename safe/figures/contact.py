@@ -16,9 +16,18 @@ from numpy.typing import NDArray
 
 from safe.errors import DataError
 from safe.figures.canvas import BLACK, BLUE, GREEN, GREY, ORANGE, RED, sheet, show_name, styled
-from safe.figures.strip import LANE, add_panel, lanes, show_chances, show_faces, show_windows
+from safe.figures.strip import (
+    LANE,
+    add_panel,
+    bars_shown,
+    lanes,
+    show_chances,
+    show_faces,
+    show_windows,
+)
 from safe.metrics import Floats
 from safe.sample import FRAMES
+from safe.taxonomy import Classes
 
 KINDS: Final = {
     "detected": (BLUE, "-"),
@@ -38,7 +47,7 @@ _IN_A_ROW = 8  # source frames
 _TALLEST = 36.0  # mm of a source frame; those of a phone are upright
 _HEAD, _TITLE = 11.0, 4.5
 _STRIP, _BARS, _BAR = 168.0, 192.0, 22.0  # mm: width of faces beside bars; bars' left edge; width
-_CHANCES = 25.0  # mm, height of the seven bars
+_CHANCES = 25.0  # mm, height of the bars
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Said:
 
     chances: Floats
     """[K], probabilities."""
+    classes: Classes
+    """K names."""
     attention: Floats | None = None
     """[N], weights of the windows; None: nothing is shown under the faces."""
     window: int = 0
@@ -106,6 +117,8 @@ def contact_figure(
     figure = sheet(WIDTH, _HEAD + above + sum(heights) + (9 if beside else 2), layout="none")
     high = figure.get_figheight() * 25.4
     left = _MARGIN / WIDTH
+    bars = {bars_shown(row.said.classes) for row in rows if row.said}
+    note = " · ".join(filter(None, (note, *sorted(bars))))
     head = figure.text(left, 1 - 4 / high, title, fontsize=9, fontweight="bold", va="center")
     show_name(head, room=_WIDE / 2 if frames else _WIDE)  # beside what the boxes mean
     show_name(figure.text(left, 1 - 8 / high, note, color=GREY, va="center"), room=_WIDE)
@@ -186,4 +199,4 @@ def _show_row(figure: Figure, row: Row, top: float, strip: float, *, last: bool)
         shades = said.attention / said.attention.max()
         show_windows(panel, said.attention, shades, said.window, said.stride, BLUE)
     bars = add_panel(figure, _BARS, top - 1, _BAR, _CHANCES)
-    show_chances(bars, [said.chances], row.label, last=last)
+    show_chances(bars, [said.chances], said.classes, row.label, last=last)

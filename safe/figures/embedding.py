@@ -11,15 +11,16 @@ from sklearn.metrics import silhouette_score
 
 from safe.errors import DataError
 from safe.figures.canvas import (
-    CLASS_LOOKS,
     ONE_COLUMN,
     TWO_COLUMNS,
     check_models,
+    class_looks,
+    class_name,
+    legend_columns,
     save,
     sheet,
     styled,
 )
-from safe.labels import CLASSES
 from safe.metrics import Floats, Ints
 from safe.predictions import Split
 
@@ -62,7 +63,8 @@ def choose_clips(label: Ints, most: int, *, seed: int) -> Ints:
 def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 2000) -> Figure:
     """Make the figure of draw_embedding; its axes are the models in order."""
     check_models(models)
-    label = next(iter(models.values())).label
+    first = next(iter(models.values()))
+    label, looks = first.label, class_looks(first.classes)
     rows = choose_clips(label, most, seed=seed)
     if len(rows) < 4:
         raise DataError(f"embedding: {len(rows)} clips are too few for a t-SNE; give at least 4")
@@ -70,12 +72,15 @@ def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 
     columns = min(3, len(models))
     lines = -(-len(models) // columns)
     width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
-    figure = sheet(width, lines * (width / columns + 5) + (14 if columns == 1 else 8))
+    clips = np.bincount(label, minlength=len(looks))
+    labels = [f"{class_name(name)} ({n})" for name, n in zip(looks, clips, strict=True)]
+    beside = legend_columns(labels, width - 4)
+    figure = sheet(width, lines * (width / columns + 5) + 4 + 4.2 * -(-len(labels) // beside))
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, (name, split) in zip(panels, models.items(), strict=False):
         points = split.embedding[rows]
         flat = tsne(points, seed)
-        for k, (colour, marker) in enumerate(CLASS_LOOKS.values()):
+        for k, (colour, marker) in enumerate(looks.values()):
             panel.scatter(
                 *flat[label == k].T,
                 s=9,
@@ -83,19 +88,17 @@ def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 
                 marker=marker,
                 linewidths=0.7 if marker in "+x" else 0,
                 alpha=0.75,
-                label=f"{CLASSES[k]} ({(label == k).sum()})",
+                label=labels[k],
             )
         panel.set(title=f"{name}: silhouette {silhouette(points, label)}", xticks=[], yticks=[])
         panel.set_box_aspect(1)
         panel.spines[:].set_visible(True)
     for empty in panels[len(models) :]:
         empty.remove()
-    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles,
-        labels,
+        *panels[0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=7 if columns > 1 else 4,
+        ncols=beside,
         markerscale=1.6,
         handletextpad=0.2,
         columnspacing=1.2,

@@ -12,13 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from safe.figures.canvas import BLACK, GREY, PALE, series
-from safe.labels import CLASSES, K
+from safe.figures.canvas import BLACK, GREY, PALE, class_name, series
 from safe.metrics import Floats
 from safe.sample import FRAMES
+from safe.taxonomy import Classes
 
 LANE: Final = 3.2
 """mm, height of one row of windows."""
+
+BARS: Final = 8
+"""Classes whose probabilities fit below one another."""
+
+_NAMED: Final = 17.0  # mm for the name of a class beside its bar
 
 
 def add_panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -69,27 +74,44 @@ def show_windows(
         panel.text(*middle, f"{100 * weight:.0f}", ha="center", va="center_baseline")
 
 
-def show_chances(panel: Axes, chances: Sequence[Floats], true: int | None, *, last: bool) -> None:
-    """Draw the models' probabilities of the K classes; the true one, if known, is bold on grey."""
-    if true is not None:
-        panel.axhspan(true - 0.5, true + 0.5, color=PALE, linewidth=0)
+def bars_shown(classes: Classes) -> str:
+    """Say of which classes show_chances has bars; nothing where of all."""
+    return f"bars: the {BARS} likeliest of {len(classes)} classes" if len(classes) > BARS else ""
+
+
+def show_chances(
+    panel: Axes, chances: Sequence[Floats], classes: Classes, true: int | None, *, last: bool
+) -> None:
+    """Draw the models' probabilities of the K classes; the true one, if known, is bold on grey.
+
+    Of more than BARS classes those that any of the models gives most, and the true one.
+    """
+    shown = np.arange(len(classes))
+    if len(classes) > BARS:
+        rank = np.max(chances, axis=0)
+        if true is not None:
+            rank[true] += 1  # it is among them
+        shown = np.sort(np.argsort(-rank, kind="stable")[:BARS])
+    places = np.arange(len(shown))
     height = 0.76 / len(chances)
     for index, chance in enumerate(chances):
         look = series(index)
         panel.barh(
-            np.arange(K) + (index - (len(chances) - 1) / 2) * height,
-            chance,
+            places + (index - (len(chances) - 1) / 2) * height,
+            chance[shown],
             height=height,
             color=look.colour,
             hatch=look.hatch,
             edgecolor="white",
             linewidth=0,
         )
-    panel.set(xlim=(0, 1), ylim=(K - 0.5, -0.5))
-    panel.set_yticks(range(K), CLASSES)
+    panel.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
+    panel.set_yticks(places, [class_name(classes[k], room=_NAMED) for k in shown])
     panel.tick_params(axis="y", length=0)
     if true is not None:
-        panel.get_yticklabels()[true].set(fontweight="bold", color=BLACK)
+        place = int(np.flatnonzero(shown == true)[0])
+        panel.axhspan(place - 0.5, place + 0.5, color=PALE, linewidth=0, zorder=0.5)
+        panel.get_yticklabels()[place].set(fontweight="bold", color=BLACK)
     panel.set_xticks((0, 0.5, 1), ("0", "0.5", "1") if last else ("", "", ""))
     panel.spines[["left", "bottom"]].set_visible(True)
     if last:

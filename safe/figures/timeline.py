@@ -5,10 +5,10 @@ wrong with the pictures below. Hatched where the model abstained, blank where th
 Each instant belongs to the window whose middle is nearest, no further than half a window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,32 +17,37 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from safe.answers import ABSTAIN, Answer
+from safe.answers import Answer
 from safe.errors import DataError
 from safe.figures.canvas import (
     BLACK,
-    CLASS_LOOKS,
     GREY,
+    MANY,
     PALE,
     TWO_COLUMNS,
+    class_areas,
+    class_name,
+    legend_columns,
     save,
     sheet,
     show_name,
     styled,
 )
 from safe.figures.strip import add_panel
-from safe.labels import CLASSES, K
 from safe.metrics import Floats
+from safe.taxonomy import ABSTAIN, Classes
 
 MOST_FACES: Final = 8
 """Bands of one picture: those of the faces that were seen longest."""
 POINTS: Final = 240
 """Columns over the whole width; of a longer video neighbouring windows are averaged."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 29.0, 20.0, 12.0, 14.5  # mm around the bands
+_LEFT, _RIGHT, _TOP, _BOTTOM = 29.0, 20.0, 12.0, 14.5  # mm around the bands; one line of legend
+_LINE = 3.8  # mm, each further line of it
 _WORDS, _BAND, _LANE, _APART = 4.0, 17.0, 2.8, 3.5  # mm: decisions, probabilities, a flag, a gap
 _WIDTH = TWO_COLUMNS - _LEFT - _RIGHT
 _LETTER = 1.45  # mm, mean width of a letter at 7 points
+_LEAST = 0.05  # probability that is seen
 _ORDER = ("small", "blurred", "dark", "partly missing", "face lost", "cut")  # others after them
 
 
@@ -102,13 +107,22 @@ class _Columns:
 
 
 def draw_timeline(
-    bands: dict[int, Band], out: Path, *, title: str, note: str, seconds: float
+    bands: dict[int, Band],
+    out: Path,
+    *,
+    classes: Classes,
+    title: str,
+    note: str,
+    seconds: float,
 ) -> None:
     """Write the timeline of a video.
+
+    Of more than MANY classes those that are never likely are drawn as one, grey.
 
     Args:
         bands: number of a face to its band.
         out: .png, .svg or .pdf.
+        classes: K names.
         title: name of the video.
         note: a line below it, such as which model.
         seconds: length of the video.
@@ -116,17 +130,20 @@ def draw_timeline(
     Raises:
         DataError: if there is no face, or the suffix is another.
     """
-    save(timeline_figure(bands, title=title, note=note, seconds=seconds), out)
+    figure = timeline_figure(bands, classes=classes, title=title, note=note, seconds=seconds)
+    save(figure, out)
 
 
-@styled
 def _lanes(flags: list[set[str]]) -> list[str]:
     """Return all flags of a face, those of _ORDER first."""
     there = set().union(*flags)
     return [flag for flag in _ORDER if flag in there] + sorted(there.difference(_ORDER))
 
 
-def timeline_figure(bands: dict[int, Band], *, title: str, note: str, seconds: float) -> Figure:
+@styled
+def timeline_figure(
+    bands: dict[int, Band], *, classes: Classes, title: str, note: str, seconds: float
+) -> Figure:
     """Make the figure of draw_timeline; a face has two axes, its picture and its band."""
     longest = sorted(bands, key=lambda face: (-bands[face].seconds, face))
     shown = sorted(longest[:MOST_FACES])
@@ -135,13 +152,26 @@ def timeline_figure(bands: dict[int, Band], *, title: str, note: str, seconds: f
     end = max([seconds, *(bands[face].ends[-1] for face in shown)])
     parts = {face: _columns(bands[face], end) for face in shown}
     lanes = {face: _lanes(parts[face].flags) for face in shown}
+    likely = _likely(parts.values())
+    looks = [list(class_areas(classes).values())[k] for k in likely]
+    legend = [
+        Patch(**look, lw=0, label=class_name(classes[k]))
+        for k, look in zip(likely, looks, strict=True)
+    ]
+    if len(likely) < len(classes):
+        legend.append(Patch(color=PALE, label=f"{len(classes) - len(likely)} others"))
+    legend.append(
+        Patch(facecolor="#B0B0B0", edgecolor="white", hatch="//////", lw=0, label=ABSTAIN)
+    )
+    columns = legend_columns([str(patch.get_label()) for patch in legend], TWO_COLUMNS - 8)
+    bottom = _BOTTOM + _LINE * (-(-len(legend) // columns) - 1)
     heights = [_WORDS + _BAND + _LANE * len(lanes[face]) + _APART for face in shown]
-    figure = sheet(TWO_COLUMNS, _TOP + sum(heights) + _BOTTOM, layout="none")
+    figure = sheet(TWO_COLUMNS, _TOP + sum(heights) + bottom, layout="none")
     top = _TOP
     for face, height in zip(shown, heights, strict=True):
         _portrait(add_panel(figure, 4, top + _WORDS, _BAND, _BAND), bands[face].picture, face)
         band = add_panel(figure, _LEFT, top + _WORDS, _WIDTH, _BAND)
-        _stack(band, parts[face], end)
+        _stack(band, parts[face], dict(zip(likely, looks, strict=True)), end)
         _decisions(band, parts[face], end)
         for lane, name in enumerate(lanes[face]):
             y = top + _WORDS + _BAND + lane * _LANE
@@ -152,7 +182,22 @@ def timeline_figure(bands: dict[int, Band], *, title: str, note: str, seconds: f
     axis.set(xlim=(0, end), xlabel="seconds")
     axis.xaxis.set_major_locator(_seconds())
     _write(figure, title, note, hidden=len(bands) - len(shown))
+    figure.legend(
+        handles=legend,
+        loc="lower center",
+        ncols=columns,
+        handlelength=1.4,
+        columnspacing=1.4,
+        bbox_to_anchor=(0.5, 1.5 / (figure.get_figheight() * 25.4)),
+        borderaxespad=0,
+    )
     return figure
+
+
+def _likely(parts: Iterable[_Columns]) -> list[int]:
+    """Return the classes that have an area of their own: of many, those that ever reach _LEAST."""
+    highest = np.max([part.chances.max(axis=0) for part in parts], axis=0)
+    return [k for k, most in enumerate(highest) if most >= _LEAST or len(highest) <= MANY]
 
 
 def _columns(band: Band, end: float) -> _Columns:
@@ -193,17 +238,20 @@ def _runs(values: Sequence[object], part: _Columns) -> list[tuple[float, float, 
     return found
 
 
-def _stack(panel: Axes, part: _Columns, end: float) -> None:
+def _stack(panel: Axes, part: _Columns, looks: dict[int, dict[str, Any]], end: float) -> None:
     """Draw the probabilities as steps, a blank where there is none, hatched where undecided."""
     panel.set(xlim=(0, end), ylim=(0, 1))
     blank = np.flatnonzero(part.lefts[1:] > part.rights[:-1]) + 1
     edges = np.append(np.insert(part.lefts, blank, part.rights[blank - 1]), part.rights[-1])
-    above = np.insert(part.chances, blank, np.nan, axis=0).cumsum(axis=1)
-    below = np.zeros(len(above))
-    for k in range(K):
-        colour = CLASS_LOOKS[CLASSES[k]][0]
-        panel.stairs(above[:, k], edges, baseline=below, fill=True, color=colour, linewidth=0)
-        below = above[:, k]
+    chances = np.insert(part.chances, blank, np.nan, axis=0)
+    below = np.zeros(len(chances))
+    for k, look in looks.items():
+        above = below + chances[:, k]
+        panel.stairs(above, edges, baseline=below, fill=True, linewidth=0, **look)
+        below = above
+    if len(looks) < chances.shape[1]:
+        whole = chances.sum(axis=1)
+        panel.stairs(whole, edges, baseline=below, fill=True, linewidth=0, color=PALE)
     for left, right, first in _runs(part.decisions, part):
         if part.decisions[first] == ABSTAIN:
             panel.add_patch(_hatched((left, 0), right - left, 1))
@@ -228,7 +276,7 @@ def _hatched(corner: tuple[float, float], width: float, height: float) -> Rectan
 def _decisions(panel: Axes, part: _Columns, end: float) -> None:
     """Write each run's decision above it, where there is room for the word."""
     for left, right, first in _runs(part.decisions, part):
-        word = part.decisions[first]
+        word = class_name(part.decisions[first])
         if (right - left) / end * _WIDTH > _LETTER * len(word):
             grey = GREY if word == ABSTAIN else BLACK
             panel.text((left + right) / 2, 1.06, word, ha="center", va="bottom", color=grey)
@@ -251,21 +299,10 @@ def _portrait(panel: Axes, picture: NDArray[np.uint8] | None, face: int) -> None
 
 
 def _write(figure: Figure, title: str, note: str, *, hidden: int) -> None:
-    """Write the title above, the legend below, and how many faces have no band."""
+    """Write the title above, and how many faces have no band."""
     full = figure.get_figheight() * 25.4
     more = f"; {hidden} more face{'s' * (hidden > 1)}, seen for less time" if hidden else ""
     head = figure.text(4 / TWO_COLUMNS, 1 - 4 / full, title, va="center", fontsize=8, weight="bold")
     line = figure.text(4 / TWO_COLUMNS, 1 - 8 / full, note + more, va="center", color=GREY)
     for text in (head, line):
         show_name(text, room=TWO_COLUMNS - 8)
-    handles = [Patch(color=CLASS_LOOKS[name][0], label=name) for name in CLASSES]
-    undecided = Patch(facecolor="#B0B0B0", edgecolor="white", hatch="//////", lw=0, label=ABSTAIN)
-    figure.legend(
-        handles=[*handles, undecided],
-        loc="lower center",
-        ncols=K + 1,
-        handlelength=1.4,
-        columnspacing=1.4,
-        bbox_to_anchor=(0.5, 1.5 / full),
-        borderaxespad=0,
-    )

@@ -5,7 +5,6 @@ from typing import Final
 
 from torch import nn
 
-from safe.labels import K
 from safe.networks.model import SAFE
 from safe.networks.rivals.c3d import C3D
 from safe.networks.rivals.former_dfer import FormerDFER
@@ -22,6 +21,7 @@ RIVALS: Final[dict[str, Callable[..., nn.Module]]] = {
 
 
 def build_model(
+    classes: int,
     *,
     name: str,
     backbone: str,
@@ -32,7 +32,7 @@ def build_model(
     hidden: int,
     dropout: float,
 ) -> nn.Module:
-    """Make the network that `name` means: SAFE, or a rival.
+    """Make the network that `name` means, of so many classes: SAFE, or a rival.
 
     A rival is as it was published: of the other parameters it takes dropout, and m3dfel, whose
     backbone is r3d_18, the weights.
@@ -42,8 +42,9 @@ def build_model(
     """
     if name in RIVALS:
         extra = {"weights": weights} if name == "m3dfel" else {}
-        return RIVALS[name](classes=K, dropout=dropout, **extra)
+        return RIVALS[name](classes=classes, dropout=dropout, **extra)
     return SAFE(
+        classes=classes,
         backbone=backbone,
         weights=weights,
         temporal=temporal,

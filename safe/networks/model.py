@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from safe.labels import K
 from safe.networks.backbones import build_backbone
 from safe.networks.stm import S2AM2, BiLSTM, Conv1DClassifier, WindowAttention, sliding_windows
 
@@ -35,6 +34,7 @@ class SAFE(nn.Module):
     def __init__(
         self,
         *,
+        classes: int,
         backbone: str,
         weights: str | None,
         temporal: str,
@@ -57,7 +57,7 @@ class SAFE(nn.Module):
         else:
             self.temporal = BiLSTM(self.backbone.features, hidden)
             self.attention = None
-        self.classifier = Conv1DClassifier(width, K, dropout)
+        self.classifier = Conv1DClassifier(width, classes, dropout)
 
     def forward(self, clips: Tensor) -> Output:
         """Map normalised clips [B, C, T, H, W] to logits, embedding and attention."""

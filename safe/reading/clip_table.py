@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from safe.errors import DataError
-from safe.labels import CLASSES, K
 from safe.reading.bounded import read_bounded
 from safe.reading.shard_index import TABLE_BYTES, TAR_BYTES, Index
 from safe.sample import CLIP_COLUMNS, FRAMES, KEY
@@ -103,7 +102,8 @@ def _check_rows(table: pa.Table, index: Index) -> None:
     _all(pc.is_valid(shard), "shard: no tar of index.json")
     bucket = pc.utf8_slice_codeunits(files, 0, -11).take(shard)  # without -000000.tar
     _all(pc.equal(table["bucket"].combine_chunks(), bucket), "bucket: not that of its tar")
-    _all(_between(label, 0, K - 1), f"label: outside 0..{K - 1} ({', '.join(CLASSES)})")
+    last = len(index.names) - 1
+    _all(_between(label, 0, last), f"label: outside 0..{last} ({', '.join(index.names)})")
     _all(_between(size, 1, most), f"bytes: outside 1..{most:,}, for faces of {side} pixels")
     end = pa.array(index.tars["bytes"]).take(shard)
     room = pc.less_equal(offset, pc.subtract(end, size))
@@ -121,8 +121,9 @@ def _check_sums(clip: pa.Array, label: pa.Array, shard: pa.Array, index: Index) 
         raise ValueError("clip: a key is there twice")
     left_out = pa.array([entry["clip"] for entry in index.about["left_out"]], pa.string())
     _all(pc.invert(pc.is_in(clip, left_out)), "clip: also among those left out")
-    cells = shard.to_numpy().astype(np.int64) * K + label.to_numpy()
-    counted = np.bincount(cells, minlength=index.classes.size).reshape(-1, K)
+    classes = len(index.names)
+    cells = shard.to_numpy().astype(np.int64) * classes + label.to_numpy()
+    counted = np.bincount(cells, minlength=index.classes.size).reshape(-1, classes)
     wrong = np.flatnonzero((counted != index.classes).any(axis=1))
     if len(wrong):
         name = index.tars["file"][wrong[0]]

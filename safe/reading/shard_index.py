@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from safe.errors import DataError
-from safe.labels import CLASSES, K
 from safe.reading.bounded import read_bounded
 from safe.sample import KEY, SHARD_FORMAT
 from safe.store import Store
+from safe.taxonomy import MOST, Classes, check_classes
 
 INDEX_BYTES: Final = 2**26
 """Largest index.json. A tar takes 500 bytes in it and a clip that is left out 150, so 10 million
@@ -58,8 +58,8 @@ class Tar(_Block):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.classes.keys() != set(CLASSES) or sum(self.classes.values()) != self.clips:
-            raise ValueError(f"classes must be {', '.join(CLASSES)} and add up to clips")
+        if sum(self.classes.values()) != self.clips:
+            raise ValueError("classes must add up to clips")
         if self.file[:-11] != self.bucket:
             raise ValueError(f"file: {self.file} is not of bucket {self.bucket}")
         return self
@@ -100,6 +100,7 @@ class _Outside(_Block):
     """index.json but for what its tars say of themselves."""
 
     format: int
+    classes: Annotated[list[str], Field(max_length=MOST)]
     preprocessing: Preprocessing
     shards: Annotated[list[Any], Field(min_length=1, max_length=CLIPS)]
     left_out: Annotated[list[LeftOut], Field(max_length=CLIPS)]
@@ -117,6 +118,8 @@ class Index:
     """[n], with the fields file, sha256 and bytes."""
     classes: NDArray[np.int64]
     """[n, K], clips of each class in each tar."""
+    names: Classes
+    """[K], the classes."""
 
     @property
     def face_size(self) -> int:
@@ -158,24 +161,27 @@ def read_index(root: Path | Store) -> Index:
 
 def _columns(outside: _Outside) -> Index:
     """Check every tar and turn all into columns. Raises ValueError."""
+    names = check_classes(outside.classes)
     count, width = len(outside.shards), max(len(_name(entry)) for entry in outside.shards)
     fields = [("file", f"U{width}"), ("sha256", "U64"), ("bytes", np.int64)]
-    tars, classes = np.empty(count, fields), np.empty((count, K), np.int64)
+    tars, classes = np.empty(count, fields), np.empty((count, len(names)), np.int64)
     for number, entry in enumerate(outside.shards):
         try:
             tar = Tar.model_validate(entry)
         except ValidationError as error:
             raise ValueError(f"shards.{number}.{_first(error)}") from error
         tars[number] = (tar.file, tar.sha256, tar.bytes)
-        classes[number] = [tar.classes[name] for name in CLASSES]
+        if tar.classes.keys() != set(names):
+            raise ValueError(f"shards.{number}: classes must be those of the folder")
+        classes[number] = [tar.classes[name] for name in names]
     left_out = [entry.clip for entry in outside.left_out]
-    for what, names in (("shards.file", tars["file"].tolist()), ("left_out.clip", left_out)):
-        if len(set(names)) != len(names):
-            raise ValueError(f"{what}: {Counter(names).most_common(1)[0][0]} is there twice")
+    for what, texts in (("shards.file", tars["file"].tolist()), ("left_out.clip", left_out)):
+        if len(set(texts)) != len(texts):
+            raise ValueError(f"{what}: {Counter(texts).most_common(1)[0][0]} is there twice")
     if classes.sum() > CLIPS:
         raise ValueError(f"shards.clips: more than {CLIPS:,} clips in all")
     about = outside.model_dump(exclude={"shards"})
-    return Index(about, outside.table, tars, classes)
+    return Index(about, outside.table, tars, classes, names)
 
 
 def _name(entry: Any) -> str:

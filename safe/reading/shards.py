@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from safe.errors import DataError
-from safe.labels import K
 from safe.reading.clip_table import read_table
 from safe.reading.shard_index import Index, read_index
 from safe.store import Store
+from safe.taxonomy import Classes
 
 _TEXTS: Final = 10_000  # texts that are Python's at a time
 
@@ -34,7 +34,7 @@ class ShardFolder:
         index: index.json; its `shards` are an array here, of their `file`, `sha256` and `bytes`,
             since 10,000 of them as dicts take 8 MB.
         clip: keys, [n] strings.
-        label: int64 [n], positions in CLASSES.
+        label: int64 [n], positions in `classes`.
         bucket: [n] strings.
         shard: int64 [n], position of the clip's tar in `files`.
         offset: int64 [n], of the JPEG inside its tar, in bytes.
@@ -62,6 +62,11 @@ class ShardFolder:
         return self.store or self.root
 
     @property
+    def classes(self) -> Classes:
+        """The classes that labels are positions in; K is their number."""
+        return tuple(self.index["classes"])
+
+    @property
     def preprocessing_id(self) -> str:
         """The id of the preprocessing that made the shards."""
         return str(self.index["preprocessing"]["id"])
@@ -79,7 +84,7 @@ class ShardFolder:
     def split(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the training and of the test split of a fold.
 
-        Buckets `fold1` to `fold5`: fold k tests on bucket k and trains on the others. Buckets
+        Buckets `fold1`, `fold2`, ...: fold k tests on bucket k and trains on the others. Buckets
         `train` and `test`, and perhaps `val`: there is fold 1 only, and val belongs to training
         unless train.select sets it apart (safe/split.py).
 
@@ -109,7 +114,7 @@ class ShardFolder:
 
     def class_counts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many clips of each class are among `rows`: int64 [K]."""
-        return np.bincount(self.label[rows], minlength=K)
+        return np.bincount(self.label[rows], minlength=len(self.classes))
 
 
 @contextmanager

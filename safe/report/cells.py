@@ -4,20 +4,29 @@ Each stands in a table or a list whose words say the same.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from markupsafe import Markup
 
-from safe.figures.canvas import CLASS_LOOKS
-from safe.labels import CLASSES
-from safe.report.svg import Panel, element, line, marker, picture, rectangle, text
+from safe.figures.canvas import class_looks
+from safe.report.svg import Panel, element, line, mark_class, marker, picture, rectangle, text
 from safe.sample import FRAMES
+from safe.taxonomy import Classes
+
+BARS: Final = 8
+"""Classes whose probabilities are shown of a clip, where there are more than a few more."""
+
+_LETTERS: Final = 20
+"""Of a class's name beside its bar."""
 
 
-def class_key(k: int) -> Markup:
-    """Return the mark of a class for a legend; its name stands beside it."""
-    shape = list(CLASS_LOOKS.values())[k][1]
-    look = "mark open" if shape in "+x" else "mark"
-    mark = element("path", d=marker(8, 8, shape, 5), class_=f"{look} {CLASSES[k]}")
+def class_keys(classes: Classes) -> list[Markup]:
+    """Return the marks of the classes for a legend; their names stand beside them."""
+    return [_key(k, shape) for k, (_, shape) in enumerate(class_looks(classes).values())]
+
+
+def _key(k: int, shape: str) -> Markup:
+    mark = element("path", d=marker(8, 8, shape, 5), class_=mark_class(k, shape))
     return element("svg", mark, viewBox="0 0 16 16", width=16, height=16, aria_hidden="true")
 
 
@@ -83,19 +92,40 @@ def attention_chart(name: str, weights: Sequence[float], *, window: int, stride:
     )
 
 
-def bars_chart(name: str, chances: Sequence[float], *, true: int, inside: Sequence[bool]) -> Markup:
-    """Draw the probability of each class; the label is bold, classes outside the set are pale."""
-    row, left, width = 17.0, 66.0, 240.0
+def bars_chart(
+    name: str,
+    chances: Sequence[float],
+    classes: Classes,
+    *,
+    true: int,
+    inside: Sequence[bool],
+) -> Markup:
+    """Draw the probability of each class; the label is bold, classes outside the set are pale.
+
+    Of more than BARS + 3 classes only the likeliest BARS, and the label.
+    """
+    shown = list(range(len(classes)))
+    if len(classes) > BARS + 3:
+        likely = sorted(shown, key=lambda k: (k != true, -chances[k]))[: BARS + 1]
+        shown = sorted(likely)
+    names = {k: _short(classes[k]) for k in shown}
+    row, left = 17.0, max(66.0, 12 + 7.2 * max(map(len, names.values())))
+    width = 174.0 + left
     parts = []
-    for k, chance in enumerate(chances):
-        y = k * row
+    for place, k in enumerate(shown):
+        chance, y = chances[k], place * row
         bold = " true" if k == true else ""
-        parts.append(text(left - 6, y + 12.5, CLASSES[k], class_=f"tick end{bold}"))
+        parts.append(text(left - 6, y + 12.5, names[k], class_=f"tick end{bold}"))
         wide = chance * (width - left - 44)
         look = "bar" if inside[k] else "bar out"
         parts.append(rectangle(left, y + 3, max(wide, 1), row - 6, class_=look))
         parts.append(
             text(left + max(wide, 1) + 5, y + 12.5, f"{100 * chance:.0f} %", class_="tick")
         )
-    told = ", ".join(f"{CLASSES[k]} {100 * chance:.0f} %" for k, chance in enumerate(chances))
-    return picture(name, "Probabilities", told, *parts, height=len(chances) * row, width=width)
+    told = ", ".join(f"{classes[k]} {100 * chances[k]:.0f} %" for k in shown)
+    title = "Probabilities" if len(shown) == len(classes) else "Probabilities of the likeliest"
+    return picture(name, title, told, *parts, height=len(shown) * row, width=width)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"

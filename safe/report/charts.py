@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from safe.figures.canvas import CLASS_LOOKS
-from safe.labels import CLASSES
+from safe.figures.canvas import class_looks
 from safe.metrics import Floats, Ints
 from safe.report.svg import (
     Panel,
     element,
     line,
+    mark_class,
     marker,
     path,
     picture,
@@ -25,6 +25,7 @@ from safe.report.svg import (
     text,
     ticks,
 )
+from safe.taxonomy import Classes
 
 TENTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 POINTS = 400
@@ -167,7 +168,7 @@ def _range(values: Sequence[float], *, from_zero: bool) -> tuple[float, float]:
     return (low, high * 1.04 if from_zero else high) if high > low else (low, low + 1)
 
 
-def scatter_chart(name: str, title: str, points: Floats, label: Ints) -> Markup:
+def scatter_chart(name: str, title: str, points: Floats, label: Ints, classes: Classes) -> Markup:
     """Draw points [n, 2] of n clips, shape and colour by class; the axes have no meaning."""
     side, edge = 520.0, 12.0
     low, high = points.min(axis=0), points.max(axis=0)
@@ -175,12 +176,11 @@ def scatter_chart(name: str, title: str, points: Floats, label: Ints) -> Markup:
     width, height = ((high - low) * scale + 2 * edge).tolist()
     flat = edge + (points - low) * scale
     parts = [rectangle(0.5, 0.5, width - 1, height - 1, class_="frame")]
-    for k, (_, shape) in enumerate(CLASS_LOOKS.values()):
+    for k, (_, shape) in enumerate(class_looks(classes).values()):
         marks = "".join(marker(x, y, shape, 5) for x, y in flat[label == k].tolist())
         if marks:
-            look = "mark open" if shape in "+x" else "mark"
-            parts.append(element("path", d=marks, class_=f"{look} {CLASSES[k]}"))
-    counts = ", ".join(f"{n} {CLASSES[k]}" for k, n in enumerate(np.bincount(label)) if n)
+            parts.append(element("path", d=marks, class_=mark_class(k, shape)))
+    counts = ", ".join(f"{n} {classes[k]}" for k, n in enumerate(np.bincount(label)) if n)
     told = f"{len(label)} clips: {counts}."
     return picture(name, title, told, *parts, height=height, width=width)
 

@@ -11,16 +11,16 @@ from typing import Any, Final
 import numpy as np
 
 from safe.compare import Entry, difference, mcnemar_by_seed
-from safe.labels import CLASSES
 from safe.metrics import summarize
 from safe.predictions import Split
 from safe.report.figure import Figure, interval
 from safe.report.gather import Experiment
-from safe.report.results import PLAIN
+from safe.report.results import PLAIN, uar_of
+from safe.resample import RECALL
 from safe.statistics import Mcnemar
 
-HIGHER: Final = {"war", "uar", *(f"recall.{name}" for name in CLASSES)}
-"""Figures of which more is better."""
+HIGHER: Final = ("war", "uar", RECALL)
+"""What figures of which more is better begin with."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Comparison:
     """An experiment beside another."""
 
     other: Experiment
+    same_classes: bool
+    """Whether labels and logits of both mean the same; else nothing is compared."""
     clips: int
     """That both were tested on, with one label."""
     only_ours: int
@@ -53,14 +55,16 @@ class Comparison:
 
 def compare(ours: Experiment, theirs: Experiment) -> Comparison:
     """Compare two experiments on their common clips: figures, McNemar's test, params."""
-    a, b = _common(ours, theirs)
+    same = ours.classes == theirs.classes
+    a, b = _common(ours, theirs) if same else ([], [])
     clips = len(a)
     pairs: list[Pair] = []
     test = None
     if clips:
         x, y = _entry(ours.split, a), _entry(theirs.split, b)
-        keys = [*PLAIN, *(f"recall.{name}" for name in CLASSES)]
-        pairs = [_pair(key, x, y, ours.bins) for key in keys if _is_defined(key, x)]
+        present = [ours.classes[k] for k in np.unique(ours.split.label[a])]
+        keys = [*PLAIN, *(f"{RECALL}{name}" for name in present)]
+        pairs = [_pair(key, x, y, ours.bins) for key in keys]
         if ours.calibrated or theirs.calibrated:
             scaled = (
                 _entry(replace(ours.split, logits=ours.scaled), a),
@@ -72,6 +76,7 @@ def compare(ours: Experiment, theirs: Experiment) -> Comparison:
         test = mcnemar_by_seed(x, y)[0]
     return Comparison(
         theirs,
+        same,
         clips,
         len(ours.split.clip) - clips,
         len(theirs.split.clip) - clips,
@@ -135,6 +140,7 @@ def _entry(split: Split, rows: list[int]) -> Entry:
     part = Split(
         clip=tuple(split.clip[i] for i in rows),
         label=split.label[rows],
+        classes=split.classes,
         logits=split.logits[rows],
         embedding=split.embedding[rows],
         attention=split.attention[rows],
@@ -142,24 +148,19 @@ def _entry(split: Split, rows: list[int]) -> Entry:
     return Entry({0: part}, {})
 
 
-def _is_defined(key: str, entry: Entry) -> bool:
-    """Say whether a figure has clips: a recall needs some of its class."""
-    name = key.removeprefix("recall.")
-    return name not in CLASSES or bool((entry.splits[0].label == CLASSES.index(name)).any())
-
-
 def _pair(key: str, a: Entry, b: Entry, bins: int, *, calibrated: bool = False) -> Pair:
-    name, unit, says = PLAIN.get(key, (f"Recall {key.removeprefix('recall.')}", "%", ""))
+    name, unit, says = PLAIN.get(key, (f"Recall {key.removeprefix(RECALL)}", "%", ""))
+    name = uar_of(a.splits[0]) if key == "uar" else name
     name = f"{name}, calibrated" if calibrated else name
 
     def side(entry: Entry) -> Figure:
         split = entry.splits[0]
-        value = summarize(split.logits, split.label, bins)[key]
+        value = summarize(split.logits, split.label, bins, split.classes)[key]
         return Figure(name, value, *interval(key, split, bins), unit, says)
 
     point, low, high = difference(a, b, key, bins=bins)
     if low <= 0 <= high or np.isnan(low):
         verdict = "undecided"
     else:
-        verdict = "better" if (point > 0) == (key in HIGHER) else "worse"
+        verdict = "better" if (point > 0) == key.startswith(HIGHER) else "worse"
     return Pair(name, side(a), side(b), Figure(name, point, low, high, unit), verdict)

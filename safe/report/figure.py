@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from safe.labels import CLASSES
 from safe.metrics import confusion, uar, war
 from safe.predictions import Split
-from safe.resample import RECALLS, resample_figure
+from safe.resample import RECALL, resample_figure
 from safe.statistics import bootstrap_interval, percentile_interval
 
 
@@ -60,13 +59,15 @@ def interval(key: str, split: Split, bins: int) -> tuple[float | None, float | N
     """
     if key in ("war", "uar"):
         figure = {"war": war, "uar": uar}[key]
-        low, high = bootstrap_interval(split.label, split.predicted, figure)
+        low, high = bootstrap_interval(split.label, split.predicted, figure, len(split.classes))
         return 100 * low, 100 * high
-    if key in RECALLS:
-        row = confusion(split.label, split.predicted)[(k := RECALLS.index(key))]
-        found = share(CLASSES[k], int(row[k]), int(row.sum()))
+    if key.startswith(RECALL):
+        name = key.removeprefix(RECALL)
+        k = split.classes.index(name)
+        row = confusion(split.label, split.predicted, len(split.classes))[k]
+        found = share(name, int(row[k]), int(row.sum()))
         return found.low, found.high
-    values = resample_figure(key, split.label, split.logits[None], bins=bins)
+    values = resample_figure(key, split.label, split.logits[None], split.classes, bins=bins)
     low, high = percentile_interval(values)
     return (None, None) if np.isnan(low) else (low, high)
 

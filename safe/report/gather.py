@@ -22,6 +22,7 @@ from safe.errors import DataError, ModelError
 from safe.metrics import Floats, Ints, softmax
 from safe.predictions import Split, pool, read_predictions
 from safe.saved import read_info
+from safe.taxonomy import Classes
 
 Reader = Callable[[Path], bytes]
 """A file's bytes by its path from the project's folder; OSError or DataError where it is not."""
@@ -56,6 +57,11 @@ class Experiment:
     def split(self) -> Split:
         """The test clips of all folds."""
         return pool([fold.split for fold in self.folds.values()])
+
+    @property
+    def classes(self) -> Classes:
+        """Those of the model, K names."""
+        return self.split.classes
 
     @cached_property
     def fold_of(self) -> Ints:

@@ -17,10 +17,9 @@ from markupsafe import Markup
 
 from safe.figures import canvas
 from safe.figures.embedding import choose_clips, silhouette, tsne
-from safe.labels import CLASSES
 from safe.metrics import Floats
 from safe.report import charts, sources
-from safe.report.cells import attention_chart, bars_chart, class_key, interval_cell
+from safe.report.cells import attention_chart, bars_chart, class_keys, interval_cell
 from safe.report.compared import Comparison, compare
 from safe.report.curves import charts_together, trust_charts
 from safe.report.gather import Experiment
@@ -35,12 +34,25 @@ from safe.report.results import (
 from safe.report.sources import Sources
 from safe.report.strips import Case, choose, read_strips
 from safe.sample import FRAMES
+from safe.taxonomy import Classes
 
 CASES: Final = 6
 """Clips shown of each kind."""
 
 EMBEDDED: Final = 800
 """Clips of the embedding's picture at most: a t-SNE of these takes some seconds."""
+
+
+_ON_DARK: Final = {
+    canvas.ORANGE: canvas.ORANGE,
+    canvas.BLUE: "#3f97d6",
+    canvas.BLACK: "#f2f2f2",
+    canvas.RED: "#f0813a",
+    canvas.SKY: "#8fd0f5",
+    canvas.GREEN: "#2cc296",
+    canvas.PURPLE: "#d98fb8",
+}
+"""Colours of classes on a dark ground, where they were chosen by eye."""
 
 
 def render_page(
@@ -64,13 +76,14 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = _style()
+    style = _style(experiment.classes)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     every, changed = sources.params(experiment, given)
     cost, cost_note = sources.cost(experiment)
     return environment.get_template("page.html.j2").render(
         experiment=experiment,
-        classes=CLASSES,
+        classes=experiment.classes,
+        many=len(experiment.classes) > canvas.MANY,
         dataset=_dataset(experiment),
         title=_title(experiment),
         style=Markup(style),
@@ -83,7 +96,7 @@ def render_page(
         cost=cost,
         cost_note=cost_note,
         interval_cell=interval_cell,
-        class_key=class_key,
+        class_keys=class_keys(experiment.classes),
         comparisons=[_comparison(experiment, other, i) for i, other in enumerate(others)],
         together=charts_together(experiment, others),
         **_results(experiment),
@@ -93,14 +106,30 @@ def render_page(
     )
 
 
-def _style() -> str:
-    """Return the style sheet, the colours of all figures before it as custom properties."""
+def _style(classes: Classes) -> str:
+    """Return the style sheet, the colours of all figures before it as custom properties.
+
+    After it those of the classes, k0 being the first: a name may hold what CSS does not allow.
+    """
     named = {name: getattr(canvas, name.upper()) for name in ("blue", "red", "green", "orange")}
     named |= {"sky": canvas.SKY, "purple": canvas.PURPLE}
-    named |= {name: colour for name, (colour, _) in canvas.CLASS_LOOKS.items()}
     colours = "".join(f"--{name}:{colour};" for name, colour in named.items())
     sheet = files("safe.report").joinpath("style.css").read_text(encoding="utf-8")
-    return f"\n:root{{{colours}}}\n{sheet}"
+    looks = [colour for colour, _ in canvas.class_looks(classes).values()]
+    marks = "".join(f".k{k}{{--c:{colour}}}" for k, colour in enumerate(looks))
+    dark = "".join(f".k{k}{{--c:{_on_dark(colour)}}}" for k, colour in enumerate(looks))
+    dark = f"@media screen and (prefers-color-scheme: dark){{{dark}}}"
+    return f"\n:root{{{colours}}}\n{sheet}{marks}\n{dark}\n"
+
+
+def _on_dark(colour: str) -> str:
+    """Return a colour #rrggbb as it is on a dark ground: the lighter the darker it is."""
+    if found := _ON_DARK.get(colour):
+        return found
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    light = sum(w * part for w, part in zip((0.21, 0.72, 0.07), parts, strict=True)) / 255
+    white = max(0.0, 0.55 - light)
+    return "#" + "".join(f"{round(part + white * (255 - part)):02x}" for part in parts)
 
 
 def _dataset(experiment: Experiment) -> str:
@@ -141,7 +170,8 @@ def _results(experiment: Experiment) -> dict[str, Any]:
         "headline": shown,
         "by_class": by_class(experiment),
         "by_fold": by_fold(experiment),
-        "confusion": confusion_rows(experiment),
+        "confusion": (matrix := confusion_rows(experiment)),
+        "absent": [row["name"] for row in matrix if not row["clips"]],
         "sets": by_set(experiment, trust["coverage"]),
     }
 
@@ -162,9 +192,11 @@ def _embedding(experiment: Experiment) -> dict[str, Any]:
         "embedding": {
             "fold": number,
             "clips": len(rows),
-            "counts": np.bincount(label, minlength=len(CLASSES)).tolist(),
+            "counts": np.bincount(label, minlength=len(split.classes)).tolist(),
             "silhouette": silhouette(points, label),
-            "chart": charts.scatter_chart("embedding", title, tsne(points, 0), label),
+            "chart": charts.scatter_chart(
+                "embedding", title, tsne(points, 0), label, split.classes
+            ),
         }
     }
 
@@ -197,8 +229,8 @@ def _cases(experiment: Experiment, given: Sources) -> dict[str, Any]:
 def _case(experiment: Experiment, case: Case, strips: dict[str, str]) -> dict[str, Any]:
     """What the page shows of a clip."""
     weights = experiment.split.attention[case.row]
-    sets = experiment.sets
-    inside = [True] * len(CLASSES) if sets is None else sets[case.row].tolist()
+    sets, classes = experiment.sets, experiment.classes
+    inside = [True] * len(classes) if sets is None else sets[case.row].tolist()
     return {
         "about": case,
         "fold": int(experiment.fold_of[case.row]),
@@ -207,10 +239,11 @@ def _case(experiment: Experiment, case: Case, strips: dict[str, str]) -> dict[st
         "bars": bars_chart(
             f"chances-{case.row}",
             experiment.probabilities[case.row].tolist(),
-            true=CLASSES.index(case.label),
+            classes,
+            true=classes.index(case.label),
             inside=inside,
         ),
-        "set": None if sets is None else [CLASSES[k] for k in np.flatnonzero(inside)],
+        "set": None if sets is None else [classes[k] for k in np.flatnonzero(inside)],
     }
 
 

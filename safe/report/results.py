@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from safe.labels import CLASSES, K
-from safe.metrics import Floats, Ints, confusion, summarize
+from safe.metrics import Floats, Ints, confusion, summarize, uar_name
+from safe.predictions import Split
 from safe.report.figure import Figure, interval, share
 from safe.report.gather import Experiment
 from safe.trust import pooled_figures
 
 PLAIN: Final = {
     "war": ("WAR", "%", "share of all clips that are right"),
-    "uar": ("UAR", "%", "mean of the seven recalls"),
+    "uar": ("UAR", "%", "mean of the recalls of the classes"),
     "ece": ("ECE", "", "distance of confidence from accuracy"),
     "nll": ("NLL", "nats", "negative log-likelihood"),
     "brier": ("Brier", "", "squared error of the probabilities, 0 to 2"),
@@ -30,11 +30,18 @@ PLAIN: Final = {
 def plain_figures(experiment: Experiment) -> dict[str, Figure]:
     """Return the figures of PLAIN, before any calibration."""
     split, bins = experiment.split, experiment.bins
-    found = summarize(split.logits, split.label, bins)
+    found = summarize(split.logits, split.label, bins, split.classes)
     figures = {}
     for key, (name, unit, says) in PLAIN.items():
+        if key == "uar":
+            name = uar_of(split)
         figures[key] = Figure(name, found[key], *interval(key, split, bins), unit, says)
     return figures
+
+
+def uar_of(split: Split) -> str:
+    """Name UAR: with the number of classes that it is over, where a class has no clips."""
+    return uar_name(np.bincount(split.label, minlength=len(split.classes)))
 
 
 _TRUST: Final = {
@@ -87,9 +94,9 @@ class ByClass:
 def by_class(experiment: Experiment) -> list[ByClass]:
     """Return recall and precision of each class with intervals."""
     split = experiment.split
-    matrix = confusion(split.label, split.predicted)
+    matrix = confusion(split.label, split.predicted, len(split.classes))
     rows = []
-    for k, name in enumerate(CLASSES):
+    for k, name in enumerate(split.classes):
         clips, said, hits = int(matrix[k].sum()), int(matrix[:, k].sum()), int(matrix[k, k])
         rows.append(
             ByClass(name, clips, said, share("recall", hits, clips), share("precision", hits, said))
@@ -101,7 +108,9 @@ def by_fold(experiment: Experiment) -> list[dict[str, Any]]:
     """Return for each fold its clips, figures and the epoch that was chosen."""
     rows = []
     for number, fold in experiment.folds.items():
-        figures = summarize(fold.split.logits, fold.split.label, experiment.bins)
+        figures = summarize(
+            fold.split.logits, fold.split.label, experiment.bins, experiment.classes
+        )
         chosen = fold.info.get("selection", {})
         history = fold.info.get("history", [])
         rows.append(
@@ -114,6 +123,7 @@ def by_fold(experiment: Experiment) -> list[dict[str, Any]]:
                 "rate": float(np.median([row["clips_per_s"] for row in history]))
                 if history and "clips_per_s" in history[0]
                 else None,
+                "uar_name": uar_of(fold.split),
                 **{
                     key: Figure(PLAIN[key][0], figures[key], unit=PLAIN[key][1])
                     for key in ("war", "uar", "ece", "nll")
@@ -150,7 +160,7 @@ def by_set(experiment: Experiment, overall: Figure) -> list[Sets]:
             share("coverage", int(holds[own].sum()), int(own.sum())),
             float(sizes[own].mean()),
         )
-        for k, name in enumerate(CLASSES)
+        for k, name in enumerate(experiment.classes)
         if (own := label == k).any()
     ]
     return [*rows, Sets("all", len(label), overall, float(sizes.mean()))]
@@ -162,9 +172,10 @@ def confusion_rows(experiment: Experiment) -> list[dict[str, Any]]:
     A cell has its clips, its share of the row in percent (None for a class without clips) and that
     share in twentieths, for the shade.
     """
-    matrix: Ints = confusion(experiment.split.label, experiment.split.predicted)
+    split, classes = experiment.split, experiment.classes
+    matrix: Ints = confusion(split.label, split.predicted, len(classes))
     rows = []
-    for k in range(K):
+    for k, name in enumerate(classes):
         clips = int(matrix[k].sum())
         shares: Floats | None = 100 * matrix[k] / clips if clips else None
         cells = [
@@ -174,7 +185,7 @@ def confusion_rows(experiment: Experiment) -> list[dict[str, Any]]:
                 "shade": 0 if shares is None else round(float(shares[j]) / 5),
                 "hit": j == k,
             }
-            for j in range(K)
+            for j in range(len(classes))
         ]
-        rows.append({"name": CLASSES[k], "clips": clips, "cells": cells})
+        rows.append({"name": name, "clips": clips, "cells": cells})
     return rows

@@ -98,7 +98,8 @@ def cost(experiment: Experiment) -> tuple[list[CostRow], str]:
     side = int(info["crop"])
     clip = (3, FRAMES, side, side)
     try:
-        found = count(build_model(**info["architecture"], weights=None), clip=clip)
+        network = build_model(len(info["classes"]), **info["architecture"], weights=None)
+        found = count(network, clip=clip)
     except (ModelError, RuntimeError, TypeError, ValueError) as error:
         return [], f"The cost cannot be counted: {error}."
     rows = [

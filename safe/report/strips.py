@@ -15,7 +15,6 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from safe.errors import DataError
-from safe.labels import CLASSES
 from safe.metrics import Ints
 from safe.reading.loader import ClipReader
 from safe.reading.shards import ShardFolder
@@ -66,9 +65,9 @@ def _cases(experiment: Experiment, rows: Sequence[int], said: Ints) -> list[Case
         Case(
             row=row,
             clip=split.clip[row],
-            label=CLASSES[split.label[row]],
-            decision=None if experiment.abstains[row] else CLASSES[said[row]],
-            likeliest=CLASSES[said[row]],
+            label=split.classes[split.label[row]],
+            decision=None if experiment.abstains[row] else split.classes[said[row]],
+            likeliest=split.classes[said[row]],
             sure=100 * float(experiment.probabilities[row].max()),
         )
         for row in rows

@@ -5,6 +5,7 @@ classes of style.css, so a chart follows light and dark. Everything that comes f
 Lengths are CSS pixels; charts are 340 wide, so that a phone shows them at their size.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -135,9 +136,39 @@ def path(points: Sequence[tuple[float, float]], *, class_: str) -> Markup:
     return element("path", d=f"M{told}", class_=class_)
 
 
+def _around(*radii: float) -> tuple[tuple[float, float], ...]:
+    """Return corners at these distances from a middle, evenly around it, the first one above."""
+    turns = (2 * math.pi * i / len(radii) for i in range(len(radii)))
+    return tuple((r * math.sin(a), -r * math.cos(a)) for r, a in zip(radii, turns, strict=True))
+
+
+_PLUS = (
+    *((-0.4, -1), (0.4, -1), (0.4, -0.4), (1, -0.4), (1, 0.4), (0.4, 0.4)),
+    *((0.4, 1), (-0.4, 1), (-0.4, 0.4), (-1, 0.4), (-1, -0.4), (-0.4, -0.4)),
+)
+_CORNERS: Final = {
+    "P": _PLUS,
+    "X": tuple((0.71 * (x - y), 0.71 * (x + y)) for x, y in _PLUS),
+    "<": ((-1, 0), (0.8, -1), (0.8, 1)),
+    ">": ((1, 0), (-0.8, -1), (-0.8, 1)),
+    "*": _around(*(1.2, 0.5) * 5),
+    "p": _around(*(1.1,) * 5),
+    "d": ((0, -1.3), (0.75, 0), (0, 1.3), (-0.75, 0)),
+    "h": _around(*(1.1,) * 6),
+}
+"""Corners of marks of size 1 around the origin, y downwards."""
+
+
 def marker(x: float, y: float, shape: str, size: float = 4.0) -> str:
-    """Return path data of a mark around a point; shapes are those of matplotlib: o v + s ^ D x."""
+    """Return path data of a mark around a point; shapes are those of matplotlib.
+
+    They are the markers of safe.figures.canvas.class_looks.
+    """
     r = size
+    if corners := _CORNERS.get(shape):
+        (x0, y0), *others = corners
+        steps = "L".join(f"{x + r * dx:.1f} {y + r * dy:.1f}" for dx, dy in others)
+        return f"M{x + r * x0:.1f} {y + r * y0:.1f}L{steps}z"
     diagonal = 0.8 * r
     moves = {
         "o": f"m{-r:g} 0a{r:g} {r:g} 0 1 0 {2 * r:g} 0a{r:g} {r:g} 0 1 0 {-2 * r:g} 0z",
@@ -150,6 +181,11 @@ def marker(x: float, y: float, shape: str, size: float = 4.0) -> str:
         f"m0 {-2 * diagonal:g}l{-2 * diagonal:g} {2 * diagonal:g}",
     }
     return f"M{x:.1f} {y:.1f}{moves[shape]}"
+
+
+def mark_class(k: int, shape: str) -> str:
+    """Return the CSS classes of the mark of class k; page.py makes its colour from k."""
+    return f"mark open k{k}" if shape in "+x" else f"mark k{k}"
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from safe.errors import ModelError
-from safe.labels import K
 from safe.training.mix import in_words, mix_at_once, mix_in_turn, settle
 
 STRATEGIES: Final = ("none", "random", "frame", "videomix", "tam")
@@ -43,7 +42,7 @@ class TAM:
         mask_ratio: float,
         block: int,
         bank: int,
-        classes: int = K,
+        classes: int,
     ) -> None:
         """Set what is drawn.
 

@@ -15,7 +15,6 @@ from safe.augment import normalize, random_crop_flip, random_crop_flip_normalize
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
 from safe.exact_pass import predict
-from safe.labels import K
 from safe.metrics import summarize, uar, war
 from safe.networks.build import build_model
 from safe.reading.loader import Batch
@@ -65,13 +64,14 @@ class Trainer:
         self, config: Config, folder: ShardFolder, fold: int, ranks: Ranks = ALONE
     ) -> None:
         self.config, self.folder, self.ranks = config, folder, ranks
+        self.classes = len(folder.classes)
         self.train_rows, self.select_rows = choose_rows(
             folder, fold, settings=config.train, seed=config.seed
         )
         self.device = ranks.device(config.runtime.device)
         self.precision = pick_precision(config.train.precision, self.device)
         torch.manual_seed(config.seed)
-        self.model = build_model(**config.model.model_dump()).to(self.device)
+        self.model = build_model(self.classes, **config.model.model_dump()).to(self.device)
         if config.train.recompute:
             recompute(self.model)
         share_layers(self.model, ranks, sync_bn=config.train.sync_bn)
@@ -81,7 +81,7 @@ class Trainer:
         self.acl = ACL(torch.from_numpy(folder.class_counts(self.train_rows)), **acl).to(
             self.device
         )
-        self.tam = TAM(**config.tam.model_dump())
+        self.tam = TAM(**config.tam.model_dump(), classes=self.classes)
         self.optimizer = build_optimizer(config.train, self.model, self.acl)
         self.steps = self.plan(0).steps
         if pick_compile(
@@ -139,7 +139,7 @@ class Trainer:
         self.step += 1
         self.tally["parts"] += torch.stack([losses[part] for part in PARTS])
         self.tally["tam"] += counts.to(self.device, non_blocking=True)
-        pairs = labels * K + logits.argmax(1)  # not bincount: it would wait for the GPU
+        pairs = labels * self.classes + logits.argmax(1)  # not bincount: it would wait for the GPU
         self.tally["confusion"].index_add_(0, pairs, torch.ones_like(pairs))
 
     def _prepare(
@@ -172,7 +172,7 @@ class Trainer:
                 f"the loss is not finite in epoch {len(self.history) + 1}; lower train.lr or set "
                 "train.clip_grad"
             )
-        matrix = self.tally["confusion"].view(K, K).cpu().numpy()
+        matrix = self.tally["confusion"].view(self.classes, -1).cpu().numpy()
         mixed, banked, alone = self.tally["tam"].tolist()
         first, second = self.acl.alpha.tolist()
         row = {
@@ -196,7 +196,7 @@ class Trainer:
     def _selection(self) -> dict[str, float]:
         assert self.select_rows is not None
         rows, size = self.select_rows, self.config.eval.batch
-        logits = torch.zeros(len(rows), K)
+        logits = torch.zeros(len(rows), self.classes)
         places = np.arange(len(rows))
         mine = in_order(places, size, rank=self.ranks.rank, ranks=self.ranks.count)
         if mine:
@@ -213,7 +213,9 @@ class Trainer:
             )
             logits[places] = torch.from_numpy(found.logits)
         whole = self.ranks.sum(logits.to(self.device)).cpu().numpy()
-        figures = summarize(whole, self.folder.label[rows], self.config.eval.bins)
+        figures = summarize(
+            whole, self.folder.label[rows], self.config.eval.bins, self.folder.classes
+        )
         row = {f"select_{name}": float(figures[name] or 0) for name in SELECTION_FIGURES}
         key = f"select_{SELECTION_METRIC}"
         if row[key] > max((past[key] for past in self.history), default=-1.0):
@@ -224,7 +226,7 @@ class Trainer:
         self.tally = {
             "parts": torch.zeros(len(PARTS), device=self.device),
             "tam": torch.zeros(3, dtype=torch.int64, device=self.device),
-            "confusion": torch.zeros(K * K, dtype=torch.int64, device=self.device),
+            "confusion": torch.zeros(self.classes**2, dtype=torch.int64, device=self.device),
         }
 
     def tensors(self) -> dict[str, Tensor]:

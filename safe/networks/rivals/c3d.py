@@ -13,7 +13,6 @@ the signal fades from layer to layer and nothing learns.
 import torch
 from torch import Tensor, nn
 
-from safe.labels import K
 from safe.networks.model import Output
 
 WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -35,7 +34,7 @@ def _pooling(stage: int) -> nn.MaxPool3d:
 class C3D(nn.Module):
     """C3D; the whole clip is one step, so that nothing is weighed."""
 
-    def __init__(self, *, classes: int = K, dropout: float) -> None:
+    def __init__(self, *, classes: int, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inner = 3

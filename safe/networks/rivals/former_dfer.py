@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from safe.labels import K
 from safe.networks.model import Output
 
 SIDE: Final = 7
@@ -108,7 +107,7 @@ class FormerDFER(nn.Module):
     def __init__(
         self,
         *,
-        classes: int = K,
+        classes: int,
         dropout: float,
         frames: int = 16,
         spatial_depth: int = 1,

@@ -17,7 +17,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from safe.labels import K
 from safe.networks.backbones import build_backbone
 from safe.networks.model import Output
 from safe.networks.stm import sliding_windows
@@ -86,7 +85,7 @@ class M3DFEL(nn.Module):
     def __init__(
         self,
         *,
-        classes: int = K,
+        classes: int,
         dropout: float,
         weights: str | None = None,
         hidden: int = 512,

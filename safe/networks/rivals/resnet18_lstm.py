@@ -12,14 +12,13 @@ dropout before the last layer is ours.
 import torch
 from torch import Tensor, nn
 
-from safe.labels import K
 from safe.networks.model import Output
 
 
 class ResNet18LSTM(nn.Module):
     """torchvision's resnet18 on every frame, then an LSTM; no step is weighed."""
 
-    def __init__(self, *, classes: int = K, dropout: float, hidden: int = 512) -> None:
+    def __init__(self, *, classes: int, dropout: float, hidden: int = 512) -> None:
         super().__init__()
         from torchvision.models import resnet18  # here: see safe/networks/backbones.py
 
