@@ -15,7 +15,6 @@ from typing import Final
 from safe.config import Config
 from safe.errors import ConfigError, DataError
 from safe.finding import Examination, some
-from safe.sample import FRAMES
 
 CONSTRAINTS: Final = Path(__file__).parents[1] / "constraints.txt"
 """Versions that were tried together; absent where only the packages are installed."""
@@ -67,7 +66,8 @@ def plan_gib(config: Config, *, clips: int, raw: bool, faces: bool, shards: bool
         shards: whether shard is still to run.
     """
     drawn = clips * config.synthesize.size**2 * _VIDEO_BYTES * raw
-    strips = clips * FRAMES * config.shard.size**2 * _STRIP_BYTES * (faces + shards)
+    pixels = clips * config.shard.frames * config.shard.size**2
+    strips = pixels * _STRIP_BYTES * (faces + shards)
     rival = config.model.name != "safe"
     return _STATE_GIB["r3d_18" if rival else config.model.backbone] + (drawn + strips) / _GIB
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES, MOST_FRAMES
 from safe.taxonomy import check_classes
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -95,9 +95,9 @@ class Faces(Section):
     detect_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)]
     second_size: Annotated[int, Field(ge=0, le=4096, multiple_of=32)]
     threshold: Annotated[float, Field(gt=0, lt=1)]
-    every: Annotated[int, Field(ge=1, le=FRAMES)]
+    every: Annotated[int, Field(ge=1, le=MOST_FRAMES)]
     smooth: Annotated[float, Field(ge=0, le=8)]
-    max_gap: Annotated[int, Field(ge=0, le=FRAMES)]
+    max_gap: Annotated[int, Field(ge=0, le=MOST_FRAMES)]
     missing: Literal["center", "drop"]
 
     @model_validator(mode="after")
@@ -113,6 +113,7 @@ class Faces(Section):
 class Shard(Section):
     """How faces are cropped, encoded and packed."""
 
+    frames: Annotated[int, Field(ge=4, le=MOST_FRAMES)] = DEFAULT_FRAMES
     size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
     margin: Annotated[float, Field(ge=0, le=2)]
     quality: Annotated[int, Field(ge=1, le=100)]
@@ -148,14 +149,6 @@ class Model(Section):
     stride: Positive
     hidden: Annotated[int, Field(ge=1, le=8192)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.window > FRAMES:
-            raise ValueError(
-                f"window: {self.window} is longer than the clip; at most {FRAMES} frames"
-            )
-        return self
 
 
 class Acl(Section):

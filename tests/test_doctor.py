@@ -30,7 +30,7 @@ from safe.config import Data
 from safe.evaluate import evaluate
 from safe.networks.build import build_model
 from safe.reading.shards import open_shards
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 from safe.saved import read_info, save_calibrated, save_model
 
 DATA = Path("data/synthetic")
@@ -462,7 +462,7 @@ def test_a_face_table_with_missing_rows(tree, doctor):
 def test_a_face_table_with_errors_and_odd_rows(tree, doctor):
     def spoil(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows[0] |= {"status": "error", "reason": "no video stream", "frame_index": []}
-        rows[1]["frame_index"] = rows[1]["frame_index"][: FRAMES - 1]
+        rows[1]["frame_index"] = rows[1]["frame_index"][: DEFAULT_FRAMES - 1]
         return rows
 
     rewrite(FACES, spoil)
