@@ -47,7 +47,7 @@ def sample_strips(folder: Path) -> Any:
 
 
 def boxes_of(number: int) -> list[np.ndarray]:
-    """Detections of a clip: two faces on their ways, with gaps, noise and a jump that grows by 8 pixels."""
+    """Detections of a clip: two faces on their ways, with gaps, noise and jumps."""
     rng = np.random.default_rng(number)
     found = []
     for t in range(T):
