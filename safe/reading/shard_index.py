@@ -150,7 +150,8 @@ def read_index(root: Path | Store) -> Index:
         version = _Format.model_validate_json(data, strict=True).format
         if version != SHARD_FORMAT:
             raise DataError(
-                f"{path}: shard format {version}, this version reads {SHARD_FORMAT}; {_ANEW}"
+                f"{path}: shard format {version}, this version reads {SHARD_FORMAT}; run "
+                "`safe-cli index`, `safe-cli faces` and `safe-cli shard` again"
             )
         raw = json.loads(data)
         outside = _Outside.model_validate(raw)
