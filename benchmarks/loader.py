@@ -75,13 +75,13 @@ def main() -> None:
     ]
     size = np.mean([len(strip) for strip in strips]) / 1024
     note = (
-        f"{len(strips)} drawn clips of {DEFAULT_FRAMES} faces of {SIDE} pixels, one JPEG strip "
-        f"a clip (quality 90, 4:2:0, {size:.0f} KB); the usual loader has each face as a JPEG file "
+        f"{len(strips)} drawn clips of {DEFAULT_FRAMES} faces of {SIDE} pixels, one JPEG strip a "
+        f"clip (quality 90, 4:2:0, {size:.0f} KB); the usual loader has each face as a JPEG file "
         f"of 224 pixels, quality 95. {WORKERS} workers; all files in the page cache. The usual "
         "loader's tensors are not normalised, all others are, by the same code. Nobody mixes "
-        "clips; ours crops and normalises in one pass, as training without TAM does. As bytes whole "
-        "faces come, as a GPU is given them. `a loop that only decodes` decodes the strips from memory "
-        "into one buffer, in one process or in two."
+        "clips; ours crops and normalises in one pass, as training without TAM does. As bytes "
+        "whole faces come, as a GPU is given them. `a loop that only decodes` decodes the strips "
+        "from memory into one buffer, in one process or in two."
     )
     if quick:
         print_quickly(figures)

@@ -98,8 +98,10 @@ def test_a_model_knows_its_number_and_refuses_the_shards_of_another(made, tmp_pa
 
 def test_a_window_longer_than_the_clips_is_one_line(made, tmp_path) -> None:
     config, root = made[8]
-    config = small_config(
-        Path(config.data.root).parents[2], "shard.frames=8", "model.window=12", *SHORT
-    )
+    folder = Path(config.data.root).parents[2]
+    told = r"model\.window: 12 is longer than the clip; at most shard\.frames, 8"
+    with pytest.raises(ConfigError, match=told):
+        small_config(folder, "shard.frames=8", "model.window=12", *SHORT)
+    config = small_config(folder, "model.window=12", *SHORT)
     with pytest.raises(ConfigError, match=r"model.window = 12: must be at most 8, the frames of a"):
         train(config, fold=1, commit="none", shards=root, out=tmp_path, checkpoints=tmp_path)
