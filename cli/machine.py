@@ -68,8 +68,9 @@ def plan_gib(config: Config, *, clips: int, raw: bool, faces: bool, shards: bool
     drawn = clips * config.synthesize.size**2 * _VIDEO_BYTES * raw
     pixels = clips * config.shard.frames * config.shard.size**2
     strips = pixels * _STRIP_BYTES * (faces + shards)
-    rival = config.model.name != "safe"
-    return _STATE_GIB["r3d_18" if rival else config.model.backbone] + (drawn + strips) / _GIB
+    backbone = config.model.backbone if config.model.name == "safe" else "r3d_18"
+    state = _STATE_GIB.get(backbone, max(_STATE_GIB.values()))  # a new one may be as large as any
+    return state + (drawn + strips) / _GIB
 
 
 def _try_torch(found: Examination, config: Config) -> None:

@@ -672,6 +672,8 @@ def test_the_estimate_holds_what_the_stages_really_wrote(project):
     base = plan_gib(config, clips=105, raw=False, faces=False, shards=False)
     plan = plan_gib(config, clips=105, raw=True, faces=True, shards=True) - base
     assert wrote / 2**30 < plan < 4 * wrote / 2**30
+    new = config.model_copy(update={"model": config.model.model_copy(update={"backbone": "new"})})
+    assert plan_gib(new, clips=105, raw=False, faces=False, shards=False) >= base
 
 
 def test_no_detector_weights(tree, doctor, monkeypatch):
