@@ -23,6 +23,7 @@ from pipeline.stretch import Survey, cut_stretch, survey
 from pipeline.tasks.engine import Failure, run_tasks
 from safe.config import Faces, Shard
 from safe.errors import DataError
+from safe.sample import DEFAULT_FRAMES
 
 _SPAN: Final = 20.0
 """Seconds of video in a task; a key frame every 10 seconds, which is usual, makes it decode a
@@ -117,7 +118,9 @@ class Window:
     """Whether it is much shorter than was asked for."""
 
 
-def plan(film: Survey, *, window: float, hop: float, frames: int) -> tuple[list[Window], list[Gap]]:
+def plan(
+    film: Survey, *, window: float, hop: float, frames: int = DEFAULT_FRAMES
+) -> tuple[list[Window], list[Gap]]:
     """Cut a video into windows that share frames.
 
     The clock is cut into cells, T to a window, and the frame on the screen in the

@@ -144,5 +144,5 @@ def test_cost_is_that_of_clips_of_so_many_frames(tmp_path):
     done = call("cost", "-S", "shard.frames=8", "-S", "model.window=12", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "safe-cli: params.yaml: model.window = 12: must be at most 8, the frames of a clip"
+        "safe-cli: params: model.window: 12 is longer than the clip; at most shard.frames, 8"
     ]

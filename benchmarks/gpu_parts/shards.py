@@ -89,6 +89,7 @@ def write_folder(root: Path, clips: int, config: Config, *, distinct: int) -> Sh
         root=root,
         index={
             "classes": list(BASIC),
+            "frames": DEFAULT_FRAMES,
             "preprocessing": {"id": "drawn", "made_from": {"size": settings.size}},
         },
         clip=np.array(column["clip"]),
