@@ -33,7 +33,7 @@ from safe.params import load_config
 from safe.reading.loader import load_batches
 from safe.reading.plan import TrainPlan
 from safe.reading.shards import ShardFolder, open_shards
-from safe.sample import FRAMES, decode_strip
+from safe.sample import DEFAULT_FRAMES, decode_strip
 
 ROOT = Path(__file__).parents[1]
 SIDE, CROP, BATCH, WORKERS = 128, 112, 16, 2
@@ -75,13 +75,13 @@ def main() -> None:
     ]
     size = np.mean([len(strip) for strip in strips]) / 1024
     note = (
-        f"{len(strips)} drawn clips of {FRAMES} faces of {SIDE} pixels, one JPEG strip a clip "
-        f"(quality 90, 4:2:0, {size:.0f} KB); the usual loader has each face as a JPEG file of 224 "
-        f"pixels, quality 95. {WORKERS} workers; all files in the page cache. The usual loader's "
-        "tensors are not normalised, all others are, by the same code. Nobody mixes clips; ours "
-        "crops and normalises in one pass, as training without TAM does. As bytes whole faces "
-        "come, as a GPU is given them. `a loop that only decodes` decodes the strips from memory "
-        "into one buffer, in one process or in two."
+        f"{len(strips)} drawn clips of {DEFAULT_FRAMES} faces of {SIDE} pixels, one JPEG strip a "
+        f"clip (quality 90, 4:2:0, {size:.0f} KB); the usual loader has each face as a JPEG file "
+        f"of 224 pixels, quality 95. {WORKERS} workers; all files in the page cache. The usual "
+        "loader's tensors are not normalised, all others are, by the same code. Nobody mixes "
+        "clips; ours crops and normalises in one pass, as training without TAM does. As bytes "
+        "whole faces come, as a GPU is given them. `a loop that only decodes` decodes the strips "
+        "from memory into one buffer, in one process or in two."
     )
     if quick:
         print_quickly(figures)
@@ -137,7 +137,7 @@ class Laps:
 
     def __init__(self, folder: ShardFolder, strips: list[bytes], scratch: Path) -> None:
         self.strips = strips
-        self.pixels = torch.empty(BATCH, FRAMES, CROP, CROP, 3)
+        self.pixels = torch.empty(BATCH, DEFAULT_FRAMES, CROP, CROP, 3)
         self.taken: dict[str, list[float]] = {}
         # First, so that the processes for the bare loop inherit little more than the strips.
         self.pool = multiprocessing.get_context("fork").Pool(2, _keep, (strips,))
@@ -163,9 +163,9 @@ class Laps:
         clips, first = 0, 0.0
         for batch in start():
             if name == BYTES:
-                assert batch.shape == (BATCH, FRAMES, SIDE, SIDE, 3)
+                assert batch.shape == (BATCH, DEFAULT_FRAMES, SIDE, SIDE, 3)
             else:
-                assert batch.shape == (BATCH, 3, FRAMES, CROP, CROP), name
+                assert batch.shape == (BATCH, 3, DEFAULT_FRAMES, CROP, CROP), name
             assert batch.dtype == (torch.uint8 if name == BYTES else torch.float32), name
             last = time.perf_counter()
             first = first or last
@@ -231,7 +231,7 @@ class Laps:
 def _keep(strips: list[bytes]) -> None:
     """Give a process of the bare loop its strips (by inheritance) and one buffer."""
     global _STRIPS, _BUFFER
-    _STRIPS, _BUFFER = strips, np.empty((FRAMES * SIDE, SIDE, 3), np.uint8)
+    _STRIPS, _BUFFER = strips, np.empty((DEFAULT_FRAMES * SIDE, SIDE, 3), np.uint8)
 
 
 def _decode(rows: range) -> None:

@@ -24,7 +24,7 @@ from benchmarks.report import publish, ratio, spread
 from safe.reading.loader import load_batches
 from safe.reading.plan import TrainPlan
 from safe.reading.shards import open_shards
-from safe.sample import FRAMES, encode_strip
+from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.taxonomy import BASIC
 
 FEW, MANY, CLIPS, SIDE, BATCH, WORKERS = 10, 10_000, 4, 16, 16, 2
@@ -104,7 +104,7 @@ def write(out: Path, counts: Sequence[int], *, side: int = SIDE) -> None:
     writer = ShardWriter(out, clips=max(counts), classes=BASIC)
     for number in range(len(counts)):
         for key in range(sum(counts[:number]), sum(counts[: number + 1])):
-            noise = generator.integers(0, 256, (FRAMES, side, side, 3), np.uint8)
+            noise = generator.integers(0, 256, (DEFAULT_FRAMES, side, side, 3), np.uint8)
             writer.add(
                 f"{key:06d}",
                 bucket=f"fold{1 + number * 5 // len(counts)}",

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from safe.augment import MEAN, STD
-from safe.sample import FRAMES, decode_strip
+from safe.sample import DEFAULT_FRAMES, decode_strip
 
 _CHUNK = 1 << 26
 """Bytes of a file of litdata and of mosaicml-streaming, as both have by default."""
@@ -97,7 +97,7 @@ def webdataset_batches(task: Task, tars: Sequence[Path]) -> Iterable[Tensor]:
     """Read strips from tars as they are, decoded to arrays by PIL (`decode("rgb8")`)."""
 
     def clip(sample: dict[str, Any]) -> Tensor:
-        faces = torch.from_numpy(sample["jpg"]).view(FRAMES, task.side, task.side, 3)
+        faces = torch.from_numpy(sample["jpg"]).view(DEFAULT_FRAMES, task.side, task.side, 3)
         return cut(faces, task.crop)
 
     return _webdataset(task, tars, clip)
@@ -107,7 +107,7 @@ def webdataset_frame_batches(task: Task, store: Path) -> Iterable[Tensor]:
     """Read 16 JPEG files a clip, each decoded by PIL to an array, then as for strips."""
 
     def clip(sample: dict[str, Any]) -> Tensor:
-        frames = np.stack([sample[f"{number:02d}.jpg"] for number in range(FRAMES)])
+        frames = np.stack([sample[f"{number:02d}.jpg"] for number in range(DEFAULT_FRAMES)])
         return cut(torch.from_numpy(frames), task.crop)
 
     return _webdataset(task, _frame_tars(task, store), clip)
@@ -122,7 +122,7 @@ def webdataset_documented_batches(task: Task, store: Path) -> Iterable[Tensor]:
     from torchvision.transforms import functional
 
     def clip(sample: dict[str, Any]) -> Tensor:
-        images = [sample[f"{number:02d}.jpg"] for number in range(FRAMES)]
+        images = [sample[f"{number:02d}.jpg"] for number in range(DEFAULT_FRAMES)]
         top, left = torch.randint(task.side - task.crop + 1, (2,)).tolist()
         images = [functional.crop(image, top, left, task.crop, task.crop) for image in images]
         if torch.rand(()) < 0.5:

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.report import Figure, publish
 from safe.params import load_config
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 from safe.taxonomy import BASIC, Classes
 
 ROOT: Final = Path(__file__).parents[1]
@@ -69,8 +69,8 @@ def faces(root: Path) -> None:
     generator = np.random.default_rng(0)
     pool = []
     for _ in range(1000):
-        box = tuple(map(tuple, (generator.random((FRAMES, 4), np.float32) * 600).tolist()))
-        score = tuple(generator.random(FRAMES, np.float32).tolist())
+        box = tuple(map(tuple, (generator.random((DEFAULT_FRAMES, 4), np.float32) * 600).tolist()))
+        score = tuple(generator.random(DEFAULT_FRAMES, np.float32).tolist())
         pool.append(ClipFaces("ok", "", 74, 25.0, 608, 608, tuple(range(0, 64, 4)), box, score))
     from pipeline.blocks import Blocks
 
@@ -99,7 +99,7 @@ def shard(root: Path) -> None:
             bucket, labels = clip.bucket, []
             name = f"{bucket}-{numbers[bucket]:06d}.tar"
             numbers[bucket] += 1
-        assert len(clip.face.box) == FRAMES
+        assert len(clip.face.box) == DEFAULT_FRAMES
         offset = 512 + len(labels) * EACH
         labels.append(clip.label)
         row = {"clip": clip.key, "label": clip.label, "bucket": bucket, "shard": name, "flags": ""}

@@ -192,7 +192,8 @@ class Reader:
     def _verdicts(self, windows: list[FaceWindow]) -> list[Verdict]:
         if not windows:
             return []
-        faces = np.stack([decode_strip(window.strip, self.shard.size) for window in windows])
+        shape = (self.shard.size, self.shard.frames)
+        faces = np.stack([decode_strip(window.strip, *shape) for window in windows])
         return judge(self._answer(torch.from_numpy(faces))[0], self.calibration, self.classes)
 
 
@@ -219,6 +220,7 @@ def _settings(info: dict[str, Any], folder: Path, other_crops: bool) -> tuple[Fa
     else:
         params = info.get("params") or {}
         raw = {"second_size": 0, **params.get("faces", {}), **params.get("shard", {})}
+    raw["frames"] = info["frames"]
     try:
         faces = Faces.model_validate({key: raw[key] for key in Faces.model_fields if key in raw})
         shard = Shard.model_validate({key: raw[key] for key in Shard.model_fields if key in raw})

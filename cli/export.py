@@ -36,7 +36,6 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
     from safe.evaluate import check_fit
     from safe.reading.loader import ClipReader
     from safe.reading.shards import open_shards
-    from safe.sample import FRAMES
 
     opened = open_shards(shards)
     check_fit(info, opened, info["fold"], folder)
@@ -45,7 +44,7 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
         return None
     chosen = rows[np.linspace(0, len(rows) - 1, min(clips, len(rows))).round().astype(int)]
     size = opened.face_size
-    faces = np.empty((len(chosen), FRAMES, size, size, 3), np.uint8)
+    faces = np.empty((len(chosen), opened.frames, size, size, 3), np.uint8)
     reader = ClipReader(opened)
     try:
         reader.read(chosen, faces)

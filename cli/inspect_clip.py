@@ -22,7 +22,7 @@ from safe.config import Config
 from safe.errors import DataError, as_utf8
 from safe.figures.contact import Frames, Row, contact_figure
 from safe.reading.shards import open_shards
-from safe.sample import FRAMES, decode_strip, is_frame
+from safe.sample import decode_strip, is_frame
 
 _SIDES: Final = ("x0", "y0", "x1", "y1")
 
@@ -87,7 +87,8 @@ def inspect_clip(
     facts |= {f"said by {each.name}": each.facts(i) for each, i in answers}
     made = f"faces as stored in {where.get('tar')}"
     if faces is None and view:
-        faces, made = decode_strip(view.strip, config.shard.size), "faces cut out as by shard"
+        faces = decode_strip(view.strip, config.shard.size, len(view.frames))
+        made = "faces cut out as by shard"
     if not draw or faces is None:
         return facts, None
     rows = [_row(f"{made}. {_sentence(each, i)}", faces, each, i) for each, i in answers]
@@ -188,13 +189,13 @@ def _face_facts(face: ClipFaces | None) -> dict[str, Any]:
 def _decoding(seen: View | Failure) -> str:
     if isinstance(seen, Failure):
         return f"nothing: {seen.reason}"
-    return seen.damage or f"{FRAMES} of {FRAMES} frames, no damage seen"
+    return seen.damage or f"{len(seen.frames)} of {len(seen.frames)} frames, no damage seen"
 
 
 def _frame_rows(
     face: ClipFaces, source: Source, config: Config, times: tuple[float, ...]
 ) -> list[dict[str, Any]]:
-    """Return a row for each of the 16 frames; boxes in pixels of the source frame.
+    """Return a row for each of the T frames; boxes in pixels of the source frame.
 
     Without `times` (the clip cannot be read now) the seconds are those of the mean rate.
     """

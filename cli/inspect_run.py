@@ -52,6 +52,7 @@ def inspect_run(
             "classes": info["classes"],
             "parameters": count,
             "weights": "as model.json says",
+            "frames": info["frames"],
             "crop": info["crop"],
             "preprocessing": info["preprocessing"]["id"],
             "shards": fits,

@@ -16,7 +16,6 @@ from safe.reading.clip_table import read_table
 from safe.reading.loader import ClipReader
 from safe.reading.shard_index import Index, read_index
 from safe.reading.shards import ShardFolder, open_shards
-from safe.sample import FRAMES
 from safe.taxonomy import Classes
 
 
@@ -84,7 +83,7 @@ def read_strips(folder: ShardFolder, rows: NDArray[np.int64]) -> NDArray[np.uint
         DataError: if a clip is not what clips.parquet says.
     """
     side = folder.face_size
-    faces = np.empty((len(rows), FRAMES, side, side, 3), np.uint8)
+    faces = np.empty((len(rows), folder.frames, side, side, 3), np.uint8)
     reader = ClipReader(folder)
     try:
         reader.read(rows, faces)

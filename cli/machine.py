@@ -15,7 +15,6 @@ from typing import Final
 from safe.config import Config
 from safe.errors import ConfigError, DataError
 from safe.finding import Examination, some
-from safe.sample import FRAMES
 
 CONSTRAINTS: Final = Path(__file__).parents[1] / "constraints.txt"
 """Versions that were tried together; absent where only the packages are installed."""
@@ -67,9 +66,11 @@ def plan_gib(config: Config, *, clips: int, raw: bool, faces: bool, shards: bool
         shards: whether shard is still to run.
     """
     drawn = clips * config.synthesize.size**2 * _VIDEO_BYTES * raw
-    strips = clips * FRAMES * config.shard.size**2 * _STRIP_BYTES * (faces + shards)
-    rival = config.model.name != "safe"
-    return _STATE_GIB["r3d_18" if rival else config.model.backbone] + (drawn + strips) / _GIB
+    pixels = clips * config.shard.frames * config.shard.size**2
+    strips = pixels * _STRIP_BYTES * (faces + shards)
+    backbone = config.model.backbone if config.model.name == "safe" else "r3d_18"
+    state = _STATE_GIB.get(backbone, max(_STATE_GIB.values()))  # a new one may be as large as any
+    return state + (drawn + strips) / _GIB
 
 
 def _try_torch(found: Examination, config: Config) -> None:

@@ -1,24 +1,29 @@
-"""Which parameters and which commands are there? Written into docs/reference.md.
+"""The reference of parameters and commands: docs/reference.md, and the comments of params.yaml.
 
     python -m cli.reference
 
-Nothing in that page is written by hand: values and meanings are those of params.yaml with its
-comments, ranges those of safe/config.py, stages those of dvc.yaml, commands and options those of
-cli/app.py.
+Nothing in them is written by hand: meanings and ranges are those of safe/config.py, values those
+of params.yaml, stages those of dvc.yaml, commands and options those of cli/app.py.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
+import numpy as np
 import yaml
 from typer.main import get_command
 
 from cli.app import app
 from cli.progress import say
+from safe import config
 from safe.config import Config
+from safe.params import load_config
 from safe.process import whole_file
 
 ROOT: Final = Path(__file__).parents[1]
@@ -58,6 +63,71 @@ the disk, 7 done but for files that could not be used, 130 stopped by the keyboa
 
 Many commands take these options:
 """
+
+
+_PARAMS: Final = """\
+# Every number of the project, with unit and source. `dvc exp run -S key=value` and
+# `safe-cli VERB -S key=value` override. One section a stage; runtime re-runs nothing.
+# The values are those of the demo: small faces, a small backbone, two CPU cores. The paper's
+# own are given behind "paper:". `python -m cli.reference` makes the comments, from
+# safe/config.py.
+"""
+_COMMENT: Final = 32  # column at which comments begin
+_WIDE: Final = 118
+
+
+def write_params(values: dict[str, Any]) -> str:
+    """Return the text of params.yaml with these values, and the words of safe/config.py."""
+    words = read_words()
+    parts = [_PARAMS]
+    for section, block in values.items():
+        if not isinstance(block, dict):
+            parts += ["", *_entry(section, block, words[section])]
+            continue
+        parts += ["", *_comment(f"{section}:", words[section])]
+        for key, value in block.items():
+            parts += _entry(f"  {key}", value, words[f"{section}.{key}"])
+    return "\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
+
+
+def read_words() -> dict[str, str]:
+    """Return the words below each field of safe/config.py, and of each section, by its name."""
+    found: dict[str, str] = {}
+    for part in ast.parse(Path(config.__file__).read_text(encoding="utf-8")).body:
+        if not isinstance(part, ast.ClassDef):
+            continue
+        section = part.name.lower()
+        about = ast.get_docstring(part) or ""
+        begin = about[:1] if about[1:2].isupper() else about[:1].lower()
+        found[section] = f"{begin}{about[1:]}".partition("\n\n")[0].rstrip(".")
+        for field, said in pairwise(part.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(said, ast.Expr):
+                name = ast.unparse(field.target)
+                text = " ".join(str(ast.literal_eval(said.value)).split())
+                found[name if section == "config" else f"{section}.{name}"] = text
+    return found
+
+
+def _entry(key: str, value: Any, words: str) -> list[str]:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+    if isinstance(value, float):
+        text = np.format_float_positional(value, trim="0")
+    elif isinstance(value, str):
+        text = f'"{value}"' if text.startswith("'") else text
+    return _comment(f"{key}: {text}", words)
+
+
+def _comment(line: str, words: str) -> list[str]:
+    first = f"{line.ljust(_COMMENT - 1)} # "
+    more = f"{' ' * _COMMENT}#   "
+    return wrap(
+        words,
+        _WIDE,
+        initial_indent=first,
+        subsequent_indent=more,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -258,6 +328,9 @@ def _escape(words: str) -> str:
 
 
 if __name__ == "__main__":
+    parameters = ROOT / "params.yaml"
+    with whole_file(parameters) as path:
+        path.write_text(write_params(load_config(parameters).model_dump()), encoding="utf-8")
     with whole_file(ROOT / PAGE) as path:
         path.write_text(write_page(ROOT), encoding="utf-8")
-    say(f"{PAGE} is written")
+    say(f"params.yaml and {PAGE} are written")

@@ -184,6 +184,7 @@ def _draw_cases(job: _Job) -> list[Path]:
         job.picture,
         window=job.config.model.window,
         stride=job.config.model.stride,
+        frames=job.config.shard.frames,
     )
     return [job.picture]
 
@@ -240,5 +241,5 @@ def _strips(rev: str, config: Config, clips: list[str]) -> dict[str, NDArray[np.
     found = {}
     for clip, row in places.items():
         jpeg = tars[row["shard"]][row["offset"] : row["offset"] + row["bytes"]]
-        found[clip] = decode_strip(jpeg, config.shard.size)
+        found[clip] = decode_strip(jpeg, config.shard.size, config.shard.frames)
     return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cli.layout import RESULTS, Layout, checkpoints, lock, read, source
 from cli.progress import say
 from safe.config import Calibrate, Config
+from safe.errors import ConfigError
 from safe.process import only_one
 from safe.taxonomy import BASIC
 
@@ -213,14 +214,16 @@ def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> Non
     from safe.cost import Row, count, table
     from safe.cost import measure as measure_speed
     from safe.networks.backbones import build_backbone
-    from safe.networks.build import RIVALS, build_model
+    from safe.networks.build import RIVALS, build_model, refused
     from safe.recipe import pick_device
-    from safe.sample import FRAMES
 
     classes = read_classes(layout.manifest) if layout.manifest.exists() else BASIC
-    settings = config.model.model_dump() | {"weights": None, "classes": len(classes)}
+    if reason := refused(config.model.name, config.model.window, config.shard.frames):
+        raise ConfigError(f"{params}: {reason}")
+    settings = config.model.model_dump() | {"weights": None}
+    settings |= {"classes": len(classes), "frames": config.shard.frames}
     device = pick_device(config.runtime.device)
-    clip = (3, FRAMES, config.augment.crop, config.augment.crop)
+    clip = (3, config.shard.frames, config.augment.crop, config.augment.crop)
     if config.model.name in RIVALS:
         models = {str(config.model.name): build_model(**settings)}
     else:

@@ -18,7 +18,6 @@ from safe.errors import DataError
 from safe.figures.contact import Said
 from safe.metrics import Floats, Ints
 from safe.predictions import Split, read_predictions
-from safe.sample import FRAMES
 from safe.saved import read_info
 
 
@@ -32,8 +31,8 @@ class Answers:
     chances: Floats
     """[n, K], calibrated where the model is."""
     calibration: Calibration
-    windows: tuple[int, int] | None
-    """Frames of a window, and from one to the next; None for a model that has no such windows."""
+    windows: tuple[int, int, int] | None
+    """Frames of a window, from one to the next, and of a clip; None for a model without windows."""
 
     @property
     def predicted(self) -> Ints:
@@ -126,9 +125,9 @@ def _harm(metrics: Path) -> str:
     return ""
 
 
-def _windows(info: dict[str, Any], count: int) -> tuple[int, int] | None:
-    """Return window and stride of a model, if its attention is over windows of the 16 frames."""
-    built = info.get("architecture", {})
-    window, stride = built.get("window", FRAMES + 1), built.get("stride", 1)
-    fits = window <= FRAMES and (FRAMES - window) // stride + 1 == count
-    return (window, stride) if built.get("name") == "safe" and fits else None
+def _windows(info: dict[str, Any], count: int) -> tuple[int, int, int] | None:
+    """Return window, stride and frames of a model, if its attention is over windows of these."""
+    built, frames = info.get("architecture", {}), info.get("frames", 0)
+    window, stride = built.get("window", frames + 1), built.get("stride", 1)
+    fits = window <= frames and (frames - window) // stride + 1 == count
+    return (window, stride, frames) if built.get("name") == "safe" and fits else None

@@ -28,6 +28,7 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
             root,
             settings,
             source="strips" if config.data.source == "strips" else "video",
+            frames=config.shard.frames,
             workers=_processes(config),
             on_clip=done,
         )
@@ -106,6 +107,7 @@ def _faces(config: Config, layout: Layout) -> None:
             Path(config.data.root),
             layout.faces,
             settings=config.faces,
+            frames=config.shard.frames,
             workers=_processes(config),
             deadline=config.runtime.deadline,
             memory=config.runtime.memory,

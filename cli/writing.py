@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cli.answering import Look, Reader
 from cli.videos import Job
@@ -17,7 +16,7 @@ from safe.answers import Answer, Format, Verdict, writing
 from safe.errors import DataError, as_utf8
 from safe.figures.canvas import class_looks
 from safe.figures.timeline import Band, draw_timeline
-from safe.sample import FRAMES, decode_strip
+from safe.sample import decode_strip
 from safe.taxonomy import ABSTAIN, Classes
 
 _UNSURE: Final = (150, 150, 150)
@@ -133,10 +132,9 @@ def _keep(
     seen.clips += 1
     seen.abstained += answer.verdict.decision == ABSTAIN
     if window.face not in seen.bands:
-        picture: NDArray[np.uint8] = decode_strip(window.strip, reader.shard.size)[
-            FRAMES // 2
-        ].copy()
-        seen.bands[window.face] = Band(picture)
+        shard = reader.shard
+        strip = decode_strip(window.strip, shard.size, shard.frames)
+        seen.bands[window.face] = Band(strip[shard.frames // 2].copy())
     seen.bands[window.face].add(answer)
     if marks:
         seen.marks.append(_mark(window, answer.verdict, reader.classes))

@@ -2,15 +2,15 @@
 
     python onnx_predict.py model.onnx faces.npy
 
-`safe-cli export` makes model.onnx. faces.npy is uint8 [n, 16, S, S, 3], RGB: n clips of 16 faces.
-A sample in a shard is a JPEG of 16 faces below one another, so with any reader of JPEGs (here
-Pillow) it becomes one clip (`tar -tf` lists which clips there are):
+`safe-cli export` makes model.onnx. faces.npy is uint8 [n, T, S, S, 3], RGB: n clips of T faces, 16
+by default. A sample in a shard is a JPEG of T faces below one another, so with any reader of JPEGs
+(here Pillow) it becomes one clip (`tar -tf` lists which clips there are):
 
     tar -xf data/synthetic/shards/fold1-000000.tar 00005.jpg
     python -c "
     import numpy as np; from PIL import Image
     strip = np.asarray(Image.open('00005.jpg').convert('RGB'))
-    np.save('faces.npy', strip.reshape(1, 16, strip.shape[1], strip.shape[1], 3))"
+    np.save('faces.npy', strip.reshape(1, -1, strip.shape[1], strip.shape[1], 3))"
 
 Faces that were not cut out by `safe-cli shard` or `safe-cli predict` must be cut in the same way:
 the file's metadata `preprocessing` tells how. The answer names what a face looks like, not what a
@@ -33,7 +33,7 @@ def main() -> None:
     """Print a JSON object a clip: decision or abstain, set of possible classes, probabilities."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="what `safe-cli export` wrote")
-    parser.add_argument("faces", help=".npy, uint8 [n, 16, S, S, 3]")
+    parser.add_argument("faces", help=".npy, uint8 [n, T, S, S, 3]")
     arguments = parser.parse_args()
 
     session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])

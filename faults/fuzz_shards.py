@@ -31,7 +31,7 @@ from safe.errors import DataError
 from safe.reading.loader import ClipReader
 from safe.reading.shards import open_shards
 from safe.reading.verify import verify
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 
 TARS: Final = ("fold1-000000.tar", "fold2-000000.tar")
 
@@ -87,7 +87,7 @@ def _contents(root: Path) -> dict[str, tuple[int, NDArray[np.uint8]]]:
     reader, found = ClipReader(folder), {}
     try:
         for row in range(len(folder.clip)):
-            faces = np.zeros((1, FRAMES, size, size, 3), np.uint8)
+            faces = np.zeros((1, DEFAULT_FRAMES, size, size, 3), np.uint8)
             reader.read(np.array([row]), faces)
             found[str(folder.clip[row])] = (int(folder.label[row]), faces[0])
     finally:

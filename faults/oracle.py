@@ -21,7 +21,7 @@ from pipeline.decode import Decoded, Decoder, read_video
 from pipeline.stretch import cut_stretch, read_windows, survey
 from pipeline.windows import group_windows, plan
 from safe.errors import DataError
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 
 _SHOWN: Final = re.compile(
     r"pts_time:(\S+)\s+duration:\s*\S+\s+duration_time:(\S+) .*? s:(\d+)x(\d+) i:(\w) "
@@ -112,7 +112,7 @@ def right_indices(truth: Truth) -> list[list[int]]:
     and there may be several lists: files do not all say how long the last frame lasts.
     """
     n = len(truth.numbers)
-    even = [(2 * i + 1) * n // (2 * FRAMES) for i in range(FRAMES)]
+    even = [(2 * i + 1) * n // (2 * DEFAULT_FRAMES) for i in range(DEFAULT_FRAMES)]
     stamps = np.array(truth.stamps)
     if n < 3 or len(stamps) != n or stamps[-1] <= stamps[0]:
         return [even]
@@ -123,9 +123,9 @@ def right_indices(truth: Truth) -> list[list[int]]:
     allowed = [even] if off <= bound or not steady else []
     if off > _CONSTANT - _EITHER:
         for last in {truth.last, period, float(stamps[-1] - stamps[-2])}:
-            parts = (stamps[-1] - stamps[0] + last) / FRAMES
+            parts = (stamps[-1] - stamps[0] + last) / DEFAULT_FRAMES
             for early in (-_SOON, 0.0, _SOON):
-                centres = stamps[0] + parts * (np.arange(FRAMES) + 0.5) + early
+                centres = stamps[0] + parts * (np.arange(DEFAULT_FRAMES) + 0.5) + early
                 found = np.searchsorted(stamps, centres, side="right") - 1
                 allowed.append(np.clip(found, 0, n - 1).tolist())
     return allowed

@@ -18,7 +18,7 @@ from pipeline.manifest import SCHEMA, with_classes
 from pipeline.shard import write_shards
 from safe.config import Config
 from safe.params import load_config
-from safe.sample import FRAMES, encode_strip
+from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.taxonomy import BASIC
 
 ROOT: Final = Path(__file__).parents[1]
@@ -112,7 +112,7 @@ def make_shards(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     names = [f"c{number:02d}.jpg" for number in range(6)]
     for name in names:
-        coarse = rng.integers(0, 256, (FRAMES, 4, 4, 3), dtype=np.uint8)
+        coarse = rng.integers(0, 256, (DEFAULT_FRAMES, 4, 4, 3), dtype=np.uint8)
         faces = coarse.repeat(4, axis=1).repeat(4, axis=2)
         (root / name).write_bytes(encode_strip(faces, 90, "420"))
     settings = config()

@@ -24,7 +24,7 @@ from pipeline.datasets.synthetic import synthesize
 from pipeline.face.leftover import Leave
 from pipeline.faces import find_faces
 from safe.params import load_config
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 
 CONFIG: Final = load_config(
     Path(__file__).parents[1] / "params.yaml",
@@ -107,7 +107,10 @@ def soak_batches(count: int, scratch: Path, *, every: int) -> list[Look]:
     rows = np.arange(len(folder.label))
     epochs = -(-count // (len(rows) // BATCH))
     plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=epochs, seed=0)
-    pixels, generator = torch.empty(BATCH, FRAMES, CROP, CROP, 3), torch.Generator().manual_seed(0)
+    pixels, generator = (
+        torch.empty(BATCH, DEFAULT_FRAMES, CROP, CROP, 3),
+        torch.Generator().manual_seed(0),
+    )
     for done, batch in enumerate(load_batches(folder, plan, workers=WORKERS), start=1):
         normalize(random_crop_flip(batch["faces"], CROP, 0.5, generator), out=pixels)
         if done % every == 0:

@@ -19,13 +19,14 @@ from pipeline.quality import find_flags
 from pipeline.stretch import Stretch, read_windows
 from safe.config import Faces, Shard
 from safe.errors import DataError
-from safe.sample import FRAMES, encode_strip
+from safe.sample import encode_strip
 
 Who = Literal["largest", "all"]
 """Of each window the one face that the shard stage would store, or all of them."""
 
-_SEEN: Final = FRAMES // 2
-"""Frames that must show a face besides the largest: else most of its boxes would be guesses."""
+_SEEN: Final = 0.5
+"""Share of the frames that must show a face besides the largest: else most boxes would be
+guesses."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def prepare(settings: Faces) -> None:
 def find_in_whole(video: Path, *, settings: Settings, decoder: Decoder = "decord") -> list[Answer]:
     """Find the faces of a video that is one window, read as the faces stage would read it."""
     try:
-        decoded = read_video(video, decoder=decoder)
+        decoded = read_video(video, decoder=decoder, frames=settings.shard.frames)
     except DataError as error:
         return [str(error)]
     return [find_in_window(decoded, settings=settings, seen={})]
@@ -108,7 +109,7 @@ def find_in_window(decoded: Decoded, *, settings: Settings, seen: Seen) -> Answe
     if not tracks:
         return no_face(decoded.width, decoded.height, faces)
     others = tracks[1:] if settings.who == "all" else []
-    chosen = [tracks[0], *(track for track in others if track.detected.sum() >= _SEEN)]
+    chosen = [tracks[0], *(track for track in others if track.detected.mean() >= _SEEN)]
     return [_appear(decoded, track, faces=faces, shard=shard) for track in chosen]
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.blocks import BLOCK, write_rows
 from safe.process import whole_file
-from safe.sample import CLIP_COLUMNS, SHARD_FORMAT
+from safe.sample import CLIP_COLUMNS, DEFAULT_FRAMES, SHARD_FORMAT
 from safe.taxonomy import Classes
 
 SCHEMA: Final = pa.schema(list(CLIP_COLUMNS.items()))
@@ -52,6 +52,7 @@ def write_index(
     made: dict[str, Any],
     classes: Classes,
     rows: pa.Table | list[dict[str, Any]],
+    frames: int = DEFAULT_FRAMES,
 ) -> None:
     """Write clips.parquet and index.json; the same arguments give the same bytes.
 
@@ -61,6 +62,7 @@ def write_index(
         left_out: of each clip without a sample clip, bucket, reason.
         made: what pipeline.face.preprocessing gives: id and made_from.
         classes: that labels are positions in.
+        frames: T, frames of a clip.
         rows: of each clip the columns of SCHEMA: ShardWriter.rows. Those of a tar stand together,
             in the order of its members.
     """
@@ -73,6 +75,7 @@ def write_index(
     index = {
         "format": SHARD_FORMAT,
         "classes": classes,
+        "frames": frames,
         "preprocessing": made,
         "shards": shards,
         "left_out": left_out,

@@ -42,7 +42,7 @@ from pipeline.picture import (
 )
 from pipeline.video import decoded_frames, open_video, reading, video_stream
 from safe.errors import DataError
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 
 Source = Literal["video", "frames", "strips"]
 """What a clip is: a video file, the folder of a release's face frames, or one strip of 16 faces."""
@@ -79,7 +79,7 @@ NOTES: Final = (FEW, INTERLACED, HDR, TURNED)
 """Half of a clip's frames or fewer differ; what pipeline/picture.py did about a picture."""
 
 
-def frame_indices(n: int, count: int = FRAMES) -> list[int]:
+def frame_indices(n: int, count: int = DEFAULT_FRAMES) -> list[int]:
     """Return the centre frame of each of `count` equal segments: floor((i + 1/2) n / count).
 
     With n < count frames are repeated in place, evenly. Raises ValueError if n is below 1.
@@ -109,22 +109,25 @@ def load_decoder() -> None:
     decord.logging.set_level(decord.logging.QUIET)
 
 
-def read_clip(path: Path, source: Source, *, decoder: Decoder = "decord") -> Decoded:
-    """Read a clip as its source says. Raises DataError."""
+def read_clip(
+    path: Path, source: Source, *, decoder: Decoder = "decord", frames: int = DEFAULT_FRAMES
+) -> Decoded:
+    """Read so many frames of a clip as its source says. Raises DataError."""
     if source == "video":
-        return read_video(path, decoder=decoder)
+        return read_video(path, decoder=decoder, frames=frames)
     from pipeline.frames import read_frames, read_strip  # here: it imports this module
 
-    return read_frames(path) if source == "frames" else read_strip(path)
+    return read_frames(path, frames) if source == "frames" else read_strip(path, frames)
 
 
-def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
-    """Decode 16 frames of a video, at its own size but for pixels that are not square.
+def read_video(path: Path, *, decoder: Decoder = "decord", frames: int = DEFAULT_FRAMES) -> Decoded:
+    """Decode `frames` frames of a video, at its own size but for pixels that are not square.
 
     Args:
         path: the file; a container and a codec that pipeline/container.py allows.
         decoder: "decord", with PyAV for what decord cannot be trusted with; or "pyav" for all. PyAV
             also sees damage inside a frame that decord conceals in silence.
+        frames: T.
 
     Raises:
         DataError: "file missing", "empty file", "not a video ..." or "no frame could be decoded".
@@ -136,23 +139,23 @@ def read_video(path: Path, *, decoder: Decoder = "decord") -> Decoded:
             listing = list_by_decoding(file)
         found = None
         if decoder == "decord" and listing.plain and listing.whole and _begins_plain(file, listing):
-            found = _decode_decord(file, listing)
+            found = _decode_decord(file, listing, frames)
         if found is None:
-            found = _decode_pyav(file, listing)
+            found = _decode_pyav(file, listing, frames)
         if found is None:  # the decoder has other frames than the container lists, and no damage
             listing = list_by_decoding(file)
-            found = _decode_pyav(file, listing)
+            found = _decode_pyav(file, listing, frames)
             if found is None:
                 raise DataError("decodes to other frames each time")
     return found
 
 
-def clip_indices(listing: Listing) -> list[int]:
-    """Return the indices of the 16 frames that stand for a clip."""
+def clip_indices(listing: Listing, frames: int = DEFAULT_FRAMES) -> list[int]:
+    """Return the indices of the frames that stand for a clip."""
     if listing.steady or not listing.whole:
-        return frame_indices(listing.length)
+        return frame_indices(listing.length, frames)
     first, end = int(listing.stamps[0]), int(listing.stamps[-1]) + listing.last
-    centres = first + (np.arange(FRAMES) + 0.5) / FRAMES * (end - first)
+    centres = first + (np.arange(frames) + 0.5) / frames * (end - first)
     return [int(index) for index in listing.at(centres)]
 
 
@@ -201,7 +204,7 @@ def _begins_plain(file: FileIO, listing: Listing) -> bool:
     return False
 
 
-def _decode_decord(file: FileIO, listing: Listing) -> Decoded | None:
+def _decode_decord(file: FileIO, listing: Listing, count: int) -> Decoded | None:
     """Decode with decord; None where it fails or cannot be trusted.
 
     decord gets the open file by its number: a path could hold a pattern (clip%d.png) or a protocol.
@@ -209,7 +212,7 @@ def _decode_decord(file: FileIO, listing: Listing) -> Decoded | None:
     load_decoder()  # here, because a folder of frames needs none
     import decord
 
-    indices = clip_indices(listing)
+    indices = clip_indices(listing, count)
     try:
         # Any fault at all is to raise: the default repeats frames in silence, and so does 0.
         file.seek(0)
@@ -283,7 +286,7 @@ class _Candidate:
     sound: bool
 
 
-def _decode_pyav(file: FileIO, listing: Listing) -> Decoded | None:
+def _decode_pyav(file: FileIO, listing: Listing, frames: int) -> Decoded | None:
     """Decode with PyAV, from the start, as far as frames come.
 
     Holds no more than one frame a wanted index. An index whose frame does not come takes the
@@ -293,7 +296,7 @@ def _decode_pyav(file: FileIO, listing: Listing) -> Decoded | None:
     Raises:
         DataError: "no frame could be decoded", or what PyAV says.
     """
-    indices = clip_indices(listing)
+    indices = clip_indices(listing, frames)
     wanted: dict[int, _Candidate | None] = dict.fromkeys(indices)
     sure = listing.decoded or not listing.whole
     count, at, first = 0, -1, -1
@@ -322,13 +325,13 @@ def _decode_pyav(file: FileIO, listing: Listing) -> Decoded | None:
         chosen = [candidate for index in indices if (candidate := wanted[index]) is not None]
         if not chosen:
             raise DataError("no frame could be decoded")
-        frames = _show(pictures, [candidate.frame for candidate in chosen])
+        images = _show(pictures, [candidate.frame for candidate in chosen])
     repeated = sum(item.distance > 0 for item in chosen)
-    damage = _describe(repeated, sum(not item.sound for item in chosen))
+    damage = _describe(repeated, sum(not item.sound for item in chosen), frames)
     damage = damage or "frames are lost between those decoded" * bool(losses)
     turned = len({turns(pictures.size(item.frame)) for item in chosen}) > 1
     return _decoded(
-        frames, listing, indices, damage, pictures.notes | ({TURNED} if turned else set())
+        images, listing, indices, damage, pictures.notes | ({TURNED} if turned else set())
     )
 
 
@@ -355,13 +358,13 @@ def _show(pictures: Pictures, chosen: list[Any]) -> NDArray[np.uint8]:
     return frames
 
 
-def _describe(repeated: int, unsound: int) -> str:
-    """Say what is wrong with the 16 frames, or nothing."""
+def _describe(repeated: int, unsound: int, count: int) -> str:
+    """Say what is wrong with the frames, or nothing."""
     parts = []
     if repeated:
         parts.append(
-            f"{FRAMES - repeated} of {FRAMES} frames decoded, {repeated} repeated from the nearest"
+            f"{count - repeated} of {count} frames decoded, {repeated} repeated from the nearest"
         )
     if unsound:
-        parts.append(f"{unsound} of {FRAMES} frames decoded with errors")
+        parts.append(f"{unsound} of {count} frames decoded with errors")
     return "; ".join(parts)

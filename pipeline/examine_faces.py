@@ -8,7 +8,6 @@ from typing import Final, get_args
 from pipeline.face.face_table import Status, read_faces
 from safe.errors import DataError
 from safe.finding import SHARDS_SUFFICE, Examination, number, some
-from safe.sample import FRAMES
 
 _AGAIN: Final = "`dvc repro`, or `safe-cli faces` and `shard`, make it anew"
 _MANY: Final = 0.05  # share of clips that cannot be decoded which is worth a warning
@@ -41,9 +40,12 @@ def examine_faces(faces: Path, clips: Set[str], *, prepared: bool) -> Examinatio
         what = f"rows of {number(len(more), 'clip')} that the manifest lacks: {some(more)}"
         found.error("faces-more", faces, what, _AGAIN)
     odd = [key for key, times in keys.items() if times > 1]
-    odd += [row["clip"] for row in rows if not _is_sound(row["status"], row["frame_index"])]
+    usual = Counter(len(row["frame_index"] or ()) for row in rows if row["status"] != "error")
+    frames = usual.most_common(1)[0][0] if usual else 0
+    odd += [row["clip"] for row in rows if not _is_sound(row["status"], row["frame_index"], frames)]
     if odd:
-        what = f"rows that are there twice, or no face of {FRAMES} frames nor an error: {some(odd)}"
+        rule = "that are there twice, or no face of as many frames as the others nor an error"
+        what = f"rows {rule}: {some(odd)}"
         found.error("faces-damaged", faces, what, _AGAIN)
     if errors := [f"{row['clip']} ({row['reason']})" for row in rows if row["status"] == "error"]:
         tell = found.warn if len(errors) > _MANY * len(rows) else found.note
@@ -54,5 +56,5 @@ def examine_faces(faces: Path, clips: Set[str], *, prepared: bool) -> Examinatio
     return found
 
 
-def _is_sound(status: str, frames: list[int] | None) -> bool:
-    return status == "error" or (status in get_args(Status) and len(frames or ()) == FRAMES)
+def _is_sound(status: str, indices: list[int] | None, frames: int) -> bool:
+    return status == "error" or (status in get_args(Status) and len(indices or ()) == frames > 0)

@@ -32,6 +32,7 @@ from pipeline.tasks.engine import Failure, run_tasks
 from pipeline.tasks.fetch import fetched, require_store
 from safe.config import Faces, Shard
 from safe.errors import DataError
+from safe.sample import DEFAULT_FRAMES
 from safe.store import Store
 
 
@@ -59,6 +60,7 @@ def find_faces(
     out: Path,
     *,
     settings: Faces,
+    frames: int = DEFAULT_FRAMES,
     workers: int,
     deadline: float,
     memory: float | None = None,
@@ -75,6 +77,7 @@ def find_faces(
         out: the faces.parquet to write; it appears whole. Its bytes depend on clips and
             settings alone.
         settings: the section faces of params.yaml.
+        frames: T, of a clip: shard.frames of params.yaml.
         workers: processes.
         deadline: seconds after which the work on one clip is ended.
         memory: GiB that the work on one clip may take; None: no limit.
@@ -99,7 +102,7 @@ def find_faces(
     if store is not None:
         require_store(store)
     strip = None if leave is None else leave.settings
-    find = partial(find_clip, root=root.absolute(), settings=settings, strip=strip)
+    find = partial(find_clip, root=root.absolute(), settings=settings, frames=frames, strip=strip)
     results = run_tasks(
         find,
         tasks,
@@ -153,6 +156,7 @@ def find_clip(
     *,
     root: Path,
     settings: Faces,
+    frames: int = DEFAULT_FRAMES,
     strip: Shard | None = None,
     decoder: Decoder = "decord",
 ) -> Found:
@@ -161,7 +165,7 @@ def find_clip(
     With the settings of a strip, the strip is made too, unless the clip is not to be stored.
     """
     try:
-        decoded = read_clip(root / clip.path, clip.source, decoder=decoder)
+        decoded = read_clip(root / clip.path, clip.source, decoder=decoder, frames=frames)
     except DataError as error:
         return Found(ClipFaces(status="error", reason=str(error)))
     faces = locate(decoded, source=clip.source, settings=settings)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.decode import Decoded, frame_indices
 from pipeline.listing import MAX_FRAMES
 from safe.errors import DataError
-from safe.sample import FRAMES, is_frame
+from safe.sample import DEFAULT_FRAMES, is_frame
 
 _NUMBERS: Final = re.compile(r"(\d+(?:[.,]\d+)*)")
 _SPARSE: Final = 4
@@ -33,7 +33,7 @@ _NO_STEP: Final = 1e18
 """Stands for the length of a folder whose numbers have no step in common."""
 
 
-def read_frames(folder: Path) -> Decoded:
+def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
     """Read 16 frames of a folder: the centres of 16 equal segments of its numbers.
 
     A frame that is missing or damaged is replaced by the nearest, which `damage` tells. Frames of
@@ -59,7 +59,7 @@ def read_frames(folder: Path) -> Decoded:
     if places is None:
         damage.append("numbers of the frames have no common step: taken in their order")
         places = list(range(len(names)))
-    indices = frame_indices(length)
+    indices = frame_indices(length, count)
     wanted = {_nearest(places, index) for index in indices}
     read = {places[at]: _read_image(folder / names[at]) for at in sorted(wanted)}
     images = {place: image for place, image in read.items() if image is not None}
@@ -70,23 +70,23 @@ def read_frames(folder: Path) -> Decoded:
     height, width = images[there[0]].shape[:2]
     frames = np.stack([_fit(images[place], height, width) for place in nearest])
     if repeated := sum(place != index for place, index in zip(nearest, indices, strict=True)):
-        whole = f"{FRAMES - repeated} of {FRAMES} frames decoded"
+        whole = f"{count - repeated} of {count} frames decoded"
         damage.insert(0, f"{whole}, {repeated} repeated from the nearest")
     if length > len(names):
         damage.append(f"{length - len(names)} of {length} numbered frames are not there")
     return Decoded(frames, indices, length, 0.0, width, height, "; ".join(damage))
 
 
-def read_strip(path: Path) -> Decoded:
-    """Read the 16 faces of a strip, all of them. Raises DataError."""
+def read_strip(path: Path, count: int = DEFAULT_FRAMES) -> Decoded:
+    """Read the faces of a strip, all of them. Raises DataError."""
     if not path.is_file():
         raise DataError("file missing")
     image = _read_image(path)
-    if image is None or image.shape[0] != FRAMES * image.shape[1]:
-        raise DataError(f"not a strip of {FRAMES} square faces below one another")
+    if image is None or image.shape[0] != count * image.shape[1]:
+        raise DataError(f"not a strip of {count} square faces below one another")
     side = image.shape[1]
-    frames = image.reshape(FRAMES, side, side, 3)
-    return Decoded(frames, list(range(FRAMES)), FRAMES, 0.0, side, side, "")
+    frames = image.reshape(count, side, side, 3)
+    return Decoded(frames, list(range(count)), count, 0.0, side, side, "")
 
 
 def place_frames(names: Sequence[str]) -> tuple[list[str], list[int] | None]:

@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from pipeline.face.portrait import FAR, NEAR, Picture, one_person
 from pipeline.face.track import Track, step_within_reach
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 
 _OVERLAP: Final = 0.3
 """IoU from which two boxes of one moment are one face; the detector gives no two that overlap more
 (pipeline/face/detect.py)."""
 
-_FORGET: Final = 3 * FRAMES
-"""Sampled frames, three windows, after which a face that was lost gets a new number: by then
+_FORGET: Final = 3
+"""Windows after which a face that was lost gets a new number: by then
 anybody may be where it was."""
 
 _RUN: Final = 4
 """Known frames that the speed of a face is taken from."""
 
-_FLIGHT: Final = FRAMES
-"""Sampled frames over which a lost face is thought to move on as it did."""
+_FLIGHT: Final = 1
+"""Windows over which a lost face is thought to move on as it did."""
 
 
 @dataclass
@@ -63,14 +63,15 @@ class _Person:
 class People:
     """Everybody whom a video has shown so far."""
 
-    def __init__(self, *, step: int, max_gap: int) -> None:
+    def __init__(self, *, step: int, max_gap: int, frames: int = DEFAULT_FRAMES) -> None:
         """Begin with nobody.
 
         Args:
-            step: milliseconds from one of a window's 16 frames to the next.
+            step: milliseconds from one of a window's frames to the next.
             max_gap: of those, the longest gap after which a face may be as far as without one.
+            frames: T, of a window.
         """
-        self._step, self._max_gap = step, max_gap
+        self._step, self._max_gap, self._frames = step, max_gap, frames
         self._people: dict[int, _Person] = {}
         self._count = 0
 
@@ -78,7 +79,7 @@ class People:
         """Say who the faces of the next window are.
 
         Args:
-            indices: when the 16 frames are shown, milliseconds, not descending; windows come in the
+            indices: when the T frames are shown, milliseconds, not descending; windows come in the
                 order of time.
             tracks: the faces of the window.
 
@@ -86,7 +87,7 @@ class People:
             For each track a number from 1, no two alike; new people are counted in the order in
             which they appear, from left to right where they do so together.
         """
-        recent = indices[0] - (_FORGET + 1) * self._step
+        recent = indices[0] - (_FORGET * self._frames + 1) * self._step
         self._people = {k: one for k, one in self._people.items() if one.places[-1] >= recent}
         here = [_sighting(indices, track) for track in tracks]
         known: dict[int, int] = {}  # track -> person
@@ -128,7 +129,7 @@ class People:
         if _strangers(person, face, (self._max_gap + 1) * self._step):
             return None
         boxes = [person.boxes[-1]]
-        if 0 < frames <= _FLIGHT * self._step:
+        if 0 < frames <= _FLIGHT * self._frames * self._step:
             boxes.append(person.ahead(frames))
         steps = [
             step_within_reach(box, face.boxes[0], lost=lost, max_gap=self._max_gap) for box in boxes

@@ -139,6 +139,7 @@ def remove_samples(folder: Path, clips: Set[str]) -> None:
             left_out=left_out,
             made=index["preprocessing"],
             classes=classes,
+            frames=index["frames"],
             rows=kept,
         )
 

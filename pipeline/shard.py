@@ -108,6 +108,7 @@ def write_shards(
             left_out=plan.list_left_out(left_out),
             made=made,
             classes=plan.classes,
+            frames=settings.frames,
             rows=rows,
         )
     ready.remove()
@@ -119,7 +120,7 @@ def encode_clip(
 ) -> bytes | Failure:
     """Read a clip and encode its faces as a JPEG strip; a Failure says why it cannot be."""
     try:
-        decoded = read_clip(root / clip.path, clip.source, decoder=decoder)
+        decoded = read_clip(root / clip.path, clip.source, decoder=decoder, frames=settings.frames)
     except DataError as error:
         return Failure(str(error))
     if tuple(decoded.indices) != clip.face.frame_index:

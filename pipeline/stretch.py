@@ -23,7 +23,6 @@ from pipeline.listing import FPS, Listing, list_by_decoding, list_frames
 from pipeline.picture import TURNED, Pictures, Size, largest, pixel_shape, turns
 from pipeline.video import decoded_frames, open_video, read_packets, reading, video_stream
 from safe.errors import DataError
-from safe.sample import FRAMES
 
 LONGEST: Final = 24 * 60 * 60 * 60
 """Frames of the longest video: 24 hours at 60 a second. Its time stamps take 42 MB."""
@@ -189,7 +188,7 @@ def read_windows(stretch: Stretch) -> Iterator[Decoded | None]:
         pictures = Pictures(stretch.shape)
         found = _nearest(_placed(file, stretch), sorted(set(chain.from_iterable(stretch.windows))))
         width, height = stretch.size
-        pixels = np.zeros((FRAMES, height, width, 3), np.uint8)
+        pixels = np.zeros((len(stretch.windows[0]), height, width, 3), np.uint8)
         held: dict[int, _Held] = {}
         before: tuple[int, ...] = ()
         for window in stretch.windows:
@@ -226,17 +225,18 @@ def _decoded(
     window: tuple[int, ...], held: dict[int, _Held], pixels: NDArray[np.uint8], fps: float
 ) -> Decoded | None:
     """Put a window together; None if no frame of it came from within it."""
-    step = max(1, (window[-1] - window[0]) // (FRAMES - 1))
+    count = len(window)
+    step = max(1, (window[-1] - window[0]) // (count - 1))
     if all(one.distance >= step for one in held.values()):
         return None
     bad = sum(held[place].distance > 0 or not held[place].sound for place in window)
-    damage = f"{bad} of {FRAMES} frames damaged" if bad else ""
+    damage = f"{bad} of {count} frames damaged" if bad else ""
     notes: set[str] = set().union(*(one.notes for one in held.values()))
     if len({one.wide for one in held.values()}) > 1:
         notes.add(TURNED)
     height, width = pixels.shape[1:3]
     return Decoded(
-        *(pixels, list(window), step * FRAMES, fps, width, height, damage),
+        *(pixels, list(window), step * count, fps, width, height, damage),
         notes=notes_of(window, notes),
     )
 

@@ -85,7 +85,7 @@ def _look(
 ) -> View | Failure:
     """Do the work of view_clip, in the child."""
     try:
-        decoded = read_clip(path, source, decoder=decoder)
+        decoded = read_clip(path, source, decoder=decoder, frames=shard.frames)
     except DataError as error:
         return Failure(str(error))
     if face is None:

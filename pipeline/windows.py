@@ -23,7 +23,7 @@ from pipeline.stretch import Survey, cut_stretch, survey
 from pipeline.tasks.engine import Failure, run_tasks
 from safe.config import Faces, Shard
 from safe.errors import DataError
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 
 _SPAN: Final = 20.0
 """Seconds of video in a task; a key frame every 10 seconds, which is usual, makes it decode a
@@ -82,13 +82,13 @@ class FaceWindow:
     """Seconds in the video, of the span that the window stands for."""
     end: float
     indices: tuple[int, ...]
-    """16 places of frames in the video."""
+    """T places of frames in the video."""
     boxes: NDArray[np.float32]
-    """[16, 4]: x0, y0, x1, y1 in pixels of the upright frame, smoothed."""
+    """[T, 4]: x0, y0, x1, y1 in pixels of the upright frame, smoothed."""
     scores: NDArray[np.float32]
-    """[16], 0 to 1; 0 where the frame has no detection or was not looked at."""
+    """[T], 0 to 1; 0 where the frame has no detection or was not looked at."""
     strip: bytes
-    """JPEG of the 16 faces below one another, as in a shard (safe/sample.py)."""
+    """JPEG of the T faces below one another, as in a shard (safe/sample.py)."""
     flags: tuple[str, ...]
     """What may be wrong with it, of pipeline.quality.FLAGS."""
 
@@ -105,23 +105,25 @@ class Gap:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of time, and the 16 frames that stand for it."""
+    """A stretch of time, and the T frames that stand for it."""
 
     start: float
     """Seconds on a player's clock."""
     end: float
     indices: tuple[int, ...]
-    """16 places of frames, not descending."""
+    """T places of frames, not descending."""
     aligned: bool = True
     """Whether its frames are on the grid of the window before."""
     short: bool = False
     """Whether it is much shorter than was asked for."""
 
 
-def plan(film: Survey, *, window: float, hop: float) -> tuple[list[Window], list[Gap]]:
+def plan(
+    film: Survey, *, window: float, hop: float, frames: int = DEFAULT_FRAMES
+) -> tuple[list[Window], list[Gap]]:
     """Cut a video into windows that share frames.
 
-    The clock is cut into cells, a sixteenth of a window each, and the frame on the screen in the
+    The clock is cut into cells, T to a window, and the frame on the screen in the
     middle of a cell stands for it. A window begins a whole number of cells after the one before it,
     so in the part that two share their frames are the same. The last one ends with the picture,
     and its cells may lie between the others'. A video no longer than one window is one.
@@ -133,6 +135,7 @@ def plan(film: Survey, *, window: float, hop: float) -> tuple[list[Window], list
         film: the video.
         window: seconds, the length of a window.
         hop: seconds, wanted distance from one window to the next.
+        frames: T, of a window.
 
     Returns:
         The windows, and the pauses between them, each in the order of time.
@@ -140,14 +143,14 @@ def plan(film: Survey, *, window: float, hop: float) -> tuple[list[Window], list
     windows: list[Window] = []
     runs, pauses = _runs(film, window)
     for start, end in runs:
-        whole = end - start < window * (1 + 1 / (2 * FRAMES))  # to half a cell
-        cell = (end - start if whole else window) / FRAMES
+        whole = end - start < window * (1 + 1 / (2 * frames))  # to half a cell
+        cell = (end - start if whole else window) / frames
         stride = max(1, round(hop / cell))
         count = int((end - start) / cell + 1e-6)
-        for first in range(0, max(1, count - FRAMES + 1), stride):
-            windows.append(_window(film, start + first * cell, cell, aligned=first > 0))
+        for first in range(0, max(1, count - frames + 1), stride):
+            windows.append(_window(film, start + first * cell, cell, frames, aligned=first > 0))
         if windows[-1].end < end - cell / 2:
-            windows.append(_window(film, end - FRAMES * cell, cell, aligned=False))
+            windows.append(_window(film, end - frames * cell, cell, frames, aligned=False))
         if len(runs) > 1 and end - start < _FULL * window:
             windows[-1] = replace(windows[-1], short=True)
     return windows, pauses
@@ -173,9 +176,9 @@ def _runs(film: Survey, window: float) -> tuple[list[tuple[float, float]], list[
     return [*runs, (start, end)], pauses
 
 
-def _window(film: Survey, start: float, cell: float, *, aligned: bool) -> Window:
-    centres = start + (np.arange(FRAMES) + 0.5) * cell
-    return Window(start, start + FRAMES * cell, tuple(film.places(centres)), aligned)
+def _window(film: Survey, start: float, cell: float, frames: int, *, aligned: bool) -> Window:
+    centres = start + (np.arange(frames) + 0.5) * cell
+    return Window(start, start + frames * cell, tuple(film.places(centres)), aligned)
 
 
 def find_windows(
@@ -199,7 +202,7 @@ def find_windows(
         faces: the section faces of the parameters that the model was trained with.
         shard: their section shard.
         window: seconds that a window spans.
-        hop: seconds from one window to the next; becomes a multiple of a sixteenth of a window.
+        hop: seconds from one window to the next; becomes a multiple of a window / T.
         who: "largest": in each window the one face that the shard stage would store; "all".
         workers: processes; changes no result.
         deadline: seconds after which the work on one stretch of the video is ended.
@@ -215,14 +218,14 @@ def find_windows(
     """
     DETECTORS[faces.detector].weights()  # missing: told here, once, not by every child
     film = _survey(video, deadline, memory)
-    windows, pauses = plan(film, window=window, hop=hop)
+    windows, pauses = plan(film, window=window, hop=hop, frames=shard.frames)
     if on_film is not None:
         start, end = film.seconds(0), film.seconds(film.length)
         on_film(Film(film.length, film.fps, start, end, *film.size, film.listing.streams))
     settings = Settings(faces, shard, who)
     run = partial(run_tasks, memory=memory, setup=partial(prepare, faces))
     if len(windows) == 1:
-        windows = [replace(windows[0], indices=tuple(clip_indices(film.listing)))]
+        windows = [replace(windows[0], indices=tuple(clip_indices(film.listing, shard.frames)))]
         groups = [windows]
         find = partial(find_in_whole, settings=settings)
         again = partial(find, decoder="pyav")
@@ -236,8 +239,8 @@ def find_windows(
             workers=workers,
             deadline=deadline + counting,
         )
-    cell = min((one.end - one.start) / FRAMES for one in windows)
-    people = People(step=max(1, round(1000 * cell)), max_gap=faces.max_gap)
+    cell = min((one.end - one.start) / shard.frames for one in windows)
+    people = People(step=max(1, round(1000 * cell)), max_gap=faces.max_gap, frames=shard.frames)
     return _with_pauses(_name(film, groups, answers, people=people, on_done=on_done), pauses)
 
 

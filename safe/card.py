@@ -21,7 +21,6 @@ from safe.card_figures import Interval, card_figures
 from safe.errors import ModelError
 from safe.process import whole_file
 from safe.reading.shards import ShardFolder, open_shards
-from safe.sample import FRAMES
 from safe.saved import load_model
 from safe.terms import DRAWN, DUTIES, LICENCE, MEANING, REFUSED, licence_of
 
@@ -102,7 +101,7 @@ def _about(info: dict[str, Any]) -> dict[str, Any]:
         "safe": safe,
         "network": network,
         "size": info["preprocessing"]["made_from"]["size"],
-        "frames": FRAMES,
+        "frames": info["frames"],
         "classes": info["classes"],
         "dataset": {
             "name": name,

@@ -95,6 +95,11 @@ def _perturb(faces: Tensor, rows: NDArray[np.int64], *, settings: Eval) -> Tenso
 
 def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder: Path) -> None:
     """Raise ModelError unless the model was trained for these shards and this fold."""
+    if info["frames"] != folder.frames:
+        raise ModelError(
+            f"{model_folder}: trained on clips of {info['frames']} frames, but {folder.place} has "
+            f"{folder.frames}; set shard.frames = {info['frames']} and make the shards again"
+        )
     theirs = info["preprocessing"]["id"]
     if theirs != folder.preprocessing_id:
         raise ModelError(

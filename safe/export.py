@@ -3,7 +3,7 @@
 In goes a model folder; out comes a file that maps stored faces, uint8, to calibrated probabilities:
 centre crop, normalisation, network and calibration are inside, and what else a reader must know
 stands in its metadata. It is kept only if onnxruntime gives what PyTorch gives. Shapes: B clips, of
-any number; T = 16 frames; S pixels, the side of a stored face; K classes, N windows, D features.
+any number; T frames; S pixels, the side of a stored face; K classes, N windows, D features.
 """
 
 import json
@@ -18,14 +18,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from safe.calibration import Calibration
 from safe.errors import ModelError
 from safe.inference import Recogniser
 from safe.metrics import Floats
 from safe.process import whole_file
-from safe.sample import FRAMES
 from safe.saved import load_model
 from safe.terms import MEANING, licence_of
 from safe.whole import Whole
@@ -67,18 +66,19 @@ def export_model(folder: Path, out: Path, *, faces: Faces | None = None) -> Expo
             the file does not give what PyTorch gives; then nothing is written.
     """
     model, info = load_model(folder)
-    size = face_size(info, folder)
+    size, frames = face_size(info, folder), int(info["frames"])
     if faces is None:
-        faces = random_faces(40, size)
-    if faces.shape[1:] != (FRAMES, size, size, 3) or len(faces) < 8:
+        faces = random_faces(40, size, frames)
+    if faces.shape[1:] != (frames, size, size, 3) or len(faces) < 8:
         raise ModelError(
-            f"{folder}: made for clips of {[FRAMES, size, size, 3]}, at least 8 to compare on; "
+            f"{folder}: made for clips of {[frames, size, size, 3]}, at least 8 to compare on; "
             f"these are {list(faces.shape)}"
         )
     calibration = Calibration.from_info(info)
     with whole_file(out) as temporary:
         start = time.perf_counter()
-        _write(Whole(model, info["crop"], calibration), size, _metadata(info), temporary, folder)
+        example = torch.from_numpy(np.zeros_like(faces[:2]))
+        _write(Whole(model, info["crop"], calibration), example, _metadata(info), temporary, folder)
         seconds = time.perf_counter() - start
         recogniser = Recogniser(
             model, crop=info["crop"], device=torch.device("cpu"), precision=torch.float32
@@ -104,19 +104,23 @@ def face_size(info: dict[str, Any], folder: Path) -> int:
     return size
 
 
-def random_faces(clips: int, size: int) -> Faces:
+def random_faces(clips: int, size: int, frames: int) -> Faces:
     """Draw coarse squares of random colours, which change with time: uint8 [n, T, S, S, 3]."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (clips, FRAMES, 6, 6, 3), dtype=np.uint8)
+    coarse = rng.integers(0, 256, (clips, frames, 6, 6, 3), dtype=np.uint8)
     fine = np.arange(size) * 6 // size
     return np.ascontiguousarray(coarse[:, :, fine][:, :, :, fine])
 
 
-def _write(whole: nn.Module, size: int, metadata: dict[str, str], path: Path, folder: Path) -> None:
-    """Export, leave out what tells of this machine, and let ONNX's own checker look at it."""
+def _write(
+    whole: nn.Module, example: Tensor, metadata: dict[str, str], path: Path, folder: Path
+) -> None:
+    """Export, leave out what tells of this machine, and let ONNX's own checker look at it.
+
+    `example` is two clips, uint8 [2, T, S, S, 3]: the file takes any number of this shape.
+    """
     import onnx  # slow to import
 
-    example = torch.zeros(2, FRAMES, size, size, 3, dtype=torch.uint8)
     shapes = {INPUT: {0: torch.export.Dim("clips")}}
     try:
         with warnings.catch_warnings(), torch.no_grad():

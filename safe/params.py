@@ -87,6 +87,8 @@ def read_mapping(path: Path, *, missing: str) -> dict[str, Any]:
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """Read params.yaml, apply overrides as DVC's `-S` does, and validate.
 
+    A key that is not there has its default.
+
     Args:
         path: the YAML file.
         overrides: `key=value` in the grammar of `dvc exp run -S` (Hydra's), for keys that exist.
@@ -95,6 +97,9 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         ConfigError: one line with the key, the value and what is allowed.
     """
     raw = read_mapping(path, missing="run in the project's folder or give --params FILE")
+    for section, block in Config().model_dump().items():
+        if isinstance(given := raw.setdefault(section, block), dict) and isinstance(block, dict):
+            raw[section] = {**block, **given}
     for override in overrides or []:
         _apply(raw, override)
     return parse_config(raw)

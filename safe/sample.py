@@ -1,7 +1,7 @@
 """What does one sample of a shard hold, and how is it read back?
 
 A sample is three tar members that share a key: `<key>.jpg`, `<key>.cls` and `<key>.json`. The jpg
-is a film strip: the T = 16 square faces of the clip below one another in time order, width S,
+is a film strip: the T square faces of the clip below one another in time order, width S,
 height T * S. S is a multiple of 16 so that no JPEG block crosses two frames.
 """
 
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from safe.errors import DataError
 
-FRAMES: Final = 16
-"""T, the number of frames that stand for a clip."""
+DEFAULT_FRAMES: Final = 16
+"""T, the frames that stand for a clip, in the paper; and in files that do not say so."""
+
+MOST_FRAMES: Final = 64
+"""Largest T."""
 
 SHARD_FORMAT: Final = 3
 """Version of the shard folder: tars, index.json and clips.parquet."""
@@ -57,22 +60,21 @@ def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
         ValueError: if the shape is not [T, S, S, 3] with S a multiple of 16.
     """
     frames, height, width, channels = faces.shape
-    if (frames, height, channels) != (FRAMES, width, 3) or width % 16:
-        raise ValueError(
-            f"faces must be [{FRAMES}, S, S, 3] with S a multiple of 16: {faces.shape}"
-        )
+    if (height, channels) != (width, 3) or width % 16:
+        raise ValueError(f"faces must be [T, S, S, 3] with S a multiple of 16: {faces.shape}")
     strip = np.ascontiguousarray(faces).reshape(frames * height, width, 3)
     return bytes(simplejpeg.encode_jpeg(strip, quality, "RGB", chroma, fastdct=False))
 
 
 def decode_strip(
-    jpeg: bytes, size: int, *, out: NDArray[np.uint8] | None = None
+    jpeg: bytes, size: int, frames: int = DEFAULT_FRAMES, *, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
     """Decode a JPEG strip to uint8 [T, size, size, 3], RGB, 0..255.
 
     Args:
         jpeg: the file.
         size: side of a face.
+        frames: T.
         out: contiguous, to decode into; else a new array is made.
 
     Raises:
@@ -81,12 +83,12 @@ def decode_strip(
     """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
-        if (height, width) != (FRAMES * size, size):
+        if (height, width) != (frames * size, size):
             raise DataError(
-                f"strip of {width} x {height} pixels, expected {size} x {FRAMES * size}"
+                f"strip of {width} x {height} pixels, expected {size} x {frames * size}"
             )
         pixels = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out)
     except ValueError as error:
         raise DataError(f"not a readable JPEG strip: {error}") from error
-    faces: NDArray[np.uint8] = pixels.reshape(FRAMES, size, size, 3)
+    faces: NDArray[np.uint8] = pixels.reshape(frames, size, size, 3)
     return faces

@@ -25,6 +25,7 @@ from safe.errors import ModelError
 from safe.networks.build import build_model
 from safe.process import whole_file
 from safe.reading.bounded import read_bounded
+from safe.sample import DEFAULT_FRAMES, MOST_FRAMES
 from safe.taxonomy import MOST, check_classes
 
 MODEL_FORMAT: Final = 2
@@ -87,6 +88,8 @@ class _Info(_Block):
     weights: _Weights
     classes: Annotated[list[str], AfterValidator(check_classes)]
     architecture: dict[str, Any]
+    frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] = DEFAULT_FRAMES
+    """Not in models made before version 0.2."""
     crop: Annotated[int, Field(ge=16, le=512)]
     preprocessing: _Preprocessing
     fold: Positive
@@ -149,7 +152,11 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     path = folder / "model.json"
     try:
         info = read_info(path)
-        architecture = {"classes": len(info["classes"]), **_architecture(info, path)}
+        architecture = {
+            "classes": len(info["classes"]),
+            "frames": info["frames"],
+            **_architecture(info, path),
+        }
         weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
     except FileNotFoundError as error:
         raise ModelError(
@@ -188,7 +195,7 @@ def read_info(path: Path) -> dict[str, Any]:
             raise ModelError(f"{path}: damaged or altered: {what}; {_ANEW}")
     if info["sha256"] != info_digest(info):
         raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_ANEW}")
-    return info
+    return {**info, "frames": checked.frames}
 
 
 def info_digest(info: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from safe.config import Config
 from safe.errors import ConfigError
+from safe.networks.build import refused
 from safe.process import naming, only_one
 from safe.reading.loader import Batch, load_batches, started
 from safe.reading.shards import ShardFolder, open_shards
@@ -100,6 +101,9 @@ def _open(config: Config, shards: Path | Store) -> ShardFolder:
             f"params: augment.crop = {config.augment.crop}: the faces in {shards} have "
             f"{folder.face_size} pixels"
         )
+    settings = config.model
+    if reason := refused(settings.name, settings.window, folder.frames):
+        raise ConfigError(f"params: {reason}, in {shards}")
     count = len(folder.classes)
     if config.acl.top_k >= count:
         raise ConfigError(
@@ -238,6 +242,7 @@ def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
         epoch, weights = 1 + figures.index(max(figures)), trainer.best
     info = {
         "classes": list(trainer.folder.classes),
+        "frames": trainer.folder.frames,
         "architecture": config.model.model_dump(exclude={"weights"}),
         "crop": config.augment.crop,
         "preprocessing": trainer.folder.index["preprocessing"],

@@ -135,3 +135,14 @@ def test_uar_says_over_how_many_classes_it_is():
     figures = {"uar": 50.0, "uar_classes": 2, "recall.a": 40.0, "recall.b": 60.0}
     assert _uar(figures) == "UAR"
     assert _uar(figures | {"recall.no clips": None}) == "UAR over 2 of 3 classes"
+
+
+def test_cost_is_that_of_clips_of_so_many_frames(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    done = call("cost", "-S", "shard.frames=8", folder=tmp_path)
+    assert "3 x 8 x 64 x 64" in done.stdout
+    done = call("cost", "-S", "shard.frames=8", "-S", "model.window=12", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "safe-cli: params: model.window: 12 is longer than the clip; at most shard.frames, 8"
+    ]

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from safe.config import Eval
+from safe.config import Config, Eval
 from safe.errors import ConfigError
 from safe.params import load_config
 from safe.perturb import PERTURBATIONS
@@ -84,13 +84,17 @@ def test_the_perturbations_are_those_that_there_are():
     assert set(get_args(field.annotation)) == {"none", *PERTURBATIONS}
 
 
-def test_a_missing_section_key_or_file_is_named(tmp_path):
+def test_a_missing_section_or_key_has_its_default_and_can_be_overridden(tmp_path):
     raw = yaml.safe_load(PARAMS.read_text())
-    del raw["train"]["lr"]
+    del raw["train"]["lr"], raw["acl"]
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(ConfigError, match=r"'train\.lr' is missing"):
-        load_config(path)
+    assert load_config(path) == Config() == load_config(PARAMS)
+    changed = load_config(path, ["train.lr=0.5", "acl.tau=0.2"])
+    assert (changed.train.lr, changed.acl.tau) == (0.5, 0.2)
+
+
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="not found"):
         load_config(tmp_path / "none.yaml")
 

@@ -30,7 +30,7 @@ from safe.config import Data
 from safe.evaluate import evaluate
 from safe.networks.build import build_model
 from safe.reading.shards import open_shards
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 from safe.saved import read_info, save_calibrated, save_model
 
 DATA = Path("data/synthetic")
@@ -462,7 +462,7 @@ def test_a_face_table_with_missing_rows(tree, doctor):
 def test_a_face_table_with_errors_and_odd_rows(tree, doctor):
     def spoil(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows[0] |= {"status": "error", "reason": "no video stream", "frame_index": []}
-        rows[1]["frame_index"] = rows[1]["frame_index"][: FRAMES - 1]
+        rows[1]["frame_index"] = rows[1]["frame_index"][: DEFAULT_FRAMES - 1]
         return rows
 
     rewrite(FACES, spoil)
@@ -672,6 +672,8 @@ def test_the_estimate_holds_what_the_stages_really_wrote(project):
     base = plan_gib(config, clips=105, raw=False, faces=False, shards=False)
     plan = plan_gib(config, clips=105, raw=True, faces=True, shards=True) - base
     assert wrote / 2**30 < plan < 4 * wrote / 2**30
+    new = config.model_copy(update={"model": config.model.model_copy(update={"backbone": "new"})})
+    assert plan_gib(new, clips=105, raw=False, faces=False, shards=False) >= base
 
 
 def test_no_detector_weights(tree, doctor, monkeypatch):

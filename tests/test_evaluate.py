@@ -21,7 +21,7 @@ from safe.metrics import summarize
 from safe.predictions import read_predictions
 from safe.reading.shards import open_shards
 from safe.recipe import cpu_has_bf16
-from safe.sample import FRAMES, encode_strip
+from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.saved import info_digest
 from safe.summary import summarize_folds
 from safe.taxonomy import BASIC, decode
@@ -179,7 +179,8 @@ def write_clips(root, classes, labels: dict[str, list[int]]) -> None:
     writer = ShardWriter(root, clips=100, classes=classes)
     for bucket, own in labels.items():
         for number, label in enumerate(own):
-            strip = encode_strip(rng.integers(0, 256, (FRAMES, 16, 16, 3), np.uint8), 90, "420")
+            noise = rng.integers(0, 256, (DEFAULT_FRAMES, 16, 16, 3), np.uint8)
+            strip = encode_strip(noise, 90, "420")
             record = {"label": classes[label], "flags": ""}
             place = {"bucket": bucket, "label": label}
             writer.add(f"{bucket}-{number:02d}", **place, strip=strip, record=record)

@@ -64,7 +64,7 @@ def by_hand(folder: Path, faces: np.ndarray) -> tuple[np.ndarray, ...]:
 def small_model(faces: np.ndarray) -> nn.Module:
     """Make a model whose BatchNorm and classifier are as if trained: answers differ by clip."""
     torch.manual_seed(0)
-    model = build_model(7, **ARCHITECTURE, weights=None)
+    model = build_model(7, frames=faces.shape[1], **ARCHITECTURE, weights=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -79,7 +79,7 @@ def small_model(faces: np.ndarray) -> nn.Module:
     return model
 
 
-def save(folder: Path, model: nn.Module, made_from: dict[str, int]) -> Path:
+def save(folder: Path, model: nn.Module, made_from: dict[str, int], **more: int) -> Path:
     info = {
         "classes": list(BASIC),
         "architecture": ARCHITECTURE,
@@ -91,6 +91,7 @@ def save(folder: Path, model: nn.Module, made_from: dict[str, int]) -> Path:
         "commit": "0" * 40,
         "history": [],
         "calibration": CALIBRATION.record(),
+        **more,
     }
     save_model(folder, model.state_dict(), info)
     return folder
@@ -152,6 +153,18 @@ def test_the_file_says_what_a_reader_must_know_and_nothing_of_this_machine(expor
     assert b"site-packages" not in data
 
 
+def test_a_model_of_eight_frames(tmp_path):
+    faces = random_faces(9, SIZE, 8)
+    folder = save(tmp_path / "model", small_model(faces), {"size": SIZE}, frames=8)
+    with pytest.raises(ModelError, match=r"made for clips of \[8, 48, 48, 3\]"):
+        export_model(folder, tmp_path / "model.onnx", faces=random_faces(9, SIZE, 16))
+    export_model(folder, tmp_path / "model.onnx")
+    made = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert made.get_inputs()[0].shape == ["clips", 8, SIZE, SIZE, 3]
+    for mine, theirs in zip(by_hand(folder, faces), made.run(None, {"faces": faces}), strict=True):
+        assert np.abs(mine - theirs).max() <= 1e-4
+
+
 def test_the_example_runs_without_torch_and_without_this_project(exported, faces, tmp_path):
     folder, out, _ = exported
     np.save(tmp_path / "faces.npy", faces[:40])
@@ -204,7 +217,7 @@ def test_a_file_that_differs_from_pytorch_is_not_kept(exported, tmp_path, monkey
         Calibration, "from_info", lambda info: replace(right(info), bias=(0.0, 0.01, *[0.0] * 5))
     )
     with pytest.raises(ModelError, match="ONNX differs from PyTorch by"):
-        export_model(folder, tmp_path / "model.onnx", faces=random_faces(8, SIZE))
+        export_model(folder, tmp_path / "model.onnx", faces=random_faces(8, SIZE, 16))
     assert not list(tmp_path.iterdir())
 
 
@@ -212,9 +225,9 @@ def test_faces_that_do_not_fit_and_a_model_that_does_not_say_its_size_are_one_li
     exported, tmp_path
 ):
     with pytest.raises(ModelError, match=r"made for clips of \[16, 48, 48, 3\]"):
-        export_model(exported[0], tmp_path / "a.onnx", faces=random_faces(8, 64))
+        export_model(exported[0], tmp_path / "a.onnx", faces=random_faces(8, 64, 16))
     with pytest.raises(ModelError, match="at least 8 to compare on"):
-        export_model(exported[0], tmp_path / "a.onnx", faces=random_faces(7, SIZE))
+        export_model(exported[0], tmp_path / "a.onnx", faces=random_faces(7, SIZE, 16))
     unknown = save(tmp_path / "model", load_model(exported[0])[0], {})
     with pytest.raises(ModelError, match="does not say how large its faces are"):
         export_model(unknown, tmp_path / "a.onnx")
@@ -225,7 +238,7 @@ def test_the_verb_compares_on_clips_from_all_over_the_test_split(project, faces,
     monkeypatch.chdir(project)
     folder = open_shards(Path("data/synthetic/shards"))
     about = {"classes": list(BASIC), "preprocessing": {"id": folder.preprocessing_id}}
-    info = {"dataset": "synthetic", "fold": 2, **about}
+    info = {"dataset": "synthetic", "fold": 2, "frames": 16, **about}
     rows = np.flatnonzero(folder.bucket == "fold2")
     assert np.array_equal(read_test_faces(info, Path("m"), 100), faces[rows])
     assert np.array_equal(read_test_faces(info, Path("m"), 11), faces[rows[::2]])

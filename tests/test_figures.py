@@ -71,15 +71,17 @@ def make_curves(models=("baseline", "SAFE", "top-2"), seeds=3, epochs=20):
     }
 
 
-def make_strips(split: Split, chosen: list[int], side: int = 48) -> dict[str, np.ndarray]:
-    """A disc that darkens from frame to frame, uint8 [16, S, S, 3]."""
+def make_strips(
+    split: Split, chosen: list[int], side: int = 48, frames: int = 16
+) -> dict[str, np.ndarray]:
+    """A disc that darkens from frame to frame, uint8 [T, S, S, 3]."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     strips = {}
     for row in chosen:
         tint = np.random.default_rng(row).uniform(0.4, 1, 3)
-        level = np.linspace(1, 0.4, 16)[:, None, None, None] * tint
-        frames = np.where((x**2 + y**2 < 0.16)[None, :, :, None], level, 0.15)
-        strips[split.clip[row]] = (255 * frames).astype(np.uint8)
+        level = np.linspace(1, 0.4, frames)[:, None, None, None] * tint
+        faces = np.where((x**2 + y**2 < 0.16)[None, :, :, None], level, 0.15)
+        strips[split.clip[row]] = (255 * faces).astype(np.uint8)
     return strips
 
 
@@ -140,7 +142,7 @@ def make_figures(n: int = 90) -> dict[str, tuple]:
         "embedding": (embedding, "embedding", (models,), {}, two),
         "embedding_one": (embedding, "embedding", ({"SAFE": b},), {"most": 40}, one),
         "calibration": (calibration, "calibration", (make_curves(), "baseline"), {}, two),
-        "cases": (cases, "cases", clips, {"window": 4, "stride": 2}, two),
+        "cases": (cases, "cases", clips, {"window": 4, "stride": 2, "frames": 16}, two),
         "rows": (rows, "rows", (make_table(),), {}, two),
         "rows_one": (rows, "rows", ({"SAFE": {"war": estimate(72, 73.42)}},), {}, one),
         "sweep": (rows, "sweep", (make_sweep(), "war"), {}, two),
@@ -220,7 +222,9 @@ def test_models_of_other_clips_or_none_or_with_nan_are_refused():
             lambda pair=pair: reliability.reliability_figure(pair, 15),
             lambda pair=pair: embedding.embedding_figure(pair),
             lambda b=b: cases.choose_cases(a, b, 2),
-            lambda b=b: cases.cases_figure(("a", "b"), a, b, [0], {}, window=4, stride=2),
+            lambda b=b: cases.cases_figure(
+                ("a", "b"), a, b, [0], {}, window=4, stride=2, frames=16
+            ),
         ):
             with pytest.raises(DataError, match="do not hold the same clips"):
                 refused()
@@ -414,12 +418,31 @@ def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
 def test_windows_that_do_not_fit_and_no_cases_are_refused():
     names, a, b, chosen, strips = FIGURES["cases"][2]
     with pytest.raises(DataError, match="7 windows of 4 frames, 3 apart"):
-        cases.cases_figure(names, a, b, chosen, strips, window=4, stride=3)
+        cases.cases_figure(names, a, b, chosen, strips, window=4, stride=3, frames=16)
     with pytest.raises(DataError, match="never differ"):
-        cases.cases_figure(names, a, b, [], strips, window=4, stride=2)
+        cases.cases_figure(names, a, b, [], strips, window=4, stride=2, frames=16)
     whole = replace(a, attention=np.ones((len(a.label), 1)))
-    figure = cases.cases_figure(names, whole, whole, [0], {}, window=16, stride=16)
+    figure = cases.cases_figure(names, whole, whole, [0], {}, window=16, stride=16, frames=16)
     assert [patch.get_width() for patch in figure.axes[1].patches] == [16]
+
+
+@pytest.mark.parametrize(("frames", "stride"), [(8, 1), (32, 4), (64, 10)])
+def test_cases_of_so_many_frames(frames, stride, tmp_path):
+    names, a, b, chosen, _ = FIGURES["cases"][2]
+    strips = make_strips(a, chosen[:1], frames=frames)
+    figure = cases.cases_figure(
+        names, a, b, chosen[:2], strips, window=2, stride=stride, frames=frames
+    )
+    faces, windows, _, _, missing, *_ = figure.axes
+    assert faces.images[0].get_array().shape == (48, frames * 48, 3)
+    assert faces.get_xlim() == windows.get_xlim() == missing.get_xlim() == (0, frames)
+    assert [p.get_x() for p in windows.patches] == [stride * w for w in range(7)]
+    assert "faces missing" in words(missing)
+    canvas.save(figure, tmp_path / "a.png")
+    with pytest.raises(DataError, match=f"do not fit into {6 * stride + 1} frames"):
+        cases.cases_figure(
+            names, a, b, chosen, strips, window=2, stride=stride, frames=6 * stride + 1
+        )
 
 
 def marks(axes, marker: str) -> list[tuple[float, float]]:
@@ -563,7 +586,7 @@ def test_embedding_and_cases_of_other_classes(count, tmp_path):
     box, whole = legend.get_window_extent(), figure.bbox
     assert 0 <= box.x0 < box.x1 <= whole.x1
     chosen = cases.choose_cases(a, b, 2)
-    figure = cases.cases_figure(("a", "b"), a, b, chosen, {}, window=4, stride=2)
+    figure = cases.cases_figure(("a", "b"), a, b, chosen, {}, window=4, stride=2, frames=16)
     for row, bars in zip(chosen, figure.axes[3::4], strict=True):
         names = [label.get_text() for label in bars.get_yticklabels()]
         assert len(names) == min(count, 8)

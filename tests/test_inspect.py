@@ -18,20 +18,22 @@ from cli.inspect_clip import inspect_clip
 from cli.inspect_run import inspect_run
 from cli.inspect_shard import inspect_shard
 from cli.layout import Layout
+from cli.said import _windows
 from pipeline import view
 from pipeline.face.face_table import ClipFaces
 from pipeline.face.track import choose_track
 from safe.calibration import Calibration
 from safe.errors import ConfigError, DataError
+from safe.figures.canvas import save
 from safe.figures.contact import KINDS, Frames, Row, Said, contact_figure
 from safe.metrics import softmax
 from safe.networks.build import build_model
 from safe.reading.shards import open_shards
-from safe.sample import FRAMES, decode_strip
+from safe.sample import DEFAULT_FRAMES, decode_strip
 from safe.saved import save_model
 from safe.taxonomy import BASIC, encode
 
-T = FRAMES
+T = DEFAULT_FRAMES
 LAYOUT = Layout("synthetic")
 CALIBRATION = Calibration("temperature", scale=(0.5,) * 7, threshold=0.6, clips=30)
 
@@ -110,7 +112,7 @@ def test_a_clip_is_told_as_the_tables_hold_it_and_shown_as_stored(here: Path) ->
     assert len(pictures) == T + 1
     tar = LAYOUT.shards / folder.files[folder.shard[row]]
     start = int(folder.offset[row])
-    strip = decode_strip(tar.read_bytes()[start : start + int(folder.size[row])], 48)
+    strip = decode_strip(tar.read_bytes()[start : start + int(folder.size[row])], 48, T)
     shown = np.asarray(pictures[-1].images[0].get_array())
     np.testing.assert_array_equal(shown, np.concatenate(list(strip), axis=1))
 
@@ -304,3 +306,45 @@ def test_a_sheet_needs_something_to_draw() -> None:
     said = Said(np.full(7, 1 / 7), BASIC, np.full(7, 1 / 7), 4, 2)
     figure = contact_figure("t", "", [Row("r", None, 0, said)], frames=frames)
     assert len(panels(figure)) == T  # the row without faces is grey
+
+
+@pytest.mark.parametrize("frames", [4, 8, 32, 64])
+def test_a_sheet_of_clips_of_so_many_frames(frames: int, tmp_path: Path) -> None:
+    source = Frames(
+        np.zeros((frames, 10, 10, 3), np.uint8), np.zeros((frames, 4)), ["held"] * frames,
+        [""] * frames,
+    )  # fmt: skip
+    count = (frames - 4) // 2 + 1
+    said = Said(np.full(7, 1 / 7), BASIC, np.full(count, 1 / count), 4, 2, frames)
+    faces = np.zeros((frames, 16, 16, 3), np.uint8)
+    drawn = [Row("faces", faces, 0, said), Row("none", None, 0, said)]
+    figure = contact_figure("t", "", drawn, frames=source)
+    save(figure, tmp_path / "sheet.png")
+    pictures = panels(figure)
+    assert len(pictures) == frames + 1
+    box = pictures[-1].get_position()
+    assert box.y1 < min(panel.get_position().y0 for panel in pictures[:-1])  # below the source
+    assert np.asarray(pictures[-1].images[0].get_array()).shape == (16, 16 * frames, 3)
+    strips = [axes for axes in figure.axes if axes.get_xlim() == (0, frames)]
+    assert len(strips) == 4  # two of faces, two of windows
+    assert min(axes.get_position().y0 for axes in figure.axes) > 0
+
+
+def test_the_windows_of_a_model_of_eight_frames() -> None:
+    info = {"architecture": {"name": "safe", "window": 4, "stride": 2}, "frames": 8}
+    assert _windows(info, 3) == (4, 2, 8)
+    assert _windows(info, 7) is None
+    assert _windows(info | {"frames": 16}, 7) == (4, 2, 16)
+    assert _windows({}, 7) is None
+
+
+def test_a_file_is_cut_out_into_so_many_frames(here: Path) -> None:
+    config = small_config(here, "shard.frames=8")
+    found = pq.read_table(LAYOUT.manifest).to_pylist()[0]
+    shutil.copy(Path(config.data.root) / found["path"], here / "mine.mp4")
+    facts, figure = inspect_clip("mine.mp4", config, LAYOUT, draw=True)
+    assert facts["clip"]["decoding"] == "8 of 8 frames, no damage seen"  # type: ignore[call-overload]
+    assert len(facts["frames"]) == 8
+    pictures = panels(figure)
+    assert len(pictures) == 8 + 1
+    assert np.asarray(pictures[-1].images[0].get_array()).shape == (48, 8 * 48, 3)

@@ -56,10 +56,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def save(folder: Path, config: Config, *, classes: Classes = BASIC, **preprocessed: Any) -> Path:
     """A model with weights as they are drawn, for the crops of `config`."""
     torch.manual_seed(3)
-    network = build_model(len(classes), **ARCHITECTURE, weights=None)
+    frames = config.shard.frames
+    network = build_model(len(classes), frames=frames, **ARCHITECTURE, weights=None)
     info = {
         "classes": classes,
         "architecture": ARCHITECTURE,
+        "frames": frames,
         "crop": 32,
         "preprocessing": preprocessing("video", faces=config.faces, shard=config.shard),
         "fold": 1,
@@ -162,6 +164,29 @@ def test_a_model_of_other_classes_answers_with_these(videos, config, tmp_path, c
     assert (out / "one.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("frames", [8, 32])
+def test_a_model_of_other_frames_is_given_as_many(videos, tmp_path, frames):
+    """As a face made for a shard of so many frames says in a plain forward pass."""
+    config = small_config(tmp_path, "faces.detect_size=256", f"shard.frames={frames}")
+    folder, out = save(tmp_path / "model", config), tmp_path / "out"
+    run_predict([str(videos / "one.mp4")], folder, out, **HOW)
+    (row,) = rows_of(out / "one.jsonl")
+    found = find_clip(
+        Clip(path="one.mp4", source="video"),
+        root=videos,
+        settings=config.faces,
+        frames=frames,
+        strip=config.shard,
+    )
+    faces = torch.from_numpy(decode_strip(found.strip, config.shard.size, frames))[None]
+    with torch.inference_mode():
+        logits = load_model(folder)[0](normalize(center_crop(faces, 32)))[0][0]
+    expected = torch.softmax(2.0 * logits, 0)
+    assert [row[f"p_{name}"] for name in BASIC] == pytest.approx(expected.tolist(), abs=1e-4)
+    run_predict([str(videos / "two.mp4")], folder, out, **HOW | {"window": 1.0, "video": True})
+    assert {row["face"] for row in rows_of(out / "two.jsonl")} == {1, 2}
+
+
 def test_the_words_on_a_video_are_letters_that_it_can_draw():
     assert _ascii("fröhlich + laut") == "frohlich + laut"
     assert _ascii("笑顔") == ""
@@ -189,10 +214,11 @@ def test_one_line_of_python_says_what_the_shard_and_the_model_say(videos, model,
         Clip(path="one.mp4", source="video"),
         root=videos,
         settings=config.faces,
+        frames=config.shard.frames,
         strip=config.shard,
     )
     assert found.strip is not None
-    faces = torch.from_numpy(decode_strip(found.strip, config.shard.size))[None]
+    faces = torch.from_numpy(decode_strip(found.strip, config.shard.size, 16))[None]
     network, _ = load_model(model / "train" / "fold-1")
     with torch.inference_mode():
         logits = network(normalize(center_crop(faces, 32)))[0][0]
@@ -252,7 +278,7 @@ def test_a_model_of_other_crops_is_refused_unless_asked_for(config, tmp_path):
     with pytest.raises(ModelError, match=r"data\.source: strips.* --other-crops"):
         Reader(folder, device="cpu")
     reader = Reader(folder, device="cpu", other_crops=True)
-    assert (reader.faces, reader.shard.size) == (config.faces, 48)
+    assert (reader.faces, reader.shard.size, reader.shard.frames) == (config.faces, 48, 16)
     assert "expect worse answers" in " ".join(reader.notes())
     assert not reader.own_crops
 

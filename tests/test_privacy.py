@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build_model(classes=len(BASIC), **architecture, weights=None).state_dict(),
         info,
     )
-    np.save(folder / "faces.npy", random_faces(2, config.shard.size))
+    np.save(folder / "faces.npy", random_faces(2, config.shard.size, config.shard.frames))
     return folder
 
 

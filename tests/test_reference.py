@@ -8,8 +8,16 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from cli.app import app
-from cli.reference import PAGE, describe, describe_range, read_keys, write_page
-from safe.config import Data
+from cli.reference import (
+    PAGE,
+    describe,
+    describe_range,
+    read_keys,
+    read_words,
+    write_page,
+    write_params,
+)
+from safe.config import Config, Data
 from safe.errors import ConfigError
 from safe.params import load_config
 
@@ -109,3 +117,10 @@ def test_comments_of_several_lines_options_and_sections():
 )
 def test_ranges_in_words(field, words):
     assert describe_range(field) == words
+
+
+def test_params_yaml_is_made_of_the_fields():
+    """Values and comments: every default is that of its field, every word what stands below it."""
+    text = (ROOT / "params.yaml").read_text()
+    assert text == write_params(Config().model_dump()), "run `python -m cli.reference`"
+    assert set(read_words()) == {"section", "config", *VALUES, *Config.model_fields}

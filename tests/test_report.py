@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from datetime import datetime
 from functools import cache
 from html.parser import HTMLParser
@@ -73,6 +74,7 @@ def write_fold(
     prefix: str = "clip",
     classes: Classes = BASIC,
     present: int = 100,
+    windows: int = 7,
     **more: Any,
 ) -> None:
     """Write predictions, metrics.json and a model of made-up numbers, as the stages do.
@@ -83,7 +85,7 @@ def write_fold(
     rng = np.random.default_rng(fold)
     label = rng.permutation(np.arange(n) % min(k, present))
     logits = rng.normal(size=(n, k)) + skill * np.eye(k)[label]
-    attention = rng.dirichlet(np.ones(7), n)
+    attention = rng.dirichlet(np.ones(windows), n)
     out = root / "runs/synthetic/eval" / f"fold-{fold}"
     out.mkdir(parents=True)
     table = {
@@ -122,7 +124,7 @@ def write_fold(
     save_model(root / "runs/synthetic/calibrate" / f"fold-{fold}", {"w": torch.zeros(1)}, info)
 
 
-def write_shards(root: Path, experiment: Experiment) -> Path:
+def write_shards(root: Path, experiment: Experiment, frames: int = 16) -> Path:
     """Write shards of half of the clips; a clip's faces grow brighter, those of row i from i."""
     out = root / "data/synthetic/shards"
     out.mkdir(parents=True)
@@ -130,8 +132,8 @@ def write_shards(root: Path, experiment: Experiment) -> Path:
     split = experiment.split
     for i in range(0, len(split.clip), 2):
         faces = (
-            np.full((16, 64, 64, 3), 40 + i, np.uint8)
-            + 4 * np.arange(16, dtype=np.uint8)[:, None, None, None]
+            np.full((frames, 64, 64, 3), 40 + i, np.uint8)
+            + 4 * np.arange(frames, dtype=np.uint8)[:, None, None, None]
         )
         strip = encode_strip(faces, 95, "420")
         writer.add(
@@ -145,9 +147,8 @@ def write_shards(root: Path, experiment: Experiment) -> Path:
     left_out = [{"clip": split.clip[i], "bucket": "fold1", "reason": HOSTILE} for i in (1, 3, 5)]
     made = {"id": "0123456789abcdef", "made_from": {"size": 64, "source": "video"}}
     classes = experiment.classes
-    write_index(
-        out, classes=classes, shards=writer.shards, left_out=left_out, made=made, rows=writer.rows
-    )
+    parts = {"left_out": left_out, "made": made, "frames": frames}
+    write_index(out, classes=classes, shards=writer.shards, rows=writer.rows, **parts)
     return out
 
 
@@ -347,7 +348,7 @@ def test_faces_are_those_of_the_shards_scaled(root, experiment):
     row = int(np.flatnonzero(folder.clip == clip)[0])
     tar = (folder.root / folder.files[folder.shard[row]]).read_bytes()
     stored = tar[folder.offset[row] :][: folder.size[row]]
-    for t, face in enumerate(decode_strip(stored, 64)):
+    for t, face in enumerate(decode_strip(stored, 64, 16)):
         small = cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         shown = pixels[:, t * SIDE + 8 : (t + 1) * SIDE - 8]
         assert abs(shown.mean() - small.mean()) < 2
@@ -489,11 +490,34 @@ def test_the_small_parts_of_a_chart():
 
 
 def test_windows_lie_under_the_frames_that_they_cover():
-    chart = attention_chart("a", [0.1, 0.5, 0.4], window=4, stride=6)
+    chart = attention_chart("a", [0.1, 0.5, 0.4], window=4, stride=6, frames=16)
     boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', chart)
     assert [float(x) - 1 for x, _ in boxes] == [0, 6 * 48, 12 * 48]
     assert {float(width) + 2 for _, width in boxes} == {4 * 48}
     assert "frames 7 to 10: 50 %" in chart
+    wide = attention_chart("a", [0.1, 0.5, 0.4], window=8, stride=12, frames=32)
+    assert re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', wide) == boxes
+
+
+def test_a_page_of_clips_of_eight_frames(tmp_path):
+    write_fold(tmp_path, 1, windows=3, frames=8)
+    experiment = read_experiment(tmp_path, folds=(1,))
+    shards = write_shards(tmp_path, experiment, 8)
+    page = Page(render_page(experiment, [], Sources(shards=shards), now=NOW))
+    assert not page.problems
+    pictures = [a for a in page.all("img") if "faces of clip" in a["alt"]]
+    assert pictures
+    for attrs in pictures:
+        assert attrs["alt"].startswith("The 8 faces of clip")
+        assert (attrs["width"], attrs["height"]) == (str(8 * SIDE), str(SIDE))
+        jpeg = base64.b64decode(attrs["src"].removeprefix("data:image/jpeg;base64,"))
+        assert simplejpeg.decode_jpeg_header(jpeg)[:2] == (SIDE, 8 * SIDE)
+    assert "Attention over windows" in page.words
+    assert "8 frames of 32 x 32 pixels" in page.words
+    shutil.rmtree(shards)
+    write_shards(tmp_path, experiment, 16)  # other clips than the model's: windows would not fit
+    page = Page(render_page(experiment, [], Sources(shards=shards), now=NOW))
+    assert not [a for a in page.all("img") if "faces of clip" in a.get("alt", "")]
 
 
 @cache

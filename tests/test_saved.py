@@ -138,7 +138,7 @@ def json_equal(a: bytes, b: bytes) -> bool:
         (("weights", "bytes"), 7, "model.safetensors: damaged or altered"),
         (("weights", "bytes"), "7", "weights.bytes"),
         (("architecture",), [], "architecture"),
-        (("architecture",), {}, "architecture.name"),
+        (("architecture",), {}, "the weights do not fit the architecture"),
         (("architecture", "name"), "os.system", "architecture.name"),
         (("architecture", "backbone"), "huge", "architecture.backbone"),
         (("architecture", "surprise"), 1, "architecture.surprise"),

@@ -122,8 +122,10 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_index_says_what_is_where(shards: Path) -> None:
     index = json.loads((shards / "index.json").read_text())
-    assert sorted(index) == ["classes", "format", "left_out", "preprocessing", "shards", "table"]
-    assert (index["format"], index["classes"]) == (3, list(BASIC))
+    assert sorted(index) == [
+        *("classes", "format", "frames", "left_out", "preprocessing", "shards", "table")
+    ]
+    assert (index["format"], index["classes"], index["frames"]) == (3, list(BASIC), 16)
     table = (shards / "clips.parquet").read_bytes()
     assert index["table"] == {
         "file": "clips.parquet",

@@ -23,7 +23,7 @@ from safe.config import Config
 from safe.params import load_config, parse_config
 from safe.reading.loader import Batch, load_batches
 from safe.reading.shards import ShardFolder
-from safe.sample import FRAMES, encode_strip
+from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.taxonomy import BASIC
 from safe.training.trainer import Trainer
 
@@ -89,6 +89,7 @@ def write_folder(root: Path, clips: int, config: Config, *, distinct: int) -> Sh
         root=root,
         index={
             "classes": list(BASIC),
+            "frames": DEFAULT_FRAMES,
             "preprocessing": {"id": "drawn", "made_from": {"size": settings.size}},
         },
         clip=np.array(column["clip"]),
@@ -104,7 +105,7 @@ def write_folder(root: Path, clips: int, config: Config, *, distinct: int) -> Sh
 
 def draw_clip(side: int, generator: torch.Generator) -> np.ndarray:
     """Draw smooth random faces of one clip: uint8 [T, side, side, 3]."""
-    coarse = torch.rand(FRAMES, 3, *[round(side / GRAIN)] * 2, generator=generator)
+    coarse = torch.rand(DEFAULT_FRAMES, 3, *[round(side / GRAIN)] * 2, generator=generator)
     smooth = F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
     pixels = (128 + CONTRAST * (smooth - 0.5)).clamp(0, 255).byte()
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
@@ -178,7 +179,7 @@ def _train(setup: Setup, trainer: Trainer, batches: Iterator[Batch], count: int)
 
 def _resident(trainer: Trainer) -> Iterator[Batch]:
     """Give four batches that lie on the device, over and over."""
-    shape = (trainer.config.train.batch, FRAMES, *[trainer.folder.face_size] * 2, 3)
+    shape = (trainer.config.train.batch, DEFAULT_FRAMES, *[trainer.folder.face_size] * 2, 3)
     labels = torch.arange(shape[0]) % len(BASIC)
     kept = [torch.randint(256, shape, dtype=torch.uint8).to(trainer.device) for _ in range(4)]
     return cycle([Batch(faces=faces, label=labels, row=labels) for faces in kept])

@@ -19,7 +19,7 @@ from pipeline.faces import locate, prepare
 from pipeline.tasks.engine import Failure, run_tasks
 from safe.config import Config
 from safe.errors import DataError
-from safe.sample import FRAMES, decode_strip
+from safe.sample import DEFAULT_FRAMES, decode_strip
 
 FACES: Final = (80, 128)
 """Pixels, sides of a stored face: the demo's and the paper's."""
@@ -61,13 +61,15 @@ def time_clip(path: Path, *, config: Config) -> Clip | None:
 
 @cache
 def _buffer(size: int) -> NDArray[np.uint8]:
-    return np.zeros((FRAMES, size, size, 3), dtype=np.uint8)  # not empty: its pages must be there
+    return np.zeros(
+        (DEFAULT_FRAMES, size, size, 3), dtype=np.uint8
+    )  # not empty: its pages must be there
 
 
 def count_looks(found: ClipFaces) -> int:
     """Return in how many frames the detector looked (pipeline/face/look.py)."""
     steady = found.status == "ok" and not found.lost
-    return sum(score > 0 for score in found.score) if steady else FRAMES
+    return sum(score > 0 for score in found.score) if steady else DEFAULT_FRAMES
 
 
 def time_clips(videos: Sequence[Path], *, config: Config) -> list[Clip]:
@@ -87,7 +89,7 @@ def clip_rates(clips: Sequence[Clip]) -> dict[str, float]:
     area = np.array([clip.megapixels for clip in clips])
     read = np.array([clip.read for clip in clips])
     decode, start = np.polyfit(area, read, 1)
-    strips = len(clips) * FRAMES * sum(size**2 for size in FACES) / 1e6
+    strips = len(clips) * DEFAULT_FRAMES * sum(size**2 for size in FACES) / 1e6
     return {
         "open": max(float(start), 0.0),
         "decode": float(decode),

@@ -9,7 +9,7 @@ Nothing here is measured; benchmarks/scale_parts/rates.py does that.
 from dataclasses import dataclass
 from math import ceil, inf
 
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 from safe.store import BLOCK
 
 PIXEL = 3
@@ -90,7 +90,7 @@ class Work:
     @property
     def strip(self) -> float:
         """Megapixels of a strip."""
-        return FRAMES * self.size**2 / 1e6
+        return DEFAULT_FRAMES * self.size**2 / 1e6
 
     @property
     def tars(self) -> int:

@@ -17,6 +17,7 @@ from pipeline.datasets.easel import Image
 from pipeline.datasets.expressions import apex, move_head, move_units
 from pipeline.decode import frame_indices
 from safe.config import Synthesize
+from safe.sample import DEFAULT_FRAMES
 
 LENGTHS: Final = (18, 44)
 SHORT_LENGTHS: Final = (8, 15)  # frames; too short for 16 different ones, as in 0.1 % of DFEW
@@ -56,14 +57,14 @@ def draw_clip(clip: Clip, settings: Synthesize) -> list[Image]:
     return _draw(clip, settings, rng, units, poses)
 
 
-def draw_faces(clip: Clip, settings: Synthesize) -> NDArray[np.uint8]:
-    """Draw the 16 faces that stand for a clip: uint8 [16, size, size, 3], RGB.
+def draw_faces(clip: Clip, settings: Synthesize, frames: int = DEFAULT_FRAMES) -> NDArray[np.uint8]:
+    """Draw the faces that stand for a clip: uint8 [T, size, size, 3], RGB.
 
     The clip is the one that draw_clip draws, seen by a camera that follows the head as crop.py
     does: the head stays in the middle and all frames have one scale.
     """
     rng, units, poses = _move(clip, settings)
-    chosen = frame_indices(len(poses))
+    chosen = frame_indices(len(poses), frames)
     # A generator of its own: light and background are drawn from the clip's.
     own = np.random.default_rng([settings.seed, 4, clip.number])
     usual = np.median([poses[i].scale for i in chosen]) * (1 + _SPREAD * own.standard_normal())

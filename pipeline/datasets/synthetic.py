@@ -27,7 +27,7 @@ from pipeline.datasets.expressions import CONFUSED
 from safe.config import Synthesize
 from safe.errors import DataError, ProcessError
 from safe.process import die_with_parent, fitting, naming
-from safe.sample import encode_strip
+from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.taxonomy import BASIC
 
 FOLDS: Final = 5
@@ -48,6 +48,7 @@ def synthesize(
     settings: Synthesize,
     *,
     source: Literal["video", "strips"] = "video",
+    frames: int = DEFAULT_FRAMES,
     workers: int,
     on_clip: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
@@ -57,6 +58,7 @@ def synthesize(
         out: the folder to make; it must not exist or be empty.
         settings: the section `synthesize` of params.yaml.
         source: what to write a clip as: an mp4 video, or the strip of its faces.
+        frames: T, of a strip.
         workers: processes; up to 1 all is done in this one. Changes no byte.
         on_clip: called with the number of clips done.
 
@@ -79,7 +81,11 @@ def synthesize(
         folder = temporary / "Clip" / ("original" if source == "video" else "strips")
         folder.mkdir(parents=True)
         _write_lists(temporary, clips)
-        write = partial(_write_clip if source == "video" else _write_strip, folder, settings)
+        write = (
+            partial(_write_clip, folder, settings)
+            if source == "video"
+            else partial(_write_strip, folder, settings, frames)
+        )
         digests = hashlib.sha256()
         for done, digest in enumerate(_run(write, clips, workers), start=1):
             digests.update(digest)
@@ -164,9 +170,9 @@ def _write_clip(folder: Path, settings: Synthesize, clip: Clip) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def _write_strip(folder: Path, settings: Synthesize, clip: Clip) -> bytes:
-    """Encode a clip's 16 faces as one JPEG, and return the file's sha256."""
-    strip = encode_strip(draw_faces(clip, settings), _STRIP_QUALITY, "444")
+def _write_strip(folder: Path, settings: Synthesize, frames: int, clip: Clip) -> bytes:
+    """Encode a clip's faces as one JPEG, and return the file's sha256."""
+    strip = encode_strip(draw_faces(clip, settings, frames), _STRIP_QUALITY, "444")
     path = folder / f"{clip.key}.jpg"
     with naming(path):
         path.write_bytes(strip)

@@ -17,9 +17,9 @@ from pipeline.picture import PICTURE_RULE
 from safe.config import Faces, Shard
 
 SAMPLING_RULES: Final[dict[Source, str]] = {
-    "video": "segment-centres-of-time-16-2",
-    "frames": "segment-centres-of-numbers-16-2",
-    "strips": "segment-centres-16-1",
+    "video": "segment-centres-of-time-2",
+    "frames": "segment-centres-of-numbers-2",
+    "strips": "segment-centres-1",
 }
 """Names of how decode.py chooses frames; to be changed when others come out."""
 
@@ -35,6 +35,7 @@ def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, An
     detects = source == "video"
     made_from = {
         "sampling": SAMPLING_RULES[source],
+        "frames": shard.frames,
         "source": source,
         **({"picture": PICTURE_RULE, "second_size": faces.second_size} if detects else {}),
         "detector": detector_id(faces.detector) if detects else None,

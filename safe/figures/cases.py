@@ -30,7 +30,6 @@ from safe.figures.strip import (
     show_windows,
 )
 from safe.predictions import Split
-from safe.sample import FRAMES
 
 STRIPS, STRIP = 17.0, 112.0
 """mm from the left edge to the strip of faces, and its width."""
@@ -74,8 +73,9 @@ def draw_cases(
     *,
     window: int,
     stride: int,
+    frames: int,
 ) -> None:
-    """Write one row a case: its 16 faces, the windows' attention below them, the probabilities.
+    """Write one row a case: its faces, the windows' attention below them, the probabilities.
 
     A window is a box under the frames that it covers, w * stride to w * stride + window - 1, with
     its attention in percent; windows that overlap lie in lanes below one another.
@@ -85,16 +85,18 @@ def draw_cases(
         a: predictions of the first.
         b: predictions of the second, for the same clips.
         rows: the cases, positions in the splits, at least one.
-        strips: clip to its faces, uint8 [16, S, S, 3], RGB; a clip without is drawn grey.
+        strips: clip to its faces, uint8 [T, S, S, 3], RGB; a clip without is drawn grey.
         out: .png, .svg or .pdf.
         window: frames of a window.
         stride: frames from one window to the next.
+        frames: T, those of a clip.
 
     Raises:
         DataError: if the models cannot be compared, there is no case, the windows do not fit into
-            16 frames, or the suffix is another.
+            T frames, or the suffix is another.
     """
-    save(cases_figure(names, a, b, rows, strips, window=window, stride=stride), out)
+    figure = cases_figure(names, a, b, rows, strips, window=window, stride=stride, frames=frames)
+    save(figure, out)
 
 
 @styled
@@ -107,6 +109,7 @@ def cases_figure(
     *,
     window: int,
     stride: int,
+    frames: int,
 ) -> Figure:
     """Make the figure of draw_cases; a case has four axes: faces, two of windows, probabilities."""
     models = dict(zip(names, (a, b), strict=True))
@@ -114,27 +117,30 @@ def cases_figure(
     if not rows:
         raise DataError("cases: there is no clip to draw; the two models never differ")
     for name, split in models.items():
-        if (split.attention.shape[1] - 1) * stride + window > FRAMES:
+        if (split.attention.shape[1] - 1) * stride + window > frames:
             raise DataError(
                 f"cases: {split.attention.shape[1]} windows of {window} frames, {stride} apart, in "
-                f"{name!r} do not fit into {FRAMES} frames; give the model's own window and stride"
+                f"{name!r} do not fit into {frames} frames; give the model's own window and stride"
             )
     rows_of_windows = lanes(window, stride)
     strongest = max(float(split.attention[list(rows)].max()) for split in models.values())
-    face = STRIP / FRAMES
+    face = STRIP / frames
     pitch = max(5 + face + 2 * (rows_of_windows * LANE + 1), 25) + 3
     top, bottom = 8.0, 6.0
     figure = sheet(TWO_COLUMNS, top + len(rows) * pitch + bottom, layout="none")
     for place, row in enumerate(rows):
         y = top + place * pitch + 5
         faces = add_panel(figure, STRIPS, y, STRIP, face)
-        show_faces(faces, strips.get(a.clip[row]))
+        show_faces(faces, strips.get(a.clip[row]), frames)
         faces.set_title(_sentence(models, row), loc="left", fontsize=7, pad=3)
         y += face + 1
         for index, (name, split) in enumerate(models.items()):
             panel = add_panel(figure, STRIPS, y, STRIP, rows_of_windows * LANE)
             shades = split.attention[row] / strongest
-            show_windows(panel, split.attention[row], shades, window, stride, series(index).colour)
+            show_windows(
+                panel, split.attention[row], shades, window=window, stride=stride,
+                frames=frames, colour=series(index).colour,
+            )  # fmt: skip
             panel.text(-0.2, rows_of_windows / 2, fill(name, 12), ha="right", va="center")
             y += rows_of_windows * LANE + 1
         bars = add_panel(figure, BARS, top + place * pitch + 2, BAR, 23)

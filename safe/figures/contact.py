@@ -1,7 +1,7 @@
 """What does the model see of a clip, from its source frames to its attention?
 
-A contact sheet: above, for one clip, 16 frames with the box of the face; below, a row a clip, its
-16 faces, the windows' attention under the frames that each covers, and the probabilities.
+A contact sheet: above, for one clip, its T frames with the box of the face; below, a row a clip,
+its T faces, the windows' attention under the frames that each covers, and the probabilities.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from safe.figures.strip import (
     show_windows,
 )
 from safe.metrics import Floats
-from safe.sample import FRAMES
+from safe.sample import DEFAULT_FRAMES
 from safe.taxonomy import Classes
 
 KINDS: Final = {
@@ -78,6 +78,8 @@ class Said:
     """Frames of a window."""
     stride: int = 0
     """Frames from one window to the next."""
+    frames: int = DEFAULT_FRAMES
+    """Frames of the clip."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ class Row:
     said: Said | None = None
     wrong: bool = False
     """Writes the title in red; it has to say so in words too."""
+
+    @property
+    def frames(self) -> int:
+        """T: of the faces, or where there are none, of the clips that the model sees."""
+        if self.faces is not None:
+            return len(self.faces)
+        return self.said.frames if self.said else DEFAULT_FRAMES
 
 
 @styled
@@ -113,7 +122,7 @@ def contact_figure(
     beside = any(row.said for row in rows)
     strip = _STRIP if beside else _WIDE
     heights = [_height(row, strip) for row in rows]
-    above = 2 * (_frame_height(frames) + _TITLE) + _GAP if frames else 0.0
+    above = _frames_height(frames) if frames else 0.0
     figure = sheet(WIDTH, _HEAD + above + sum(heights) + (9 if beside else 2), layout="none")
     high = figure.get_figheight() * 25.4
     left = _MARGIN / WIDTH
@@ -135,7 +144,7 @@ def _height(row: Row, strip: float) -> float:
     """Return the mm that a row takes."""
     attends = row.said is not None and row.said.attention is not None
     windows = lanes(row.said.window, row.said.stride) * LANE + 1 if row.said and attends else 0
-    return max(strip / FRAMES + windows, _CHANCES if row.said else 0) + _TITLE + _GAP
+    return max(strip / row.frames + windows, _CHANCES if row.said else 0) + _TITLE + _GAP
 
 
 def _frame_height(frames: Frames) -> float:
@@ -144,12 +153,18 @@ def _frame_height(frames: Frames) -> float:
     return float(min(_cell() * height / width, _TALLEST))
 
 
+def _frames_height(frames: Frames) -> float:
+    """Return the mm that all source frames take."""
+    rows = -(-len(frames.pixels) // _IN_A_ROW)
+    return rows * (_frame_height(frames) + _TITLE) + _GAP
+
+
 def _cell() -> float:
     return (_WIDE - (_IN_A_ROW - 1) * _GAP) / _IN_A_ROW
 
 
 def _show_frames(figure: Figure, frames: Frames) -> None:
-    """Draw the source frames in two rows, and above them what the boxes mean."""
+    """Draw the source frames in rows, and above them what the boxes mean."""
     high = _frame_height(frames)
     for t, pixels in enumerate(frames.pixels):
         x = _MARGIN + t % _IN_A_ROW * (_cell() + _GAP)
@@ -184,9 +199,9 @@ def _show_frames(figure: Figure, frames: Frames) -> None:
 
 def _show_row(figure: Figure, row: Row, top: float, strip: float, *, last: bool) -> None:
     """Draw one row from `top`, mm from the upper edge."""
-    high, top = strip / FRAMES, top + _TITLE
+    high, top = strip / row.frames, top + _TITLE
     faces = add_panel(figure, _MARGIN, top, strip, high)
-    show_faces(faces, row.faces)
+    show_faces(faces, row.faces, row.frames)
     colour = RED if row.wrong else BLACK
     title = faces.set_title(row.title, loc="left", fontsize=7, pad=3, color=colour)
     show_name(title, room=strip)
@@ -197,6 +212,9 @@ def _show_row(figure: Figure, row: Row, top: float, strip: float, *, last: bool)
         deep = lanes(said.window, said.stride) * LANE
         panel = add_panel(figure, _MARGIN, top + high + 1, strip, deep)
         shades = said.attention / said.attention.max()
-        show_windows(panel, said.attention, shades, said.window, said.stride, BLUE)
+        show_windows(
+            panel, said.attention, shades, window=said.window, stride=said.stride,
+            frames=row.frames, colour=BLUE,
+        )  # fmt: skip
     bars = add_panel(figure, _BARS, top - 1, _BAR, _CHANCES)
     show_chances(bars, [said.chances], said.classes, row.label, last=last)

@@ -1,6 +1,7 @@
-"""How do a clip's 16 faces, its windows and its probabilities look side by side?
+"""How do a clip's faces, its windows and its probabilities look side by side?
 
-Panels that several figures share. A strip spans 0 to 16 on the x axis; frame t spans t to t + 1.
+Panels that several figures share. The strip of T faces spans 0 to T on the x axis; frame t spans t
+to t + 1.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from safe.figures.canvas import BLACK, GREY, PALE, class_name, series
 from safe.metrics import Floats
-from safe.sample import FRAMES
 from safe.taxonomy import Classes
 
 LANE: Final = 3.2
@@ -35,15 +35,15 @@ def add_panel(figure: Figure, left: float, top: float, width: float, height: flo
     return axes
 
 
-def show_faces(panel: Axes, strip: NDArray[np.uint8] | None) -> None:
-    """Draw the faces uint8 [16, S, S, 3] side by side; grey where there are none."""
-    panel.set(xlim=(0, FRAMES), ylim=(0, 1))
+def show_faces(panel: Axes, strip: NDArray[np.uint8] | None, frames: int) -> None:
+    """Draw T = frames faces uint8 [T, S, S, 3] side by side; grey where there are none."""
+    panel.set(xlim=(0, frames), ylim=(0, 1))
     if strip is None:
         panel.set_facecolor(PALE)
-        panel.add_patch(Rectangle((0, 0), FRAMES, 1, color=PALE))
-        panel.text(FRAMES / 2, 0.5, "faces missing", ha="center", va="center", color=GREY)
+        panel.add_patch(Rectangle((0, 0), frames, 1, color=PALE))
+        panel.text(frames / 2, 0.5, "faces missing", ha="center", va="center", color=GREY)
         return
-    panel.imshow(np.concatenate(list(strip), axis=1), extent=(0, FRAMES, 0, 1), aspect="auto")
+    panel.imshow(np.concatenate(list(strip), axis=1), extent=(0, frames, 0, 1), aspect="auto")
 
 
 def lanes(window: int, stride: int) -> int:
@@ -52,11 +52,18 @@ def lanes(window: int, stride: int) -> int:
 
 
 def show_windows(
-    panel: Axes, attention: Floats, shades: Floats, window: int, stride: int, colour: str
+    panel: Axes,
+    attention: Floats,
+    shades: Floats,
+    *,
+    window: int,
+    stride: int,
+    frames: int,
+    colour: str,
 ) -> None:
     """Draw each window as a box under its frames, the darker (shades, 0..1) the more attention."""
     rows = lanes(window, stride)
-    panel.set(xlim=(0, FRAMES), ylim=(rows, 0))
+    panel.set(xlim=(0, frames), ylim=(rows, 0))
     for w, (weight, shade) in enumerate(zip(attention, shades, strict=True)):
         left, lane = w * stride, w % rows
         panel.add_patch(

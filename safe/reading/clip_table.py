@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from safe.errors import DataError
 from safe.reading.bounded import read_bounded
 from safe.reading.shard_index import TABLE_BYTES, TAR_BYTES, Index
-from safe.sample import CLIP_COLUMNS, FRAMES, KEY
+from safe.sample import CLIP_COLUMNS, KEY
 from safe.store import Store
 
 _SCHEMA: Final = pa.schema(list(CLIP_COLUMNS.items()))
@@ -92,7 +92,9 @@ def _parse(data: bytes, clips: int) -> pa.Table:
 def _check_rows(table: pa.Table, index: Index) -> None:
     """Raise ValueError unless the rows are clips of the tars of `index`, in their order."""
     side = index.face_size
-    most = 2 * FRAMES * side * side * 3 + 2**16  # twice the pixels; noise at quality 100 takes 1.3
+    most = (
+        2 * index.frames * side * side * 3 + 2**16
+    )  # twice the pixels; noise at quality 100 takes 1.3
     text, label, offset, size = (
         table[name].combine_chunks() for name in ("clip", "label", "offset", "bytes")
     )

@@ -28,7 +28,7 @@ from safe.process import die_with_parent
 from safe.reading.read_ahead import reading_ahead
 from safe.reading.shards import ShardFolder
 from safe.reading.tar_cache import TarCache
-from safe.sample import FRAMES, decode_strip
+from safe.sample import decode_strip
 
 _OPEN_FILES: Final = 16
 _AHEAD: Final = 3
@@ -74,7 +74,7 @@ class ClipReader:
                 raise DataError("the shard ends too early")
             if zlib.crc32(jpeg) != folder.crc32[row]:  # 10 us of a clip's 870
                 raise DataError("altered, its checksum is not that of clips.parquet")
-            decode_strip(jpeg, folder.face_size, out=out)
+            decode_strip(jpeg, folder.face_size, folder.frames, out=out)
         except (DataError, OSError) as error:
             raise DataError(
                 f"{folder.place / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
@@ -127,7 +127,7 @@ def load_batches(
         return
     rest = chain([first], batches)
     size = folder.face_size
-    shape = (max(1, workers * _AHEAD), len(first), FRAMES, size, size, 3)
+    shape = (max(1, workers * _AHEAD), len(first), folder.frames, size, size, 3)
     buffers = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
     read = (
         _read_here(folder, rest, buffers)

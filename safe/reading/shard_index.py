@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from safe.errors import DataError
 from safe.reading.bounded import read_bounded
-from safe.sample import KEY, SHARD_FORMAT
+from safe.sample import KEY, MOST_FRAMES, SHARD_FORMAT
 from safe.store import Store
 from safe.taxonomy import MOST, Classes, check_classes
 
@@ -101,6 +101,7 @@ class _Outside(_Block):
 
     format: int
     classes: Annotated[list[str], Field(max_length=MOST)]
+    frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)]
     preprocessing: Preprocessing
     shards: Annotated[list[Any], Field(min_length=1, max_length=CLIPS)]
     left_out: Annotated[list[LeftOut], Field(max_length=CLIPS)]
@@ -120,6 +121,11 @@ class Index:
     """[n, K], clips of each class in each tar."""
     names: Classes
     """[K], the classes."""
+
+    @property
+    def frames(self) -> int:
+        """T, frames of a clip."""
+        return int(self.about["frames"])
 
     @property
     def face_size(self) -> int:
@@ -144,7 +150,8 @@ def read_index(root: Path | Store) -> Index:
         version = _Format.model_validate_json(data, strict=True).format
         if version != SHARD_FORMAT:
             raise DataError(
-                f"{path}: shard format {version}, this version reads {SHARD_FORMAT}; {_ANEW}"
+                f"{path}: shard format {version}, this version reads {SHARD_FORMAT}; run "
+                "`safe-cli index`, `safe-cli faces` and `safe-cli shard` again"
             )
         raw = json.loads(data)
         outside = _Outside.model_validate(raw)

@@ -67,6 +67,11 @@ class ShardFolder:
         return tuple(self.index["classes"])
 
     @property
+    def frames(self) -> int:
+        """T, frames of a clip."""
+        return int(self.index["frames"])
+
+    @property
     def preprocessing_id(self) -> str:
         """The id of the preprocessing that made the shards."""
         return str(self.index["preprocessing"]["id"])

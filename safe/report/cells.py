@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from safe.figures.canvas import class_looks
 from safe.report.svg import Panel, element, line, mark_class, marker, picture, rectangle, text
-from safe.sample import FRAMES
 from safe.taxonomy import Classes
 
 BARS: Final = 8
@@ -18,6 +17,9 @@ BARS: Final = 8
 
 _LETTERS: Final = 20
 """Of a class's name beside its bar."""
+
+_STRIP: Final = 768.0
+"""Width of the attention over all frames, so that its letters are as large for any number."""
 
 
 def class_keys(classes: Classes) -> list[Markup]:
@@ -64,13 +66,15 @@ def interval_cell(
     )
 
 
-def attention_chart(name: str, weights: Sequence[float], *, window: int, stride: int) -> Markup:
+def attention_chart(
+    name: str, weights: Sequence[float], *, window: int, stride: int, frames: int
+) -> Markup:
     """Draw each window under the frames that it covers, the darker the more attention.
 
-    Frame t spans t / 16 to (t + 1) / 16 of the width, as in the strip of faces above it.
+    Of T frames, frame t spans t / T to (t + 1) / T of the width, as in the strip of faces above it.
     """
     lanes = -(-window // stride)
-    unit, lane, most = 48.0, 17.0, max(weights)
+    unit, lane, most = _STRIP / frames, 17.0, max(weights)
     parts = []
     for w, weight in enumerate(weights):
         x, y = w * stride * unit, (w % lanes) * lane
@@ -87,9 +91,7 @@ def attention_chart(name: str, weights: Sequence[float], *, window: int, stride:
         for w, v in enumerate(weights)
     )
     title = "Attention over windows"
-    return picture(
-        name, title, told, *parts, height=lanes * lane, width=FRAMES * unit, class_="att"
-    )
+    return picture(name, title, told, *parts, height=lanes * lane, width=_STRIP, class_="att")
 
 
 def bars_chart(

@@ -32,8 +32,7 @@ from safe.report.results import (
     trust_figures,
 )
 from safe.report.sources import Sources
-from safe.report.strips import Case, choose, read_strips
-from safe.sample import FRAMES
+from safe.report.strips import SIDE, Case, choose, read_strips
 from safe.taxonomy import Classes
 
 CASES: Final = 6
@@ -146,6 +145,12 @@ def _architecture(experiment: Experiment) -> dict[str, Any]:
     return found
 
 
+def _frames(experiment: Experiment) -> int | None:
+    """Frames of a clip, as model.json of the first fold gives them; None without one."""
+    found: int | None = next(iter(experiment.folds.values())).info.get("frames")
+    return found
+
+
 def _title(experiment: Experiment) -> str:
     """Say which model on which dataset."""
     network = _architecture(experiment).get("name", experiment.name)
@@ -214,11 +219,14 @@ def _cases(experiment: Experiment, given: Sources) -> dict[str, Any]:
     data = sources.data(given)
     groups = choose(experiment, CASES)
     strips = {}
-    if given.faces and data.folder is not None:
+    frames = _frames(experiment)
+    if given.faces and data.folder is not None and frames in (None, data.folder.frames):
         strips = read_strips(data.folder, [case.clip for group in groups for case in group])
     titles = ("Most confident and wrong", "Most doubtful")
     return {
         "data": data,
+        "frames": data.folder.frames if data.folder else frames,
+        "side": SIDE,
         "cases": [
             (title, [_case(experiment, case, strips) for case in group])
             for title, group in zip(titles, groups, strict=True)
@@ -235,7 +243,7 @@ def _case(experiment: Experiment, case: Case, strips: dict[str, str]) -> dict[st
         "about": case,
         "fold": int(experiment.fold_of[case.row]),
         "strip": strips.get(case.clip),
-        "attention": _attention(f"attention-{case.row}", weights, _architecture(experiment)),
+        "attention": _attention(f"attention-{case.row}", weights, experiment),
         "bars": bars_chart(
             f"chances-{case.row}",
             experiment.probabilities[case.row].tolist(),
@@ -247,14 +255,15 @@ def _case(experiment: Experiment, case: Case, strips: dict[str, str]) -> dict[st
     }
 
 
-def _attention(name: str, weights: Floats, network: dict[str, Any]) -> Markup | None:
+def _attention(name: str, weights: Floats, experiment: Experiment) -> Markup | None:
     """Windows under their frames; None for a rival, whose attention is not over windows of ours."""
+    network, frames = _architecture(experiment), _frames(experiment)
     window, stride = network.get("window"), network.get("stride")
     if network.get("name") != "safe" or not (isinstance(window, int) and isinstance(stride, int)):
         return None
-    if stride < 1 or (len(weights) - 1) * stride + window > FRAMES:
+    if frames is None or stride < 1 or (len(weights) - 1) * stride + window > frames:
         return None
-    return attention_chart(name, weights.tolist(), window=window, stride=stride)
+    return attention_chart(name, weights.tolist(), window=window, stride=stride, frames=frames)
 
 
 def _comparison(experiment: Experiment, other: Experiment, place: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from safe.errors import DataError, ModelError
 from safe.reading.shards import ShardFolder, open_shards
 from safe.report.compared import differing, flat, told
 from safe.report.gather import Experiment
-from safe.sample import FRAMES
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,12 @@ def cost(experiment: Experiment) -> tuple[list[CostRow], str]:
     from safe.cost import count
     from safe.networks.build import build_model
 
-    side = int(info["crop"])
-    clip = (3, FRAMES, side, side)
+    side, frames = int(info["crop"]), int(info["frames"])
+    clip = (3, frames, side, side)
     try:
-        network = build_model(len(info["classes"]), **info["architecture"], weights=None)
+        network = build_model(
+            classes=len(info["classes"]), frames=frames, **info["architecture"], weights=None
+        )
         found = count(network, clip=clip)
     except (ModelError, RuntimeError, TypeError, ValueError) as error:
         return [], f"The cost cannot be counted: {error}."
@@ -107,7 +108,7 @@ def cost(experiment: Experiment) -> tuple[list[CostRow], str]:
         for name, part in found.parts.items()
     ]
     whole = CostRow("whole model", f"{found.parameters:,}", f"{found.multiply_adds / 1e9:.3f}")
-    shape = f"{FRAMES} frames of {side} x {side} pixels"
+    shape = f"{frames} frames of {side} x {side} pixels"
     return [whole, *rows], f"One clip of {shape}; half of the operations that torch counts."
 
 

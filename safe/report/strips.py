@@ -19,7 +19,6 @@ from safe.metrics import Ints
 from safe.reading.loader import ClipReader
 from safe.reading.shards import ShardFolder
 from safe.report.gather import Experiment
-from safe.sample import FRAMES
 
 SIDE: Final = 64
 """Pixels of a face in the picture; 16 of them take some 25 KB. The page shows them smaller."""
@@ -82,7 +81,7 @@ def read_strips(folder: ShardFolder, clips: Sequence[str]) -> dict[str, str]:
     found = {}
     reader = ClipReader(folder)
     size = folder.face_size
-    faces = np.empty((1, FRAMES, size, size, 3), dtype=np.uint8)
+    faces = np.empty((1, folder.frames, size, size, 3), dtype=np.uint8)
     try:
         for clip in clips:
             rows = np.flatnonzero(folder.clip == clip)
@@ -99,7 +98,7 @@ def read_strips(folder: ShardFolder, clips: Sequence[str]) -> dict[str, str]:
 
 
 def _data_uri(faces: NDArray[np.uint8]) -> str:
-    """Put faces uint8 [16, S, S, 3] side by side, SIDE pixels each, as a JPEG."""
+    """Put faces uint8 [T, S, S, 3] side by side, SIDE pixels each, as a JPEG."""
     import cv2  # here: a page without faces needs it not
 
     small = [cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for face in faces]

@@ -71,7 +71,9 @@ class Trainer:
         self.device = ranks.device(config.runtime.device)
         self.precision = pick_precision(config.train.precision, self.device)
         torch.manual_seed(config.seed)
-        self.model = build_model(self.classes, **config.model.model_dump()).to(self.device)
+        self.model = build_model(
+            self.classes, frames=folder.frames, **config.model.model_dump()
+        ).to(self.device)
         if config.train.recompute:
             recompute(self.model)
         share_layers(self.model, ranks, sync_bn=config.train.sync_bn)

@@ -21,6 +21,9 @@ WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 GRID = (1, 4, 4)
 """Frames, rows and columns that are left for the fully connected layers."""
 
+SHORTEST = 16
+"""Frames that four poolings in time leave one of."""
+
 FULL = 4096
 """Width of the fully connected layers."""
 

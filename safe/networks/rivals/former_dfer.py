@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safe.networks.model import Output
+from safe.sample import DEFAULT_FRAMES
 
 SIDE: Final = 7
 """Side of the grid after the third stage, for 112 x 112 pixels."""
@@ -109,7 +110,7 @@ class FormerDFER(nn.Module):
         *,
         classes: int,
         dropout: float,
-        frames: int = 16,
+        frames: int = DEFAULT_FRAMES,
         spatial_depth: int = 1,
         temporal_depth: int = 3,
     ) -> None:

@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from safe.networks.backbones import build_backbone
 from safe.networks.model import Output
 from safe.networks.stm import sliding_windows
+from safe.sample import DEFAULT_FRAMES
 
 LENGTH: Final = 4
 """Frames of an instance."""
-
-INSTANCES: Final = 4
-"""Instances of a clip, so that it must have 16 frames."""
 
 HEADS: Final = 8
 """Heads of the attention over instances."""
@@ -87,6 +85,7 @@ class M3DFEL(nn.Module):
         *,
         classes: int,
         dropout: float,
+        frames: int = DEFAULT_FRAMES,
         weights: str | None = None,
         hidden: int = 512,
     ) -> None:
@@ -100,15 +99,15 @@ class M3DFEL(nn.Module):
         )
         self.attention = InstanceAttention(width)
         # The instances are the channels: a vector of the bag, each of its features from 3 of each.
-        self.aggregate = nn.Conv1d(INSTANCES, 1, kernel_size=3, padding=1)
+        self.aggregate = nn.Conv1d(frames // LENGTH, 1, kernel_size=3, padding=1)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, classes)
 
     def forward(self, clips: Tensor) -> Output:
-        """Map normalised clips [B, C, 16, H, W] to logits, embedding [B, 1024], attention [B, 4].
+        """Map clips [B, C, T, H, W] to logits, embedding [B, 1024], attention [B, T / 4].
 
         Raises:
-            RuntimeError: from torch, if the clips do not have four instances of four frames.
+            RuntimeError: from torch, if T is not the number of frames that the model is made for.
         """
         windows = sliding_windows(clips, LENGTH, LENGTH)  # [B, N, C, T_w, H, W], a view
         batch, steps = windows.shape[:2]
