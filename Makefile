@@ -22,22 +22,22 @@ lint: .venv
 # Every ratio of docs/performance.md anew, in about 20 minutes of an idle machine, after the demo.
 bench: .venv .venv-rivals
 	$(ENV) dvc repro --quiet
-	$(ENV) for name in startup memory method shard_build; do python -m benchmarks.$$name || exit 1; done
-	PYTHONPATH=. .venv-rivals/bin/python -m benchmarks.loader
-	$(ENV) python -m benchmarks.page
+	$(ENV) for name in startup memory method shard_build; do python -m tools.benchmarks.$$name || exit 1; done
+	PYTHONPATH=. .venv-rivals/bin/python -m tools.benchmarks.loader
+	$(ENV) python -m tools.benchmarks.page
 
 # What docs/scale.md says of ten million rows and of whole clusters, in about 15 minutes: the second command
 # writes its part of that page itself.
 scale: .venv
-	$(ENV) python -m benchmarks.rows
-	$(ENV) python -m benchmarks.scale --check
-	$(ENV) python -m benchmarks.page
+	$(ENV) python -m tools.benchmarks.rows
+	$(ENV) python -m tools.benchmarks.scale --check
+	$(ENV) python -m tools.benchmarks.page
 
 # Thousands of damaged files against everything that reads files, in at most half an hour. The two other
-# long runs of docs/reliability.md are `python -m faults.kill` and `python -m faults.soak`.
+# long runs of docs/reliability.md are `python -m tools.faults.kill` and `python -m tools.faults.soak`.
 fuzz: .venv
-	$(ENV) python -m faults.fuzz
-	$(ENV) python -m faults.page
+	$(ENV) python -m tools.faults.fuzz
+	$(ENV) python -m tools.faults.page
 
 # torch and torchvision come in their CUDA build, which runs on a CPU too: about 3 GB once.
 .PHONY: .venv
@@ -49,16 +49,16 @@ fuzz: .venv
 	$(ENV) python -m cli.plots_page
 	touch $@
 
-# Other loaders, to be timed beside ours: benchmarks/requirements.txt says why they live apart. The
+# Other loaders, to be timed beside ours: tools/benchmarks/requirements.txt says why they live apart. The
 # environment sees the project's packages behind its own.
 .PHONY: .venv-rivals
 .venv-rivals: .venv .venv-rivals/made
 
-.venv-rivals/made: benchmarks/requirements.txt constraints.txt
+.venv-rivals/made: tools/benchmarks/requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv-rivals
 	.venv/bin/python -c "import site; print(site.getsitepackages()[0])" \
 	  > $$(.venv-rivals/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
 	grep -v ^numpy== constraints.txt > .venv-rivals/constraints.txt
 	.venv-rivals/bin/pip install --quiet --disable-pip-version-check \
-	  --constraint .venv-rivals/constraints.txt --requirement benchmarks/requirements.txt
+	  --constraint .venv-rivals/constraints.txt --requirement tools/benchmarks/requirements.txt
 	touch $@

@@ -19,16 +19,16 @@ from pydantic import ValidationError
 from cli.layout import find_model
 from pipeline.face.preprocessing import preprocessing
 from pipeline.windows import FaceWindow, Film, Gap, find_windows
-from safe.answers import Answer, Verdict, judge
-from safe.calibration import Calibration
 from safe.config import Faces, Shard
 from safe.errors import ConfigError, ModelError
-from safe.inference import Recogniser
+from safe.evaluation.answers import Answer, Verdict, judge
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.inference import Recogniser
 from safe.params import one_line
-from safe.recipe import pick_device
 from safe.sample import decode_strip
 from safe.saved import load_model
 from safe.taxonomy import Classes
+from safe.training.device import pick_device
 
 OTHER_CROPS = "other crops"
 """Flag of a row whose face was cut otherwise than those that the model was trained on."""

@@ -9,8 +9,8 @@ from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock,
 from cli.progress import say
 from pipeline.forget import Places, Receipt, forget
 from safe.errors import ConfigError
-from safe.process import only_one
-from safe.sheet import load_sheet
+from safe.evaluation.sheet import load_sheet
+from safe.files import only_one
 
 
 def run_forget(

@@ -8,7 +8,7 @@ from cli.facts import lines
 from cli.layout import INSPECTED, read
 from cli.progress import say
 from safe.errors import ConfigError, as_utf8
-from safe.process import fitting
+from safe.files import fitting
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -48,7 +48,7 @@ def run_inspect(
         facts, figure = inspect_clip(what, config, layout, label=label, draw=draw)
     sheet = None
     if figure is not None:
-        from safe.figures.canvas import save
+        from safe.report.canvas import save
 
         sheet = out or INSPECTED / f"{_name(path)}.png"
         save(figure, sheet)

@@ -9,20 +9,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cli.facts import Facts
+from cli.facts import Answers, Facts, find_answers
 from cli.inspect_shard import check_label, read_strips
 from cli.layout import Layout, source
-from cli.said import Answers, find_answers
-from pipeline.decode import Source
-from pipeline.face.face_table import ClipFaces, read_faces
+from pipeline.face.table import ClipFaces, read_faces
 from pipeline.manifest import read_classes, read_manifest
-from pipeline.tasks.engine import Failure
+from pipeline.pool.children import Failure
+from pipeline.video.decode import Source
 from pipeline.view import View, box_kinds, view_clip
 from safe.config import Config
 from safe.errors import DataError, as_utf8
-from safe.figures.contact import Frames, Row, contact_figure
-from safe.reading.shards import open_shards
+from safe.report.contact import Frames, Row, contact_figure
 from safe.sample import decode_strip, is_frame
+from safe.shards.folder import open_shards
 
 _SIDES: Final = ("x0", "y0", "x1", "y1")
 

@@ -10,14 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cli.facts import Facts
+from cli.facts import Answers, Facts, read_answers
 from cli.inspect_shard import check_label, read_strips
 from cli.layout import Layout, find_model
-from cli.said import Answers, read_answers
 from safe.errors import DataError
-from safe.figures.contact import Row, contact_figure
-from safe.reading.shards import ShardFolder, open_shards
+from safe.report.contact import Row, contact_figure
 from safe.saved import load_model
+from safe.shards.folder import ShardFolder, open_shards
 
 _EPOCHS = 6
 """Epochs of the history that are shown, the first and the last among them."""

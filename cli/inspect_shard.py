@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from cli.facts import Facts
 from safe.errors import ConfigError, DataError
-from safe.figures.contact import Row, contact_figure
-from safe.reading.clip_table import read_table
-from safe.reading.loader import ClipReader
-from safe.reading.shard_index import Index, read_index
-from safe.reading.shards import ShardFolder, open_shards
+from safe.report.contact import Row, contact_figure
+from safe.shards.folder import ShardFolder, open_shards
+from safe.shards.index import Index, read_index, read_table
+from safe.shards.loader import ClipReader
 from safe.taxonomy import Classes
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from safe.config import Config
 from safe.errors import ModelError
+from safe.files import fitting
 from safe.params import load_config
-from safe.process import fitting
-from safe.store import Store
+from safe.shards.store import Store
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def source(config: Config, layout: Layout) -> Path | Store:
     url = config.runtime.shards
     if url is None:
         return layout.shards
-    from safe.push import check_same
+    from safe.shards.push import check_same
 
     store = open_store(config, url)
     check_same(layout.shards, store)

@@ -10,7 +10,7 @@ from typing import Final
 
 from cli.layout import plots_page
 from cli.progress import say
-from safe.process import whole_file
+from safe.files import whole_file
 
 _SNIPPET: Final = """\
 const text = {labelFontSize: 12, titleFontSize: 12};

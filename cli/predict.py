@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cli.progress import progress, say
-from cli.record import SUMMARY, Entry, Record, digest, known_names, stamp, total
 from cli.videos import LOCK, Job, find_videos
-from pipeline.tasks.worker import find_rules
+from cli.writing import SUMMARY, Entry, Record, digest, known_names, stamp, total
+from pipeline.pool.cluster import find_rules
 from safe.errors import PARTLY_EXIT_CODE, DataError, printable
-from safe.process import only_one
+from safe.files import only_one
 
 if TYPE_CHECKING:  # torch is loaded when the videos are known to be there
     from cli.answering import Look, Reader
@@ -52,7 +52,7 @@ def predict(
     deadline: float = 60.0,
     memory: float = 4.0,
 ) -> list[dict[str, Any]]:
-    """Return what a model says about a video: rows with the keys of safe.answers.schema.
+    """Return what a model says about a video: rows with the keys of safe.evaluation.answers.schema.
 
     Args:
         video: the file.

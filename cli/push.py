@@ -8,7 +8,7 @@ from cli.layout import Layout, lock, open_store, read
 from cli.progress import counts, progress, say
 from safe.config import Config
 from safe.errors import ConfigError, DataError
-from safe.process import only_one
+from safe.files import only_one
 
 
 def run_push(params: Path, overrides: list[str] | None, url: str | None) -> None:
@@ -52,7 +52,7 @@ def push_made(config: Config, layout: Layout) -> None:
 
 
 def _push(config: Config, layout: Layout, url: str) -> None:
-    from safe.push import push_shards
+    from safe.shards.push import push_shards
 
     total = len(list(layout.shards.glob("*.tar"))) + 2
     with only_one(lock(layout.shards), str(layout.shards)), progress("push", total) as done:

@@ -23,8 +23,8 @@ from cli.app import app
 from cli.progress import say
 from safe import config
 from safe.config import Config
+from safe.files import whole_file
 from safe.params import load_config
-from safe.process import whole_file
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = Path("docs", "reference.md")

@@ -10,21 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cli.experiments import Found
-from cli.held import read_out
+from cli.experiments import Found, read_out
 from cli.layout import Layout
-from safe.compare import Entry, Estimate, estimate
-from safe.compare_table import table_markdown
 from safe.config import Config
 from safe.errors import DataError
-from safe.figures.calibration import draw_calibration
-from safe.figures.cases import choose_cases, draw_cases
-from safe.figures.confusion import draw_confusion
-from safe.figures.embedding import draw_embedding
-from safe.figures.rows import draw_rows, draw_sweep
-from safe.process import whole_file
+from safe.evaluation.compare import Entry, Estimate, estimate, table_markdown
+from safe.evaluation.sheet import Sheet
+from safe.files import whole_file
+from safe.report.contact import choose_cases, draw_cases, draw_rows, draw_sweep
+from safe.report.pictures import draw_calibration, draw_confusion, draw_embedding
 from safe.sample import decode_strip
-from safe.sheet import Sheet
 
 Results = Mapping[str, Mapping[int, Found]]
 """By row and seed, as cli.experiments.gather gives them."""

@@ -8,13 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cli.experiments import PARAMS
-from cli.held import Held, held, read_out
+from cli.experiments import PARAMS, Held, held, read_out
 from cli.layout import Layout, read
 from cli.progress import say
 from safe.errors import ConfigError, DataError, SafeError
+from safe.files import whole_file
 from safe.params import read_mapping
-from safe.process import whole_file
 from safe.report.gather import Experiment, Reader, gather
 from safe.report.page import render_page
 from safe.report.sources import Sources
@@ -122,7 +121,7 @@ def _clips(layout: Layout) -> int | None:
 
 def _face_counts(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """Count the clips of faces.parquet by status, and those that are not ok by reason."""
-    from pipeline.face.face_table import read_faces
+    from pipeline.face.table import read_faces
 
     try:
         table = read_faces(layout.faces)

@@ -9,17 +9,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.clips import silent, walk_files
+from pipeline.datasets.base import silent, walk_files
 from safe.errors import ConfigError, DataError, as_utf8
+from safe.files import fitting
 from safe.finding import number, some
-from safe.process import fitting
 
 SUFFIXES: Final = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".flv", ".f4v"),
     *(".ts", ".mts", ".m2ts", ".m2t", ".mpg", ".mpeg", ".vob"),
 )
 """What counts as a video in a folder. A file that is named itself may be called anything: what a
-file is, its content decides (pipeline/container.py)."""
+file is, its content decides (pipeline/video/container.py)."""
 
 LOCK: Final = ".lock"
 """File in the folder of the answers that says which process is writing there."""

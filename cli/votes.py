@@ -8,7 +8,7 @@ import numpy as np
 from cli.layout import RESULTS, read
 from cli.progress import say
 from safe.errors import DataError
-from safe.process import whole_file
+from safe.files import whole_file
 
 TOLD = {
     "vote_kl": "KL divergence from the votes, nats",
@@ -24,12 +24,12 @@ def run_votes(params: Path, overrides: list[str] | None) -> None:
     config, layout = read(params, overrides)
     if config.data.name != "dfew":
         raise DataError(f"votes: only DFEW comes with votes; data.name is {config.data.name}")
-    from pipeline.datasets.votes import read_votes
-    from safe.calibration import Calibration
-    from safe.metrics import softmax
-    from safe.predictions import read_predictions
+    from pipeline.datasets.dfew import read_votes
+    from safe.evaluation.calibration import Calibration
+    from safe.evaluation.metrics import softmax
+    from safe.evaluation.predictions import read_predictions
+    from safe.evaluation.votes import vote_figures
     from safe.saved import read_info
-    from safe.votes import vote_figures
 
     votes = read_votes(Path(config.data.root))
     plain, calibrated, counts = [], [], []

@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.picture import Pictures
+from pipeline.pool.children import Failure, run_tasks
 from pipeline.stretch import Survey, survey
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.video import decoded_frames, open_video, reading
+from pipeline.video.container import decoded_frames, open_video, reading
+from pipeline.video.picture import Pictures
 from safe.errors import DataError
-from safe.process import naming, whole_file
+from safe.files import naming, whole_file
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]

@@ -16,24 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.blocks import Blocks
-from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
-from pipeline.face.crop import centre_square
-from pipeline.face.detect import DETECTORS, load_detector
-from pipeline.face.face_table import ClipFaces, Status, write_faces
-from pipeline.face.leftover import Leave, add, leaving, made_by, seal
-from pipeline.face.look import detect_clip, load_closer, no_face
+from pipeline.face.cache import Leave, add, leaving, made_by, seal
+from pipeline.face.crop import centre_square, make_strip
+from pipeline.face.detect import DETECTORS, detect_clip, load_closer, load_detector, no_face
 from pipeline.face.preprocessing import preprocessing
-from pipeline.face.strip import make_strip
+from pipeline.face.table import ClipFaces, Status, write_faces
 from pipeline.face.track import NEARLY_ALL, Track, choose_track
-from pipeline.manifest import read_manifest
-from pipeline.tasks.cluster import Cluster
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.tasks.fetch import fetched, require_store
+from pipeline.manifest import Blocks, read_manifest
+from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.cluster import Cluster
+from pipeline.pool.fetch import fetched, require_store
+from pipeline.video.decode import Decoded, Decoder, Source, load_decoder, read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.sample import DEFAULT_FRAMES
-from safe.store import Store
+from safe.shards.store import Store
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def find_faces(
         memory: GiB that the work on one clip may take; None: no limit.
         store: where the clips are, in place of `root`. Changes no byte.
         cluster: Dask workers that do it, in place of processes here. Changes no byte.
-        leave: which strips to make in passing, for the stage shard (pipeline/face/leftover.py).
+        leave: which strips to make in passing, for the stage shard (pipeline/face/cache.py).
         on_done: called with the number of clips finished so far.
 
     Returns:
@@ -187,7 +184,7 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     A box with score 0 is no detection. Where the face was lost, `reason` counts those frames, and
     all frames were looked at: boxes between two detections are interpolated, those before the first
     and after the last are held. Where the face is steady and frames between were not looked at
-    (pipeline/face/look.py), `reason` counts nothing. No clip has both.
+    (pipeline/face/detect.py), `reason` counts nothing. No clip has both.
     """
     count = len(decoded.indices)
     height, width = decoded.frames.shape[1:3]

@@ -18,14 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.blocks import write_rows
-from pipeline.contents import write_index
-from pipeline.face.face_table import SCHEMA as FACES
-from pipeline.face.face_table import write_table
+from pipeline.face.table import SCHEMA as FACES
+from pipeline.face.table import write_table
 from pipeline.manifest import SCHEMA as MANIFEST
-from pipeline.tar import TarWriter, clear_beside, describe, whole_folder
+from pipeline.manifest import write_rows
+from pipeline.tars import TarWriter, clear_beside, describe, whole_folder, write_index
 from safe.errors import DataError
-from safe.process import whole_file
+from safe.files import whole_file
 from safe.sample import SHARD_FORMAT
 
 Rows = list[dict[str, Any]]

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode import Decoder, Source, read_clip
-from pipeline.face.face_table import ClipFaces
-from pipeline.face.strip import make_strip
+from pipeline.face.crop import make_strip
+from pipeline.face.table import ClipFaces
 from pipeline.faces import locate, prepare
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.pool.children import Failure, run_tasks
+from pipeline.video.decode import Decoder, Source, read_clip
 from safe.config import Config, Faces, Shard
 from safe.errors import DataError
 

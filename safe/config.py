@@ -243,7 +243,7 @@ class Train(Section):
     """auto | float32 | bf16. auto: bf16 on GPUs that have it, else float32"""
     recompute: bool = False
     """true: less memory, one more forward pass, the same gradients
-    (safe/training/gradients.py)"""
+    (safe/training/loop.py)"""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile: slow to start, rounds differently, not with recompute. auto = on a GPU,
     for one process of 3,000 steps or more"""
@@ -310,7 +310,7 @@ class Eval(Section):
         "freeze",
     ] = "none"
     """none | gaussian_noise | frame_drop | blur | jpeg | low_light | occlusion | shuffle |
-    reverse | freeze: done to the test clips (safe/perturb.py)"""
+    reverse | freeze: done to the test clips (safe/evaluation/perturb.py)"""
     severity: Annotated[int, Field(ge=0, le=5)] = 0
     """0 changes nothing, 5 is the strongest"""
     seed: Seed = 0

@@ -1,7 +1,7 @@
 """What did an examination find, where, and what mends it?
 
-`safe-cli doctor` is made of examinations: of the machine (cli/machine.py), of the dataset
-(pipeline/examine.py), of shards (safe/examine.py), models and predictions (safe/examine_runs.py).
+`safe-cli doctor` is made of examinations: of the machine (cli/doctor.py), of the dataset
+(pipeline/doctor.py), of shards (safe/doctor.py), models and predictions (safe/doctor.py).
 Each gives facts, which are shown, and findings, which decide the exit code.
 """
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from safe.config import Config
 from safe.errors import ConfigError
-from safe.reading.bounded import read_bounded
+from safe.files import read_bounded
 
 EXPONENT: Final = (
     "tag:yaml.org,2002:float",

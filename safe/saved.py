@@ -19,12 +19,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from safe.calibration import Calibration
 from safe.config import Model, Positive
 from safe.errors import ModelError
-from safe.networks.build import build_model
-from safe.process import whole_file
-from safe.reading.bounded import read_bounded
+from safe.evaluation.calibration import Calibration
+from safe.files import read_bounded, whole_file
+from safe.models.registry import build_model
 from safe.sample import DEFAULT_FRAMES, MOST_FRAMES
 from safe.taxonomy import MOST, check_classes
 
@@ -67,7 +66,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Calibration(_Block):
-    """The fields of safe.calibration.Calibration."""
+    """The fields of safe.evaluation.calibration.Calibration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

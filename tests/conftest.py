@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from s3 import proxy, server  # noqa: F401 - fixtures
 
 from cli.app import main
-from pipeline.datasets.animate import draw_clip
-from pipeline.datasets.synthetic import plan_clips, synthesize
 from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.shard import write_shards
+from pipeline.synthetic.plan import plan_clips, synthesize
+from pipeline.synthetic.render import draw_clip
 from safe.config import Config
 from safe.params import load_config
 

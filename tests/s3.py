@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from safe.store import _filesystem
+from safe.shards.store import _filesystem
 
 SECRET = "hush-this-is-the-secret-key"
 KEY = "AKIAHUSHHUSHHUSHHUSH"

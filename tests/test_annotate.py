@@ -8,7 +8,7 @@ import pytest
 from conftest import grey_ramp, write_video
 
 from pipeline.annotate import Mark, Marks, annotate, draw_mark
-from pipeline.decode import frame_indices
+from pipeline.video.decode import frame_indices
 from safe.errors import DataError
 
 RED, GREEN = (220, 30, 30), (30, 200, 30)

@@ -19,10 +19,10 @@ import torch
 from conftest import ROOT, SMALL, call, write_video
 from warm import bin_folder
 
-from pipeline.datasets.animate import Clip, draw_clip
+from pipeline.synthetic.render import Clip, draw_clip
 from safe.config import Synthesize
-from safe.networks.backbones import BACKBONES
-from safe.networks.build import RIVALS
+from safe.models.backbones import BACKBONES
+from safe.models.registry import RIVALS
 from safe.taxonomy import BASIC
 
 # R3D-18's convolutions are Winograd's on a CPU from some 512 pixels over the windows on.
@@ -140,7 +140,7 @@ with torch.device("meta"):
         importlib.import_module(name)
         found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
         assert not found, f"{name}: {found}"
-assert "safe.networks.r3d" in sys.modules
+assert "safe.models.r3d" in sys.modules
 """
     command = [sys.executable, "-c", probe, *modules]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

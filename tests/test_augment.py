@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from safe import augment
-from safe.augment import (
+from safe.training import transforms as augment
+from safe.training.transforms import (
     MEAN,
     STD,
     center_crop,

@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.blocks import BLOCK, Blocks, write_rows
-from pipeline.face.face_table import ClipFaces, FaceFile, write_faces
+from pipeline.face.table import ClipFaces, FaceFile, write_faces
 from pipeline.index import build_index
-from pipeline.manifest import read_manifest
-from pipeline.shard_plan import plan_shards
+from pipeline.manifest import BLOCK, Blocks, read_manifest, write_rows
+from pipeline.shard import plan_shards
 from safe.config import Data
 from safe.errors import DataError
 from safe.taxonomy import BASIC

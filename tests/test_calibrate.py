@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from safe.calibrate import calibrate, fit, selection_rows
-from safe.calibration import Calibration
 from safe.errors import DataError, ModelError
-from safe.evaluate import evaluate
-from safe.metrics import softmax
-from safe.predictions import read_predictions
-from safe.reading.shards import open_shards
+from safe.evaluation.calibrate import calibrate, fit, selection_rows
+from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.evaluate import evaluate
+from safe.evaluation.metrics import softmax
+from safe.evaluation.predictions import read_predictions
 from safe.saved import info_digest, load_model, save_calibrated
-from safe.split import choose_rows, next_fold
-from safe.train import train
-from safe.trust import trust_figures
+from safe.shards.folder import open_shards
+from safe.training.split import choose_rows, next_fold
+from safe.training.train import train
 
 VAL = ("train.select=val", "train.val_from=fold", "train.epochs=1")
 

@@ -15,15 +15,15 @@ from conftest import small_config
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_score, recall_score
 
-from cli.card import run_card
-from safe.calibration import Calibration
-from safe.card import write_card
+from cli.export import run_card
 from safe.errors import DataError, ModelError
-from safe.exact_pass import Predictions, write_predictions
-from safe.metrics import softmax, summarize
-from safe.networks.build import build_model
-from safe.reading.shards import open_shards
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.inference import Predictions, write_predictions
+from safe.evaluation.metrics import softmax, summarize
+from safe.models.registry import build_model
+from safe.report.card import write_card
 from safe.saved import info_digest, read_info, save_model
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 
 ARCHITECTURE = {

@@ -10,8 +10,8 @@ import cv2
 import pytest
 from conftest import ROOT, SMALL, call
 
-from cli.runs import _uar
-from pipeline.decode import read_video
+from cli.stages import _uar
+from pipeline.video.decode import read_video
 from safe.taxonomy import BASIC
 
 

@@ -14,7 +14,7 @@ from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.shard import write_shards
 from safe.errors import DataError
-from safe.store import Store
+from safe.shards.store import Store
 
 boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
 

@@ -29,12 +29,12 @@ from test_engine import (
 )
 
 from pipeline.faces import find_faces
+from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.cluster import Cluster, run_batches
+from pipeline.pool.fetch import fetched
 from pipeline.shard import write_shards
-from pipeline.tasks.cluster import Cluster, run_batches
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.tasks.fetch import fetched
 from safe.errors import ConfigError, ProcessError
-from safe.store import Store
+from safe.shards.store import Store
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `scale` (Dask)")
 psutil = pytest.importorskip("psutil")
@@ -271,7 +271,7 @@ def test_workers_that_do_not_fit_are_told(dask: Dask, tmp_path: Path, monkeypatc
     with pytest.raises(ProcessError, match=r"worker tcp://127.* does not see .*nowhere"):
         list(run_tasks(square, [1], workers=1, deadline=20, cluster=blind))
     ours = {"the code": "0" * 12, "numpy": "0.1"}
-    monkeypatch.setattr("pipeline.tasks.cluster.find_rules", lambda: ours)
+    monkeypatch.setattr("pipeline.pool.cluster.find_rules", lambda: ours)
     alone = replace(dask.cluster, retries=0)
     with pytest.raises(
         ProcessError, match=r"other bytes: it has the code \w{12}, not 0.*, not 0\.1"

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets.own import _each_line
-from pipeline.datasets.own_columns import LINES, Lines, first_twice, read_plain
-from pipeline.datasets.own_lines import PARTS
-from pipeline.face.face_table import SCHEMA, ClipFaces, FaceFile, write_faces
+from pipeline.datasets.own import LINES, PARTS, Lines, _each_line, first_twice, read_plain
+from pipeline.face.table import SCHEMA, ClipFaces, FaceFile, write_faces
 from safe.errors import DataError
 
 WHERE = Path("list.csv")

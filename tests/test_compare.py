@@ -9,12 +9,18 @@ import pytest
 import scipy.stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from safe.compare import Entry, difference, estimate, judge, mcnemar_by_seed
-from safe.compare_table import table_markdown
 from safe.errors import DataError
-from safe.metrics import summarize
-from safe.predictions import Split
-from safe.statistics import Mcnemar
+from safe.evaluation.compare import (
+    Entry,
+    difference,
+    estimate,
+    judge,
+    mcnemar_by_seed,
+    table_markdown,
+)
+from safe.evaluation.intervals import Mcnemar
+from safe.evaluation.metrics import summarize
+from safe.evaluation.predictions import Split
 from safe.taxonomy import BASIC, Classes
 
 K = len(BASIC)

@@ -8,8 +8,8 @@ import yaml
 
 from safe.config import Config, Eval
 from safe.errors import ConfigError
+from safe.evaluation.perturb import PERTURBATIONS
 from safe.params import load_config
-from safe.perturb import PERTURBATIONS
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 

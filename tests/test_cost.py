@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video import R3D_18_Weights, r3d_18
 
-from safe.cost import REST, Part, Row, Speed, count, measure, table
-from safe.networks.backbones import build_backbone
-from safe.networks.model import SAFE
-from safe.networks.r3d import R3D18
+from safe.evaluation.cost import REST, Part, Row, Speed, count, measure, table
+from safe.models.backbones import build_backbone
+from safe.models.r3d import R3D18
+from safe.models.safe import SAFE
 
 HIDDEN, FEATURES, WINDOWS = 512, 512, 7
 CPU = torch.device("cpu")
@@ -205,7 +205,7 @@ class Known(nn.Module):
 def test_latency_is_the_median_after_warm_up_divided_by_the_batch(monkeypatch):
     # the warm-up would move the median, and the mean is not the median
     model = Known(pauses=(9.0, 9.0, 0.04, 0.02, 0.6))
-    monkeypatch.setattr("safe.cost.time.perf_counter", lambda: model.clock)
+    monkeypatch.setattr("safe.evaluation.cost.time.perf_counter", lambda: model.clock)
     speed = measure(model, device=CPU, clip=(3, 2, 8, 8), batches=(4, 1), repeats=3)
     assert model.seen == [(1, 3, 2, 8, 8)] * 5 + [(4, 3, 2, 8, 8)] * 5
     assert speed.latency_ms == pytest.approx({1: 40.0, 4: 10.0})

@@ -9,9 +9,9 @@ from conftest import grey_ramp, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import decode
-from pipeline.decode import Decoder, frame_indices, read_clip, read_video
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.pool.children import Failure, run_tasks
+from pipeline.video.container import decode
+from pipeline.video.decode import Decoder, frame_indices, read_clip, read_video
 from safe.errors import DataError
 
 DECODERS: list[Decoder] = ["decord", "pyav"]
@@ -268,7 +268,7 @@ def test_frames_too_large_for_the_memory_are_refused(
     tmp_path: Path, decoder: Decoder, monkeypatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", grey_ramp(20, height=48, width=64))
-    monkeypatch.setattr("pipeline.video.MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr("pipeline.video.container.MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(DataError, match="64 x 48 pixels are too large"):
         read_video(path, decoder=decoder)
 

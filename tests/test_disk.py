@@ -15,9 +15,10 @@ import pytest
 from conftest import ROOT, SMALL, call
 from safetensors.numpy import save_file
 
-from cli import runs, stages
+from cli import stages
+from cli import stages as runs
 from safe.errors import ProcessError, explain
-from safe.process import only_one, whole_file
+from safe.files import only_one, whole_file
 
 SETTINGS = (*SMALL, "runtime.workers=1", "train.epochs=1", "runtime.checkpoint_steps=4")
 
@@ -170,7 +171,7 @@ def test_a_folder_of_someone_else_is_one_line(tmp_path):
     tmp_path.chmod(0o755)
     write = (
         "import os, sys; from pathlib import Path\n"
-        "from safe.errors import explain; from safe.process import whole_file\n"
+        "from safe.errors import explain; from safe.files import whole_file\n"
         "os.chdir(sys.argv[1]); os.setuid(65534)\n"
         "try:\n"
         "    with whole_file(Path('table')) as path: path.write_text('new')\n"
@@ -187,7 +188,7 @@ def test_a_folder_of_someone_else_is_one_line(tmp_path):
 
 
 HOLD = (
-    "import sys; from pathlib import Path; from safe.process import only_one\n"
+    "import sys; from pathlib import Path; from safe.files import only_one\n"
     "with only_one(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.read()"
 )
 
@@ -247,7 +248,7 @@ def test_the_second_run_in_a_folder_is_refused(work, verb, out, monkeypatch):
 
 def test_a_killed_writer_leaves_nothing_that_the_next_one_does_not_clear(tmp_path):
     write = (
-        "import os, signal, sys; from pathlib import Path; from safe.process import whole_file\n"
+        "import os, signal, sys; from pathlib import Path; from safe.files import whole_file\n"
         "with whole_file(Path(sys.argv[1])) as path:\n"
         "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

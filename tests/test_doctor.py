@@ -22,16 +22,15 @@ import torch
 from conftest import ROOT, SMALL, call, small_config
 from test_disk import small_disk
 
-from cli.doctor import run_doctor
-from cli.machine import examine_machine, plan_gib
+from cli.doctor import examine_machine, plan_gib, run_doctor
 from pipeline.datasets.official import OFFICIAL, exchanged
-from safe.calibration import Calibration
 from safe.config import Data
-from safe.evaluate import evaluate
-from safe.networks.build import build_model
-from safe.reading.shards import open_shards
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.evaluate import evaluate
+from safe.models.registry import build_model
 from safe.sample import DEFAULT_FRAMES
 from safe.saved import read_info, save_calibrated, save_model
+from safe.shards.folder import open_shards
 
 DATA = Path("data/synthetic")
 RAW = Path("data/raw/synthetic")
@@ -331,8 +330,7 @@ def strip_of(row: int) -> bytes:
 
 def remake_shards(strips: dict[str, bytes], *, without: Sequence[str] = (), **changes: Any) -> None:
     """Write the shards anew as the pipeline does, with other strips for some clips."""
-    from pipeline.contents import write_index
-    from pipeline.tar import ShardWriter
+    from pipeline.tars import ShardWriter, write_index
 
     shards = open_shards(SHARDS)
     had = {str(key): strip_of(row) for row, key in enumerate(shards.clip)}

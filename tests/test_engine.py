@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.pool.children import Failure, run_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 _set_up_in: list[int] = []
@@ -247,7 +247,7 @@ def test_look_ahead_is_bounded(tmp_path: Path) -> None:
 def test_children_die_with_a_killed_parent() -> None:
     main = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from pipeline.tasks.engine import run_tasks\n"
+        "from pipeline.pool.children import run_tasks\n"
         "from test_engine import pid_or_hang\n"
         "results = run_tasks(pid_or_hang, ['pid', 'hang'], workers=1, deadline=600)\n"
         "print(next(results), flush=True)\n"
@@ -286,7 +286,7 @@ def test_without_what_forks_them_children_go_on_and_are_killed_and_replaced() ->
 def test_without_a_place_for_its_socket_there_is_no_server(tmp_path: Path) -> None:
     main = (
         "import math, sys\n"
-        "from pipeline.tasks.engine import run_tasks\n"
+        "from pipeline.pool.children import run_tasks\n"
         "print(*run_tasks(math.isqrt, [16], workers=1, deadline=60))\n"
     )
     deep = tmp_path / ("long" * 30)

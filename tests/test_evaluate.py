@@ -10,23 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import small_config
 
-from pipeline.contents import write_index
-from pipeline.tar import ShardWriter
-from safe.calibrate import calibrate
-from safe.calibration import Calibration
+from pipeline.tars import ShardWriter, write_index
+from safe.doctor import examine_models, examine_predictions
 from safe.errors import ModelError
-from safe.evaluate import check_fit, evaluate
-from safe.examine_runs import examine_models, examine_predictions
-from safe.metrics import summarize
-from safe.predictions import read_predictions
-from safe.reading.shards import open_shards
-from safe.recipe import cpu_has_bf16
+from safe.evaluation.calibrate import calibrate
+from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.evaluate import check_fit, evaluate
+from safe.evaluation.metrics import summarize
+from safe.evaluation.predictions import read_predictions
+from safe.evaluation.summary import summarize_folds
 from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.saved import info_digest
-from safe.summary import summarize_folds
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC, decode
-from safe.train import train
-from safe.trust import trust_figures
+from safe.training.device import cpu_has_bf16
+from safe.training.train import train
 
 
 @pytest.fixture(scope="module")

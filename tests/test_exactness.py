@@ -11,10 +11,10 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.memory import write
-from safe.reading.loader import load_batches
-from safe.reading.plan import TrainPlan, epoch_order, in_order
-from safe.reading.shards import open_shards
+from safe.shards.folder import open_shards
+from safe.shards.loader import load_batches
+from safe.shards.order import TrainPlan, epoch_order, in_order
+from tools.benchmarks.memory import write
 
 SHARDS = {
     "one shard": [23],

@@ -14,19 +14,24 @@ from PIL import Image
 from test_pipeline import clone, run, warm_env, work_off_queue  # noqa: F401  (clone is a fixture)
 
 from cli.experiments import (
+    Held,
     Planned,
     find_sheet,
     gather,
     hydra_text,
+    identity,
+    is_of_its_params,
+    matching,
+    parse_shown,
     plan,
+    read_out,
     read_settings,
     run_queue,
     run_table,
 )
-from cli.held import Held, identity, is_of_its_params, matching, parse_shown, read_out
 from cli.render import render
 from safe.errors import ConfigError, SafeError
-from safe.metrics import summarize
+from safe.evaluation.metrics import summarize
 from safe.params import load_config
 
 PAPER_SCALE = ("shard.size=128", "augment.crop=112", "model.backbone=r3d_18", "model.hidden=512")
@@ -243,7 +248,7 @@ def lock(**changes) -> dict:
         "train@1": {
             "deps": [
                 {"path": "data/x/shards", "md5": changes.get("shards", "a.dir")},
-                {"path": "safe/training/acl.py", "md5": "c"},
+                {"path": "safe/training/losses.py", "md5": "c"},
             ],
             "params": {"params.yaml": train},
             "outs": [{"path": "runs/x/train/fold-1", "md5": "b.dir"}],

@@ -15,18 +15,17 @@ from conftest import ROOT
 from torch import nn
 
 from cli.export import read_test_faces
-from safe.augment import MEAN, STD
-from safe.calibration import Calibration
 from safe.errors import ModelError
-from safe.export import TOLERANCE, export_model, random_faces
-from safe.metrics import softmax
-from safe.networks.build import build_model
-from safe.networks.model import Output
-from safe.reading.loader import ClipReader
-from safe.reading.shards import open_shards
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import softmax
+from safe.export import TOLERANCE, PlainPool, export_model, random_faces
+from safe.models.registry import build_model
+from safe.models.safe import Output
 from safe.saved import load_model, save_model
+from safe.shards.folder import open_shards
+from safe.shards.loader import ClipReader
 from safe.taxonomy import BASIC
-from safe.whole import PlainPool
+from safe.training.transforms import MEAN, STD
 
 ARCHITECTURE = {
     "name": "safe", "backbone": "small", "temporal": "s2am2",

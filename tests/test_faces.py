@@ -15,14 +15,14 @@ from conftest import ROOT, grey_ramp, write_video
 from numpy.typing import NDArray
 
 from pipeline import faces
-from pipeline.decode import Decoded
-from pipeline.face.face_table import SCHEMA, read_faces
-from pipeline.face.look import LOOK_RULE
+from pipeline.face.detect import LOOK_RULE
 from pipeline.face.preprocessing import preprocessing
+from pipeline.face.table import SCHEMA, read_faces
 from pipeline.faces import Clip, Found, find_clip, find_faces, locate
 from pipeline.index import build_index
 from pipeline.manifest import SCHEMA as MANIFEST
-from pipeline.tasks.engine import Failure
+from pipeline.pool.children import Failure
+from pipeline.video.decode import Decoded
 from safe.config import Data, Faces
 from safe.errors import DataError
 from safe.params import load_config

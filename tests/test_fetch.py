@@ -13,11 +13,11 @@ from conftest import small_config
 from test_engine import Named, read_named
 
 from pipeline.datasets import ferv39k, own
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.tasks.fetch import fetched, require_store
+from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.fetch import fetched, require_store
 from safe.config import Data
 from safe.errors import ConfigError, DataError
-from safe.store import MissingError, Store
+from safe.shards.store import MissingError, Store
 
 
 @pytest.fixture

@@ -13,11 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from safe.compare import Estimate
 from safe.errors import DataError
-from safe.figures import calibration, canvas, cases, confusion, embedding, reliability, rows
-from safe.metrics import softmax
-from safe.predictions import Split, pool
+from safe.evaluation.compare import Estimate
+from safe.evaluation.metrics import softmax
+from safe.evaluation.predictions import Split, pool
+from safe.report import canvas
+from safe.report import contact as cases
+from safe.report import contact as rows
+from safe.report import pictures as calibration
+from safe.report import pictures as confusion
+from safe.report import pictures as embedding
+from safe.report import pictures as reliability
 from safe.taxonomy import BASIC, Classes
 
 

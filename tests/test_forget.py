@@ -25,17 +25,17 @@ from test_cli import small, start_cli
 
 from cli.forget import run_forget
 from cli.stages import run_index
-from pipeline.datasets.synthetic import synthesize
-from pipeline.face.face_table import ClipFaces, write_faces
-from pipeline.face.leftover import Leave
+from pipeline.face.cache import Leave
+from pipeline.face.table import ClipFaces, write_faces
 from pipeline.faces import find_faces
 from pipeline.forget import Places, Receipt, forget
 from pipeline.index import build_index
 from pipeline.remove import find_raw, remove_rows
 from pipeline.shard import write_shards
+from pipeline.synthetic.plan import synthesize
 from safe.errors import DataError, SafeError
-from safe.process import only_one
-from safe.reading.shards import open_shards
+from safe.files import only_one
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 
 OVERRIDES = (

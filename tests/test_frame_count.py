@@ -12,13 +12,13 @@ from pipeline.index import build_index
 from pipeline.shard import write_shards
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
-from safe.evaluate import check_fit, evaluate
-from safe.networks.build import RIVALS
-from safe.reading.loader import load_batches
-from safe.reading.shards import open_shards
+from safe.evaluation.evaluate import check_fit, evaluate
+from safe.models.registry import RIVALS
 from safe.saved import read_info
-from safe.train import train
-from safe.training.trainer import Trainer
+from safe.shards.folder import open_shards
+from safe.shards.loader import load_batches
+from safe.training.loop import Trainer
+from safe.training.train import train
 
 COUNTS = (8, 16, 32)
 SHORT = ("train.epochs=1", "train.batch=4", "train.select=last", "runtime.workers=0")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_faces import write_manifest
 
-from pipeline.decode import Decoded, frame_indices, read_clip
-from pipeline.face.face_table import read_faces
+from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
-from pipeline.frames import place_frames, read_frames
+from pipeline.video.decode import Decoded, frame_indices, read_clip
+from pipeline.video.frames import place_frames, read_frames
 from safe.errors import DataError
 from safe.params import load_config
 

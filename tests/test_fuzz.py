@@ -1,4 +1,5 @@
-"""A short round of `python -m faults.fuzz`, and that the harness does see what it is to find."""
+"""A short round of `python -m tools.faults.fuzz`, and that the harness does see what it is to
+find."""
 
 import os
 import subprocess
@@ -8,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from faults.fuzz import run
-from faults.originals import make_videos
-from faults.outcome import Outcome, Tally, general
-from faults.watch import try_all, watched
 from safe.errors import DataError
+from tools.faults.fuzz import Outcome, Tally, general, run, try_all, watched
+from tools.faults.mutate import make_videos
 
 
 def test_a_short_round_finds_nothing_and_starts_from_the_same_videos(tmp_path):

@@ -1,4 +1,5 @@
-"""benchmarks/gpu.py: every part runs on a CPU, and one that raises costs the others nothing."""
+"""tools/benchmarks/gpu.py: every part runs on a CPU, and one that raises costs the others
+nothing."""
 
 import json
 import os
@@ -7,13 +8,13 @@ import time
 import pytest
 import torch
 
-from benchmarks import gpu
-from benchmarks.gpu_parts.convolutions import list_convs
-from benchmarks.gpu_parts.timing import Setup
-from benchmarks.page import section
-from benchmarks.report import Figure
-from safe.cost import count
-from safe.networks.model import SAFE
+from safe.evaluation.cost import count
+from safe.models.safe import SAFE
+from tools.benchmarks import gpu
+from tools.benchmarks.gpu import Setup
+from tools.benchmarks.gpu_training import list_convs
+from tools.benchmarks.page import section
+from tools.benchmarks.report import Figure
 
 SLOW = ("compiled", "benchmarked")
 """Parts that the test leaves out: torch.compile, and what differs from `training` on a GPU only."""

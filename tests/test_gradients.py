@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from safe.errors import ConfigError
-from safe.networks.backbones import BACKBONES, build_backbone
-from safe.networks.model import SAFE
-from safe.training.acl import ACL
-from safe.training.gradients import backward, recompute, unchanged_buffers
+from safe.models.backbones import BACKBONES, build_backbone
+from safe.models.safe import SAFE
+from safe.training.loop import backward, recompute, unchanged_buffers
+from safe.training.losses import ACL
 
 FIELDS = ("logits", "embedding")
 LABELS = torch.tensor([0, 1, 1, 2, 0, 3, 1, 0])

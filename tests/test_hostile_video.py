@@ -13,12 +13,12 @@ import pytest
 from conftest import ROOT, grey_ramp, write_video
 from test_faces import write_manifest
 
-from pipeline.decode import Decoder, load_decoder, read_video
-from pipeline.face.face_table import read_faces
+from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
-from pipeline.listing import MAX_FRAMES
+from pipeline.pool.children import Failure, run_tasks
 from pipeline.shard import Clip, encode_clip
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.video.decode import Decoder, load_decoder, read_video
+from pipeline.video.listing import MAX_FRAMES
 from safe.errors import DataError
 from safe.params import load_config
 
@@ -193,10 +193,10 @@ def test_too_many_frames_are_refused_by_the_list_not_the_claim(
     tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", grey_ramp(40))
-    monkeypatch.setattr("pipeline.listing.MAX_FRAMES", 39)
+    monkeypatch.setattr("pipeline.video.listing.MAX_FRAMES", 39)
     with pytest.raises(DataError, match="more than 39 frames: too long"):
         read_video(path, decoder=decoder)
-    monkeypatch.setattr("pipeline.listing.MAX_FRAMES", 40)
+    monkeypatch.setattr("pipeline.video.listing.MAX_FRAMES", 40)
     assert read_video(path, decoder=decoder).n_frames == 40
 
 

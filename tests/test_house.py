@@ -11,15 +11,15 @@ ROOT = Path(__file__).parents[1]
 CODE = sorted(path for room in ("safe", "pipeline", "cli") for path in (ROOT / room).rglob("*.py"))
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 TORCH_FREE = {
-    *("safe.taxonomy", "safe.config", "safe.errors", "safe.sample", "safe.process"),
-    *("safe.finding", "safe.store"),
+    *("safe.taxonomy", "safe.config", "safe.errors", "safe.sample", "safe.files"),
+    *("safe.finding", "safe.shards.store"),
 }
 MODULE = {
-    "synthesize": "pipeline.datasets.synthetic",
-    "train": "safe.train",
-    "calibrate": "safe.calibrate",
-    "eval": "safe.evaluate",
-    "summary": "safe.summary",
+    "synthesize": "pipeline.synthetic.plan",
+    "train": "safe.training.train",
+    "calibrate": "safe.evaluation.calibrate",
+    "eval": "safe.evaluation.evaluate",
+    "summary": "safe.evaluation.summary",
 }
 NO_STAGE = {
     "push_shards": "a copy elsewhere of what shard made; not a step from clips to figures",
@@ -36,7 +36,7 @@ NO_STAGE = {
 NOT_IN_DEPS = {
     "safe.config": "its values are params of the stage",
     "safe.errors": "only the words of an error",
-    "safe.process": "how a file appears, not what is in it",
+    "safe.files": "how a file appears, not what is in it",
 }
 
 

@@ -12,25 +12,24 @@ import pytest
 from conftest import ROOT, SMALL, grey_ramp, small_config, write_at, write_video
 from PIL import Image
 
-from cli.facts import lines
+from cli.facts import _windows, lines
 from cli.inspect import run_inspect
 from cli.inspect_clip import inspect_clip
 from cli.inspect_run import inspect_run
 from cli.inspect_shard import inspect_shard
 from cli.layout import Layout
-from cli.said import _windows
 from pipeline import view
-from pipeline.face.face_table import ClipFaces
+from pipeline.face.table import ClipFaces
 from pipeline.face.track import choose_track
-from safe.calibration import Calibration
 from safe.errors import ConfigError, DataError
-from safe.figures.canvas import save
-from safe.figures.contact import KINDS, Frames, Row, Said, contact_figure
-from safe.metrics import softmax
-from safe.networks.build import build_model
-from safe.reading.shards import open_shards
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import softmax
+from safe.models.registry import build_model
+from safe.report.canvas import save
+from safe.report.contact import KINDS, Frames, Row, Said, contact_figure
 from safe.sample import DEFAULT_FRAMES, decode_strip
 from safe.saved import save_model
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC, encode
 
 T = DEFAULT_FRAMES

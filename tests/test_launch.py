@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from test_ranks import FCL, TINY
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from cli.runs import run_calibrate, run_eval, run_train
-from safe.process import die_with_parent
+from cli.stages import run_calibrate, run_eval, run_train
+from safe.files import die_with_parent
 
 SETTINGS = [*SMALL, *TINY, *FCL, "train.epochs=8", "runtime.checkpoint_steps=5"]
 PARAMS = ROOT / "params.yaml"
@@ -165,7 +165,7 @@ def _rank() -> int:
 
 
 def _kill_after(steps: int) -> None:
-    from safe.training.trainer import Trainer
+    from safe.training.loop import Trainer
 
     step = Trainer.train_step
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import small_config
 
 from pipeline import shard
-from pipeline.face.leftover import Leave
+from pipeline.face.cache import Leave
 from pipeline.faces import find_faces
 from pipeline.shard import write_shards
 from safe.config import Config

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from safe.errors import DataError
-from safe.reading.loader import Batch, load_batches
-from safe.reading.plan import TrainPlan, in_order
-from safe.reading.shards import ShardFolder, open_shards
-from safe.reading.verify import verify
 from safe.sample import decode_strip, encode_strip
+from safe.shards.folder import ShardFolder, open_shards
+from safe.shards.loader import Batch, load_batches
+from safe.shards.order import TrainPlan, in_order
+from safe.shards.verify import verify
 
 ROW = ("clip", "label", "bucket", "shard", "offset", "bytes", "crc32")
 

@@ -13,13 +13,13 @@ from conftest import ROOT
 from test_index import write_dfew, write_ferv39k
 
 from cli.layout import lock
-from pipeline.datasets.clips import Spellings, walk_files
+from pipeline.datasets.base import Spellings, walk_files
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest
-from pipeline.tar import clear_beside
+from pipeline.tars import clear_beside
 from safe.config import Data
 from safe.errors import DataError
-from safe.process import fitting, only_one, whole_file
+from safe.files import fitting, only_one, whole_file
 from safe.taxonomy import BASIC
 
 # Temporary names
@@ -42,7 +42,7 @@ def test_a_name_of_any_length_is_written_whole_and_cleared_after_a_kill(tmp_path
             assert len(os.fsencode(temporary.name)) <= 255
             temporary.write_text("old")
     write = (
-        "import os, signal, sys; from pathlib import Path; from safe.process import whole_file\n"
+        "import os, signal, sys; from pathlib import Path; from safe.files import whole_file\n"
         "with whole_file(Path(sys.argv[1])) as path:\n"
         "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

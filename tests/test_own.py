@@ -9,11 +9,11 @@ import cv2
 import pytest
 from test_cli import cli, labels_of, small
 
-from pipeline.datasets.classes import SYNONYMS
-from pipeline.datasets.own_lines import make_key
-from pipeline.decode import read_video
+from pipeline.datasets.base import SYNONYMS
+from pipeline.datasets.own import make_key
 from pipeline.index import build_index
 from pipeline.manifest import read_classes, read_manifest
+from pipeline.video.decode import read_video
 from safe.config import Data
 from safe.errors import ConfigError, DataError
 from safe.params import load_config

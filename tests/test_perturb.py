@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe.perturb import PERTURBATIONS, perturb
+from safe.evaluation.perturb import PERTURBATIONS, perturb
 
 NAMES = list(PERTURBATIONS)
 RANDOM = ["gaussian_noise", "frame_drop", "low_light", "occlusion", "shuffle"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe.errors import ConfigError
-from safe.reading.plan import WINDOW, TrainPlan, epoch_order, hold_out, in_order
+from safe.shards.order import WINDOW, TrainPlan, epoch_order, hold_out, in_order
 
 
 def table(clips: int, shards: int, seed: int = 0) -> np.ndarray:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.decode import Decoded, read_video
-from pipeline.face.face_table import ClipFaces
 from pipeline.face.portrait import FAR, NEAR, Portraits
+from pipeline.face.table import ClipFaces
 from pipeline.faces import locate
+from pipeline.video.decode import Decoded, read_video
 from safe.config import Faces
 from safe.params import load_config
 

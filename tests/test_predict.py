@@ -14,25 +14,25 @@ import torch
 from conftest import ROOT, grey_ramp, small_config, write_video
 from typer.testing import CliRunner
 
-import cli.finished
+import cli.app
 from cli.answering import OTHER_CROPS, Reader
 from cli.app import app
 from cli.predict import predict, run_predict
 from cli.videos import find_videos
 from cli.writing import _ascii
-from pipeline.datasets.animate import Clip as Drawn
-from pipeline.datasets.animate import draw_clip
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, find_clip
-from safe.answers import schema
-from safe.augment import center_crop, normalize
-from safe.calibration import Calibration
+from pipeline.synthetic.render import Clip as Drawn
+from pipeline.synthetic.render import draw_clip
 from safe.config import Config
 from safe.errors import ConfigError, DataError, ModelError
-from safe.networks.build import build_model
+from safe.evaluation.answers import schema
+from safe.evaluation.calibration import Calibration
+from safe.models.registry import build_model
 from safe.sample import decode_strip
 from safe.saved import load_model, save_model
 from safe.taxonomy import BASIC, Classes
+from safe.training.transforms import center_crop, normalize
 
 ARCHITECTURE = {
     **{"name": "safe", "backbone": "small", "temporal": "s2am2"},
@@ -351,7 +351,7 @@ def test_files_folders_and_patterns_are_found_each_once(tmp_path):
 
 
 def test_the_command_has_the_defaults_of_the_function():
-    command = inspect.signature(cli.finished.predict).parameters
+    command = inspect.signature(cli.app.predict).parameters
     function = inspect.signature(predict).parameters
     shared = command.keys() & function.keys() - {"video", "model"}
     assert shared >= {"face", "window", "hop", "batch", "workers", "device", "deadline", "memory"}

@@ -11,14 +11,14 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from benchmarks.scale_parts.words import WORKS
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest
 from safe.config import Data, Train
 from safe.params import load_config
-from safe.reading.plan import TrainPlan
-from safe.reading.shards import ShardFolder
-from safe.split import choose_rows
+from safe.shards.folder import ShardFolder
+from safe.shards.order import TrainPlan
+from safe.training.split import choose_rows
+from tools.benchmarks.scale_words import WORKS
 
 REAL = {
     "dfew": ("EmoLabel_DataSplit", "Clip/original/1.mp4"),

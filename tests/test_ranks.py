@@ -18,14 +18,12 @@ from test_gradients import LABELS, build, clips, gradients, objective
 from torch import Tensor, nn
 
 from safe.errors import ConfigError, ModelError
-from safe.networks.model import Output
-from safe.reading.loader import load_batches
-from safe.reading.shards import open_shards
-from safe.train import train
-from safe.training.gradients import backward, recompute
-from safe.training.ranks import ALONE, Ranks, joined
-from safe.training.shared_layers import average_statistics, share_layers
-from safe.training.trainer import Trainer
+from safe.models.safe import Output
+from safe.shards.folder import open_shards
+from safe.shards.loader import load_batches
+from safe.training.loop import Trainer, backward, recompute
+from safe.training.ranks import ALONE, Ranks, average_statistics, joined, share_layers
+from safe.training.train import train
 
 TINY = (
     *("augment.crop=16", "tam.block=8", "model.stride=4", "train.batch=12", "train.epochs=5"),

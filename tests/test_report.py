@@ -31,23 +31,37 @@ from sklearn.metrics import (
 )
 
 from cli.report import run_report
-from pipeline.contents import write_index
-from pipeline.tar import ShardWriter
-from safe.calibration import Calibration
+from pipeline.tars import ShardWriter, write_index
 from safe.errors import ConfigError, DataError
-from safe.figures.canvas import class_looks
-from safe.metrics import summarize
-from safe.reading.shards import open_shards
-from safe.report.cells import attention_chart
-from safe.report.compared import compare, differing
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import summarize
+from safe.report.canvas import class_looks
+from safe.report.charts import (
+    SIDE,
+    Panel,
+    attention_chart,
+    choose,
+    element,
+    marker,
+    read_strips,
+    spread,
+    ticks,
+)
 from safe.report.gather import Experiment, gather
 from safe.report.page import render_page
-from safe.report.results import by_class, by_set, confusion_rows, plain_figures, trust_figures
+from safe.report.results import (
+    by_class,
+    by_set,
+    compare,
+    confusion_rows,
+    differing,
+    plain_figures,
+    trust_figures,
+)
 from safe.report.sources import Sources
-from safe.report.strips import SIDE, choose, read_strips
-from safe.report.svg import Panel, element, marker, spread, ticks
 from safe.sample import decode_strip, encode_strip
 from safe.saved import save_model
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC, Classes, encode
 
 NOW = datetime(2026, 11, 23, 12, 0)

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from safe.networks.rivals.c3d import C3D
-from safe.networks.rivals.former_dfer import FormerDFER, Layer
-from safe.networks.rivals.m3dfel import DMIN, M3DFEL, InstanceAttention
-from safe.networks.rivals.resnet18_lstm import ResNet18LSTM
+from safe.models.systems.c3d import C3D
+from safe.models.systems.former_dfer import FormerDFER, Layer
+from safe.models.systems.m3dfel import DMIN, M3DFEL, InstanceAttention
+from safe.models.systems.resnet18_lstm import ResNet18LSTM
 
 RIVALS = {"resnet18_lstm": ResNet18LSTM, "former_dfer": FormerDFER, "m3dfel": M3DFEL, "c3d": C3D}
 STEPS = {"resnet18_lstm": 1, "former_dfer": 16, "m3dfel": 4, "c3d": 1}

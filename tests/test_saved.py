@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load, save, save_file
 
 from safe import saved
-from safe.calibration import Calibration
 from safe.errors import ModelError
-from safe.networks.build import build_model
+from safe.evaluation.calibration import Calibration
+from safe.models.registry import build_model
 from safe.saved import info_digest, load_model, read_info, save_calibrated, save_model
 from safe.taxonomy import BASIC
 

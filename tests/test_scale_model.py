@@ -9,16 +9,15 @@ from conftest import write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import scale
-from benchmarks.report import Figure
-from benchmarks.scale_parts import words
-from benchmarks.scale_parts.breaks import breaks
-from benchmarks.scale_parts.clips import FACES, Clip, clip_rates, count_looks, time_clips
-from benchmarks.scale_parts.driver import driver_rates, row_rate
-from benchmarks.scale_parts.model import (
+from pipeline.face.table import ClipFaces
+from tools.benchmarks import scale
+from tools.benchmarks import scale_words as words
+from tools.benchmarks.report import Figure
+from tools.benchmarks.scale_model import (
     Machines,
     Rates,
     Work,
+    breaks,
     clip_seconds,
     faces,
     here,
@@ -29,8 +28,16 @@ from benchmarks.scale_parts.model import (
     strip_mb,
     train,
 )
-from benchmarks.scale_parts.rates import read
-from pipeline.face.face_table import ClipFaces
+from tools.benchmarks.scale_run import (
+    FACES,
+    Clip,
+    clip_rates,
+    count_looks,
+    driver_rates,
+    read,
+    row_rate,
+    time_clips,
+)
 
 START = {name: 0.0 for name in ("index", "faces", "shard", "train", "calibrate", "eval")}
 RATES = Rates(

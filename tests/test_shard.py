@@ -20,15 +20,15 @@ import webdataset
 from conftest import ROOT, write_video
 
 from pipeline import shard
-from pipeline.decode import Decoded, frame_indices
-from pipeline.face.face_table import SCHEMA as FACES
-from pipeline.face.face_table import ClipFaces
+from pipeline.face.crop import cut_faces
 from pipeline.face.preprocessing import preprocessing
-from pipeline.face.strip import cut_faces
+from pipeline.face.table import SCHEMA as FACES
+from pipeline.face.table import ClipFaces
 from pipeline.manifest import SCHEMA as MANIFEST
+from pipeline.pool.children import Failure
 from pipeline.shard import write_shards
-from pipeline.tar import TarWriter, whole_folder
-from pipeline.tasks.engine import Failure
+from pipeline.tars import TarWriter, whole_folder
+from pipeline.video.decode import Decoded, frame_indices
 from safe.errors import DataError
 from safe.params import load_config
 from safe.sample import decode_strip

@@ -18,8 +18,8 @@ from cli.layout import read, source
 from cli.push import push_made
 from cli.stages import run_shard
 from safe.errors import DataError
-from safe.reading.shards import open_shards
-from safe.store import Store
+from safe.shards.folder import open_shards
+from safe.shards.store import Store
 from safe.taxonomy import BASIC
 
 DATA = Path("data", "synthetic")

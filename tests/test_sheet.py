@@ -8,12 +8,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from safe.calibration import Calibration
 from safe.errors import ConfigError
-from safe.metrics import summarize
-from safe.sheet import FIGURES, load_sheet
+from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.metrics import summarize
+from safe.evaluation.sheet import FIGURES, load_sheet
 from safe.taxonomy import BASIC
-from safe.trust import trust_figures
 
 SHEETS = {path.stem: load_sheet(path) for path in sorted((ROOT / "experiments").glob("*.yaml"))}
 RECALLS = [f"recall.{name}" for name in BASIC]

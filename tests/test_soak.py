@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import grey_ramp, write_video
 
-import faults.soak
-from faults import page
-from faults.page import keep
-from faults.soak import Look, children, judge, look, soak_batches, soak_clips
-from pipeline.tasks.limits import give_back
+import tools.faults.soak
+from pipeline.pool.children import give_back
+from tools.faults import page
+from tools.faults.page import keep
+from tools.faults.soak import Look, children, judge, look, soak_batches, soak_clips
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MB = 2**20
@@ -98,7 +98,7 @@ def test_memory_that_was_freed_is_given_back():
 
 @linux
 def test_a_short_soak_of_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(faults.soak, "SHARDS", [4] * 20)
+    monkeypatch.setattr(tools.faults.soak, "SHARDS", [4] * 20)
     found = soak_batches(40, tmp_path, every=2)
     assert [one.done for one in found] == list(range(2, 41, 2))
     rows, _, _ = judge("batches", found)
@@ -142,7 +142,7 @@ def test_what_is_kept_becomes_the_page(tmp_path, monkeypatch, capsys):
         "| 12,345 | 1.5 |",
         "| 2 | one two \\| three |",
     ]
-    assert lines[-1].startswith("`python -m faults.fuzz`, 20")
+    assert lines[-1].startswith("`python -m tools.faults.fuzz`, 20")
     assert "page.md is written" in capsys.readouterr().out
 
 

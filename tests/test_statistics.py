@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 from safe.errors import DataError
-from safe.metrics import confusion, summarize, uar, war
-from safe.resample import resample_figure
-from safe.statistics import (
+from safe.evaluation.intervals import (
     Mcnemar,
     bootstrap_interval,
     mcnemar,
     mean_and_deviation,
     paired_difference_interval,
     percentile_interval,
+    resample_figure,
 )
+from safe.evaluation.metrics import confusion, summarize, uar, war
 from safe.taxonomy import BASIC
 
 K = len(BASIC)

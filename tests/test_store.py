@@ -19,14 +19,14 @@ from conftest import ROOT, SMALL, small_config
 from s3 import KEY, SECRET, environment, go_to
 
 from safe.errors import ConfigError, DataError
-from safe.evaluate import evaluate
-from safe.push import push_shards
-from safe.reading.loader import load_batches
-from safe.reading.plan import TrainPlan
-from safe.reading.shards import open_shards
-from safe.reading.tar_cache import TarCache
-from safe.store import Store
-from safe.train import train
+from safe.evaluation.evaluate import evaluate
+from safe.shards.cache import TarCache
+from safe.shards.folder import open_shards
+from safe.shards.loader import load_batches
+from safe.shards.order import TrainPlan
+from safe.shards.push import push_shards
+from safe.shards.store import Store
+from safe.training.train import train
 
 pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
 
@@ -156,8 +156,8 @@ def test_the_command_line_ends_with_one_line_and_its_exit_code(store, proxy, tmp
 def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
     """It takes connections, reads nothing and says nothing: also a body waits that is sent."""
     for name in ("_REQUEST", "_LISTING"):
-        monkeypatch.setattr(f"safe.store.{name}", 1.0)
-    monkeypatch.setattr("safe.store._SLOWEST", 2**30)
+        monkeypatch.setattr(f"safe.shards.store.{name}", 1.0)
+    monkeypatch.setattr("safe.shards.store._SLOWEST", 2**30)
     large = tmp_path / "large"
     large.write_bytes(bytes(2**24))  # more than the kernel takes for a peer that does not read
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts

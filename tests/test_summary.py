@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safe.calibration import Calibration
 from safe.errors import DataError
-from safe.metrics import summarize
-from safe.predictions import read_predictions
-from safe.summary import summarize_folds
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import summarize
+from safe.evaluation.predictions import read_predictions
+from safe.evaluation.summary import summarize_folds
 from safe.taxonomy import BASIC, encode
 
 

@@ -9,14 +9,21 @@ import decord
 import numpy as np
 import pytest
 
-from pipeline.datasets.animate import draw_clip, draw_faces
-from pipeline.datasets.drawn_face import UNITS, Portrait
-from pipeline.datasets.drawn_person import Pose, draw_person
-from pipeline.datasets.expressions import CONFUSED, EXPRESSIONS, move_units
-from pipeline.datasets.synthetic import FAINT, count_classes, plan_clips, synthesize
-from pipeline.decode import frame_indices, read_clip
 from pipeline.face.crop import crop_faces
 from pipeline.face.detect import Detector
+from pipeline.synthetic.plan import FAINT, count_classes, plan_clips, synthesize
+from pipeline.synthetic.render import (
+    CONFUSED,
+    EXPRESSIONS,
+    UNITS,
+    Portrait,
+    Pose,
+    draw_clip,
+    draw_faces,
+    draw_person,
+    move_units,
+)
+from pipeline.video.decode import frame_indices, read_clip
 from safe.config import Synthesize
 from safe.errors import DataError
 from safe.taxonomy import BASIC

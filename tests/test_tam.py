@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from safe.errors import ModelError
-from safe.training.mix import mix_at_once, mix_in_turn
-from safe.training.tam import STRATEGIES, TAM, draw_masks
+from safe.training.tam import STRATEGIES, TAM, draw_masks, mix_at_once, mix_in_turn
 
 T, H, W, BLOCK = 16, 24, 40, 8  # 3 x 5 = 15 patches; H and W differ on purpose
 RIVALS = [name for name in STRATEGIES if name != "none"]

@@ -6,12 +6,12 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
 
-from pipeline.quality import FLAGS
-from safe.answers import ABSTAIN, Answer, Verdict
+from pipeline.people import FLAGS
 from safe.errors import DataError
-from safe.figures import timeline
-from safe.figures.canvas import class_areas, class_looks
-from safe.figures.timeline import Band, draw_timeline, timeline_figure
+from safe.evaluation.answers import ABSTAIN, Answer, Verdict
+from safe.report import timeline
+from safe.report.canvas import class_areas, class_looks
+from safe.report.timeline import Band, draw_timeline, timeline_figure
 from safe.taxonomy import BASIC
 
 SAYS = {"classes": BASIC, "title": "a.mp4", "note": "apparent expression by m"}

@@ -14,18 +14,18 @@ import torch
 from conftest import small_config
 from safetensors.torch import load_file
 
-from safe.augment import normalize, random_crop_flip
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
-from safe.networks.build import build_model
-from safe.reading.loader import load_batches
-from safe.reading.shards import ShardFolder, open_shards
-from safe.recipe import REPAID, learning_rate, pick_compile
+from safe.models.registry import build_model
 from safe.saved import load_model
-from safe.train import _fingerprint, train
-from safe.training.acl import ACL
+from safe.shards.folder import ShardFolder, open_shards
+from safe.shards.loader import load_batches
+from safe.training.device import REPAID, learning_rate, pick_compile
+from safe.training.loop import PARTS, Trainer
+from safe.training.losses import ACL
 from safe.training.tam import TAM
-from safe.training.trainer import PARTS, Trainer
+from safe.training.train import _fingerprint, train
+from safe.training.transforms import normalize, random_crop_flip
 
 
 def run(config: Config, folder, shards, **changes) -> bool:

@@ -1,14 +1,12 @@
-"""Figures of calibrated answers: by hand, and against safe.metrics and scikit-learn."""
+"""Figures of calibrated answers: by hand, and against safe.evaluation.metrics and scikit-learn."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from safe.calibration import Calibration
-from safe.metrics import brier, ece, softmax
-from safe.selective import aurc, risk_at
+from safe.evaluation.calibration import FIGURES, Calibration, aurc, risk_at, trust_figures
+from safe.evaluation.metrics import brier, ece, softmax
 from safe.taxonomy import BASIC
-from safe.trust import FIGURES, trust_figures
 
 K = len(BASIC)
 

@@ -18,14 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, SMALL, call, small_config
 
-from pipeline.contents import SCHEMA, write_index
-from pipeline.tar import ShardWriter
+from pipeline.tars import SCHEMA, ShardWriter, write_index
 from safe.errors import DataError
-from safe.reading.shards import open_shards
-from safe.reading.verify import verify
 from safe.sample import decode_strip, encode_strip
+from safe.shards.folder import open_shards
+from safe.shards.verify import verify
 from safe.taxonomy import BASIC
-from safe.train import train
+from safe.training.train import train
 
 SIDE = 16
 TAR = "fold1-000000.tar"

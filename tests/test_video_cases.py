@@ -11,10 +11,10 @@ import pytest
 from conftest import ROOT, drawn_faces, write_at, write_video
 from numpy.typing import NDArray
 
-from pipeline.decode import FEW, Decoder, read_video
 from pipeline.faces import locate
-from pipeline.picture import HDR, INTERLACED, TURNED
 from pipeline.stretch import survey
+from pipeline.video.decode import FEW, Decoder, read_video
+from pipeline.video.picture import HDR, INTERLACED, TURNED
 from pipeline.windows import SHORT, FaceWindow, Film, Gap, find_windows
 from safe.errors import DataError
 from safe.params import load_config

@@ -19,18 +19,27 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import stretch, windows
-from pipeline.appear import Settings, find_in_stretch, find_in_whole
-from pipeline.decode import Decoded, clip_indices, frame_indices
-from pipeline.face.face_table import ClipFaces
-from pipeline.face.strip import make_strip
+from pipeline.face.crop import make_strip
+from pipeline.face.table import ClipFaces
 from pipeline.faces import Clip, find_clip, locate
-from pipeline.listing import Listing, list_frames, rate
 from pipeline.people import People
-from pipeline.picture import Pictures
+from pipeline.pool.children import Failure
 from pipeline.stretch import Survey, cut_stretch, read_windows, survey
-from pipeline.tasks.engine import Failure
-from pipeline.video import decoded_frames, open_video
-from pipeline.windows import FaceWindow, Film, Gap, Window, find_windows, plan
+from pipeline.video.container import decoded_frames, open_video
+from pipeline.video.decode import Decoded, clip_indices, frame_indices
+from pipeline.video.listing import Listing, list_frames, rate
+from pipeline.video.picture import Pictures
+from pipeline.windows import (
+    FaceWindow,
+    Film,
+    Gap,
+    Settings,
+    Window,
+    find_in_stretch,
+    find_in_whole,
+    find_windows,
+    plan,
+)
 from safe.errors import DataError
 from safe.params import load_config
 from safe.sample import decode_strip

@@ -8,17 +8,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.clips import (
-    Note,
-    find_files,
-    find_frame_folders,
-    read_lines,
-    require_some,
-)
+from pipeline.datasets.base import Note, find_files, find_frame_folders, read_lines, require_some
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
-from safe.store import Store
+from safe.shards.store import Store
 from safe.taxonomy import BASIC
 
 CLASSES: Final = BASIC

@@ -16,35 +16,300 @@ from the paths.
 """
 
 import csv
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from functools import partial
+from itertools import islice, repeat
+from operator import attrgetter
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pv
+from numpy.typing import NDArray
 
-from pipeline.datasets.classes import SYNONYMS, choose_classes, is_basic
-from pipeline.datasets.clips import (
+from pipeline.datasets.base import (
+    SYNONYMS,
     Note,
     Spellings,
+    choose_classes,
     find_stored,
+    is_basic,
     read_text,
     require_some,
     silent,
     sum_frames,
 )
-from pipeline.datasets.own_columns import Lines, first_twice, read_plain
-from pipeline.datasets.own_lines import PARTS, Line, parse_line
-from pipeline.manifest import SCHEMA, Clip, untabulate, with_classes
+from pipeline.manifest import BLOCK, SCHEMA, Clip, untabulate, with_classes
 from safe.config import Data
 from safe.errors import DataError
-from safe.store import Store
+from safe.sample import KEY
+from safe.shards.store import Store
 from safe.taxonomy import Classes
+
+# What may one line of a list of one's own say, and which key does its path give?
+#
+# A path loses ./ and doubled /, and every line has a key. Any word may be a label. What a line may
+# not say is one error that begins with where it stands.
+
+PARTS: Final = ("train", "val", "test")
+
+SPLIT: Final = re.compile(r"train|val|test|[1-9][0-9]{0,8}")
+"""What may stand for a split, in lower case: a part, or the number of a fold."""
+
+PLAIN: Final = r"\w+(/\w+)*(\.mp4)?"
+"""A path that is its own key but for - in place of / and without .mp4, if that is short enough."""
+
+_PLAIN: Final = re.compile(PLAIN, re.ASCII)
+_LONGEST: Final = 80  # characters of a key before its hash
+_CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # line ends, what moves a cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the list, checked but for the file it names."""
+
+    line: int
+    """Its number in the file, from 1."""
+    path: str
+    key: str
+    word: str
+    """The label, as it stands there."""
+    split: str
+    """In lower case; of SPLIT."""
+
+
+def parse_line(values: dict[str, str], line: int, here: str) -> Line:
+    """Check the values of one line, by column; spaces around them count. Raises DataError."""
+    word, split = values["label"], values["split"].lower()
+    if not word:
+        raise DataError(f"{here}: no label; it must be the name of a class")
+    if not SPLIT.fullmatch(split):
+        raise DataError(
+            f"{here}: split {values['split']!r} must be train, val or test, or a fold's number "
+            "from 1"
+        )
+    path, key = name_clip(values["path"], values.get("clip", ""), here)
+    return Line(line, path, key, word, split)
+
+
+def name_clip(path: str, clip: str, here: str) -> tuple[str, str]:
+    """Return the path as it is kept, and its key if `clip` gives none. Raises DataError."""
+    path = _normalise(path, here)
+    key = clip or make_key(path)
+    if not KEY.fullmatch(key):
+        raise DataError(
+            f"{here}: clip {key[:120]!r} must be 1 to 95 letters, digits, - and _; an empty one is "
+            "made from the path"
+        )
+    return path, key
+
+
+def make_key(path: str) -> str:
+    """Make a clip's key from its path alone, so that no other line can ever change it.
+
+    Letters, digits and _ with the ending .mp4 or none become the key with - for /. Any other path
+    becomes something like it, followed by -- and eight digits of its SHA-256.
+    """
+    plain = path.removesuffix(".mp4").replace("/", "-")
+    if _PLAIN.fullmatch(path) and KEY.fullmatch(plain):
+        return plain
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", re.sub(r"\.\w{2,4}$", "", path)).strip("-")
+    return f"{stem[:_LONGEST]}--{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+
+def _normalise(path: str, here: str) -> str:
+    """Return a path without ./ and doubled /. Raises DataError if it may leave the root."""
+    if not path or _CONTROL.search(path):
+        raise DataError(f"{here}: path {path[:120]!r} must be that of a file or folder")
+    if "\\" in path:
+        raise DataError(f"{here}: path {path!r} must have / between folders, not \\")
+    if path.startswith(("/", "~")) or re.match(r"[A-Za-z]:", path):
+        raise DataError(f"{here}: path {path!r} is absolute; it must be relative to data.root")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or not parts:
+        raise DataError(f"{here}: path {path!r} leaves data.root; it must stay inside")
+    return "/".join(parts)
+
+
+# How is a list of ten million lines kept, read where it is plain, and is a line there twice?
+#
+# A line as an object takes 700 bytes, as a row of columns 60. A list without quotes is read and
+# checked column by column; that and line by line give the same (tests/test_columns.py).
+
+LINES: Final = pa.schema(
+    [
+        ("line", pa.int64()),
+        ("path", pa.string()),
+        ("key", pa.string()),
+        ("word", pa.dictionary(pa.int32(), pa.string())),
+        ("split", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
+"""What is kept of a line: own_lines.Line."""
+
+_WORDED: Final = ("word", "split")
+_CHUNK: Final = 2**22  # bytes of the list that are in work at a time
+_CODED: Final = pa.dictionary(pa.int32(), pa.string())
+
+
+class Lines:
+    """Lines as they come, kept as columns; what came before an error can still be asked for."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines, self._open = lines, list[Line]()
+        self._batches: list[pa.RecordBatch] = []
+
+    def read(self) -> None:
+        """Take all lines. Raises what they raise."""
+        while True:
+            for line in islice(self._lines, BLOCK):
+                self._open.append(line)
+            if not self._close():
+                return
+
+    def table(self) -> pa.Table:
+        """Return the lines so far, in their order: a table of LINES."""
+        self._close()
+        return pa.Table.from_batches(self._batches, LINES).unify_dictionaries()
+
+    def _close(self) -> bool:
+        rows, self._open = self._open, []
+        if rows:
+            columns = {name: list(map(attrgetter(name), rows)) for name in LINES.names}
+            coded = {name: pa.array(columns[name]).dictionary_encode() for name in _WORDED}
+            self._batches.append(pa.record_batch(columns | coded, LINES))
+        return bool(rows)
+
+
+def read_plain(text: str, separator: str, names: list[str]) -> pa.Table | None:
+    r"""Read a plain list: no quote, no blank line but at its end, and nothing wrong.
+
+    Args:
+        text: the list, its header the first line, with \n between lines.
+        separator: between the columns.
+        names: of all columns, path, label, split and perhaps clip among them.
+
+    Returns:
+        A table of LINES in the list's order; None where the list is not plain: whoever reads it
+        line by line finds what it means or what is wrong with it.
+    """
+    if '"' in text:
+        return None
+    data = text.rstrip("\n").encode()
+    wanted = [name for name in ("path", "label", "split", "clip") if name in names]
+    columns = [str(names.index(name)) for name in wanted]  # other names may be there twice
+    types = {
+        column: _CODED if name in ("label", "split") else pa.string()
+        for column, name in zip(columns, wanted, strict=True)
+    }
+    batches, line = [], 2
+    try:
+        for batch in pv.open_csv(
+            pa.BufferReader(data),
+            pv.ReadOptions(
+                use_threads=False,
+                block_size=_CHUNK,
+                skip_rows=1,
+                column_names=[str(place) for place in range(len(names))],
+            ),
+            pv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False),
+            pv.ConvertOptions(column_types=types, include_columns=columns),
+        ):
+            batches.append(_check(batch.rename_columns(wanted), line))
+            line += len(batch)
+    except (pa.ArrowInvalid, KeyError, DataError):
+        return None
+    if line - 2 != data.count(b"\n"):  # a blank line: numbers of lines would be wrong
+        return None
+    return pa.Table.from_batches(batches, LINES).unify_dictionaries()
+
+
+def _check(batch: pa.RecordBatch, line: int) -> pa.RecordBatch:
+    """Turn some of the list's lines into LINES. Raises KeyError or DataError if one is wrong."""
+    path, given = batch["path"], batch["clip"] if "clip" in batch.schema.names else None
+    key = given
+    if given is None:
+        key = pc.replace_substring(pc.replace_substring(path, ".mp4", ""), "/", "-")
+    plain = pc.and_(
+        pc.match_substring_regex(path, rf"\A(?:{PLAIN})\z"),
+        pc.match_substring_regex(key, rf"\A(?:{KEY.pattern})\z"),
+    )
+    if not pc.all(plain).as_py():
+        odd = pc.invert(plain)
+        paths = path.filter(odd).to_pylist()
+        keys = repeat("", len(paths)) if given is None else given.filter(odd).to_pylist()
+        named = [name_clip(a.strip(), b.strip(), "") for a, b in zip(paths, keys, strict=True)]
+        path = pc.replace_with_mask(path, odd, pa.array([one for one, _ in named], pa.string()))
+        key = pc.replace_with_mask(key, odd, pa.array([one for _, one in named], pa.string()))
+    number = pa.array(np.arange(line, line + len(batch)))
+    word, split = _strip(batch["label"]), _lower(batch["split"])
+    return pa.record_batch([number, path, key, word, split], schema=LINES)
+
+
+def _strip(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Return labels without spaces around them. Raises KeyError where one is empty."""
+    words = [word.strip() for word in column.dictionary.to_pylist()]
+    if not all(words):
+        raise KeyError("")
+    return _coded(column, words)
+
+
+def _lower(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Return splits in lower case. Raises KeyError where a value is none."""
+    words = [word.strip().lower() for word in column.dictionary.to_pylist()]
+    if not all(map(SPLIT.fullmatch, words)):
+        raise KeyError("")
+    return _coded(column, words)
+
+
+def _coded(column: pa.DictionaryArray, words: list[str]) -> pa.DictionaryArray:
+    """Put other words in the place of a column's; two may become one."""
+    return pa.array(words, pa.string()).take(column.indices).dictionary_encode()
+
+
+def first_twice(table: pa.Table) -> tuple[int, int, str, str] | None:
+    """Return the first line that says again what a line before says; None if there is none.
+
+    Paths and keys are compared by a 64-bit hash of each, which is sorted once; two that fall
+    together are then looked at themselves.
+
+    Returns:
+        Its number, that of the line before, what it repeats (path or clip), and that itself.
+    """
+    found = []
+    for order, (what, column) in enumerate((("path", "path"), ("clip", "key"))):
+        before: dict[str, int] = {}
+        for row in _suspects(table[column]).tolist():
+            value, line = table[column][row].as_py(), table["line"][row].as_py()
+            if value in before:
+                found.append((line, order, before[value], what, value))
+                break
+            before[value] = line
+    if not found:
+        return None
+    line, _, earlier, what, value = min(found)
+    return line, earlier, what, value
+
+
+def _suspects(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return the rows, ascending, whose hash another row has too."""
+    hashes = np.empty(len(column), np.int64)
+    start = 0
+    for chunk in column.chunks:
+        hashes[start : start + len(chunk)] = list(map(hash, chunk.to_pylist()))
+        start += len(chunk)
+    ordered = np.sort(hashes)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return np.flatnonzero(np.isin(hashes, twice)) if len(twice) else np.empty(0, np.int64)
+
 
 _COLUMNS: Final = ("path", "label", "split")
 _SEPARATORS: Final = (",", ";", "\t")

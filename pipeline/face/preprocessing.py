@@ -8,12 +8,11 @@ import hashlib
 import json
 from typing import Any, Final
 
-from pipeline.decode import Source
 from pipeline.face.crop import CROP_RULE
-from pipeline.face.detect import detector_id
-from pipeline.face.look import LOOK_RULE
+from pipeline.face.detect import LOOK_RULE, detector_id
 from pipeline.face.track import TRACK_RULE
-from pipeline.picture import PICTURE_RULE
+from pipeline.video.decode import Source
+from pipeline.video.picture import PICTURE_RULE
 from safe.config import Faces, Shard
 
 SAMPLING_RULES: Final[dict[Source, str]] = {

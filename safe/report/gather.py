@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safe.calibration import Calibration
 from safe.errors import DataError, ModelError
-from safe.metrics import Floats, Ints, softmax
-from safe.predictions import Split, pool, read_predictions
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import Floats, Ints, softmax
+from safe.evaluation.predictions import Split, pool, read_predictions
 from safe.saved import read_info
 from safe.taxonomy import Classes
 

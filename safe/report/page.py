@@ -15,24 +15,33 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from safe.figures import canvas
-from safe.figures.embedding import choose_clips, silhouette, tsne
-from safe.metrics import Floats
-from safe.report import charts, sources
-from safe.report.cells import attention_chart, bars_chart, class_keys, interval_cell
-from safe.report.compared import Comparison, compare
-from safe.report.curves import charts_together, trust_charts
+from safe.evaluation.metrics import Floats
+from safe.report import canvas, charts, sources
+from safe.report.charts import (
+    SIDE,
+    Case,
+    attention_chart,
+    bars_chart,
+    charts_together,
+    choose,
+    class_keys,
+    interval_cell,
+    read_strips,
+    trust_charts,
+)
 from safe.report.gather import Experiment
+from safe.report.pictures import choose_clips, silhouette, tsne
 from safe.report.results import (
+    Comparison,
     by_class,
     by_fold,
     by_set,
+    compare,
     confusion_rows,
     plain_figures,
     trust_figures,
 )
 from safe.report.sources import Sources
-from safe.report.strips import SIDE, Case, choose, read_strips
 from safe.taxonomy import Classes
 
 CASES: Final = 6

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from safe.errors import DataError, ModelError
-from safe.reading.shards import ShardFolder, open_shards
-from safe.report.compared import differing, flat, told
 from safe.report.gather import Experiment
+from safe.report.results import differing, flat, told
+from safe.shards.folder import ShardFolder, open_shards
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def cost(experiment: Experiment) -> tuple[list[CostRow], str]:
     info = next(iter(experiment.folds.values())).info
     if not info:
         return [], "The cost is not known: there is no model.json."
-    from safe.cost import count
-    from safe.networks.build import build_model
+    from safe.evaluation.cost import count
+    from safe.models.registry import build_model
 
     side, frames = int(info["crop"]), int(info["frames"])
     clip = (3, frames, side, side)

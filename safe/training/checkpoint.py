@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safe.errors import ModelError
-from safe.process import whole_file
+from safe.files import whole_file
 
 KEPT: Final = 2
 """Checkpoints a run: the second one is for the day when the last is damaged."""
