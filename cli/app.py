@@ -426,7 +426,7 @@ def table(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = EXPERIMENTS,
 ) -> None:
     """Show what came out of a sheet's runs, beside the paper; with the options of `queue`."""
-    from cli.experiments import run_table
+    from cli.render import run_table
 
     run_table(name, with_, set_, out)
 

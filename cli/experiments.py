@@ -476,24 +476,6 @@ def _read(
     return replace(split, scaled=scaled), info
 
 
-def run_table(name: str, settings: str | None, sets: list[str] | None, out: Path) -> None:
-    """Write the table and the pictures of what DVC holds of a sheet; print the table."""
-    from cli.render import render  # matplotlib: not for `list` and `queue`
-
-    sheet = find_sheet(name)
-    planned = plan(sheet, settings=read_settings(settings), sets=sets or [])
-    for one in planned:
-        if one.refused:
-            say(f"refused: {one.name}: {one.refused}")
-    config = next((one.config for one in planned if one.config), None)
-    if config is None:
-        raise ConfigError(f"{name}: every run is refused, see above")
-    table, *pictures = render(sheet, gather(sheet, planned), config, out)
-    say(table.read_text(encoding="utf-8"))
-    for path in (table, *pictures):
-        say(f"table: {path}")
-
-
 def _lines(values: dict[str, Value]) -> list[str]:
     return [f"{key}={hydra_text(value)}" for key, value in values.items()]
 

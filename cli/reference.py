@@ -1,9 +1,10 @@
-"""The reference of parameters and commands: docs/reference.md, and the comments of params.yaml.
+"""What is made from the code: docs/reference.md, params.yaml's comments, the code deps of dvc.yaml.
 
     python -m cli.reference
 
 Nothing in them is written by hand: meanings and ranges are those of safe/config.py, values those
-of params.yaml, stages those of dvc.yaml, commands and options those of cli/app.py.
+of params.yaml, stages those of dvc.yaml, commands and options those of cli/app.py; a stage depends
+on the modules that it imports (safe/code.py).
 """
 
 import ast
@@ -22,6 +23,7 @@ from typer.main import get_command
 from cli.app import app
 from cli.progress import say
 from safe import config
+from safe.code import code_of
 from safe.config import Config
 from safe.files import whole_file
 from safe.params import load_config
@@ -64,6 +66,18 @@ the disk, 7 done but for files that could not be used, 130 stopped by the keyboa
 Many commands take these options:
 """
 
+
+MODULES: Final = {
+    "synthesize": "pipeline.synthetic.plan",
+    "index": "pipeline.index",
+    "faces": "pipeline.faces",
+    "shard": "pipeline.shard",
+    "train": "safe.training.train",
+    "calibrate": "safe.evaluation.calibrate",
+    "eval": "safe.evaluation.evaluate",
+    "summary": "safe.evaluation.summary",
+}
+"""The module of each stage."""
 
 _PARAMS: Final = """\
 # Every number of the project, with unit and source. `dvc exp run -S key=value` and
@@ -258,6 +272,42 @@ def write_page(root: Path) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip("\n") + "\n"
 
 
+def write_deps(text: str) -> str:
+    """Return the text of dvc.yaml with the code that each stage runs as its deps.
+
+    A folder stands for all its modules where a stage runs all of them: each line of deps costs
+    every `dvc repro` some milliseconds.
+    """
+    lines: list[str] = []
+    module = ""
+    for line in text.splitlines():
+        if stage := re.fullmatch(r"  (\w+):", line):
+            module = MODULES[stage[1]]
+        if re.fullmatch(r"      - (pipeline|safe)/.*", line):
+            continue
+        if re.fullmatch(r"    \w+:.*", line) and lines and _in_deps(lines):
+            lines += [f"      - {path}" for path in folded(code_of(module))]
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def folded(paths: list[Path]) -> list[str]:
+    """Return files, and in place of all files of a folder below a room the folder."""
+    found = {path.as_posix() for path in paths}
+    for folder in sorted({path.parent for path in paths}, key=lambda path: -len(path.parts)):
+        own = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+        own = {path for path in own if not path.endswith("__init__.py")}
+        if len(folder.parts) > 1 and own <= found:
+            found = (found - own) | {folder.as_posix()}
+    return sorted(found)
+
+
+def _in_deps(lines: list[str]) -> bool:
+    """Say whether the last key of a stage is `deps`."""
+    keys = [line.strip() for line in lines if re.fullmatch(r"    \w+:.*", line)]
+    return bool(keys) and keys[-1] == "deps:"
+
+
 def _block(schema: dict[str, Any], section: str) -> dict[str, Any]:
     """Return the schema of a section; nothing for a key that is in none."""
     reference = schema["properties"].get(section, {}).get("$ref", "")
@@ -333,4 +383,6 @@ if __name__ == "__main__":
         path.write_text(write_params(load_config(parameters).model_dump()), encoding="utf-8")
     with whole_file(ROOT / PAGE) as path:
         path.write_text(write_page(ROOT), encoding="utf-8")
-    say(f"params.yaml and {PAGE} are written")
+    with whole_file(ROOT / "dvc.yaml") as path:
+        path.write_text(write_deps((ROOT / "dvc.yaml").read_text()), encoding="utf-8")
+    say(f"params.yaml, dvc.yaml and {PAGE} are written")

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cli.experiments import Found, read_out
+from cli.experiments import Found, find_sheet, gather, plan, read_out, read_settings
 from cli.layout import Layout
+from cli.progress import say
 from safe.config import Config
-from safe.errors import DataError
+from safe.errors import ConfigError, DataError
 from safe.evaluation.compare import Entry, Estimate, estimate, table_markdown
 from safe.evaluation.sheet import Sheet
 from safe.files import whole_file
@@ -42,6 +43,22 @@ class _Job:
     def picture(self) -> Path:
         """Of a sheet that has one."""
         return self.out / f"{self.sheet.name}.png"
+
+
+def run_table(name: str, settings: str | None, sets: list[str] | None, out: Path) -> None:
+    """Write the table and the pictures of what DVC holds of a sheet; print the table."""
+    sheet = find_sheet(name)
+    planned = plan(sheet, settings=read_settings(settings), sets=sets or [])
+    for one in planned:
+        if one.refused:
+            say(f"refused: {one.name}: {one.refused}")
+    config = next((one.config for one in planned if one.config), None)
+    if config is None:
+        raise ConfigError(f"{name}: every run is refused, see above")
+    table, *pictures = render(sheet, gather(sheet, planned), config, out)
+    say(table.read_text(encoding="utf-8"))
+    for path in (table, *pictures):
+        say(f"table: {path}")
 
 
 def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path]:

@@ -26,7 +26,8 @@ from pipeline.manifest import Blocks, read_manifest
 from pipeline.pool.children import Failure, run_tasks
 from pipeline.pool.cluster import Cluster
 from pipeline.pool.fetch import fetched, require_store
-from pipeline.video.decode import Decoded, Decoder, Source, load_decoder, read_clip
+from pipeline.video.decode import Decoded, Decoder, Source, load_decoder
+from pipeline.video.frames import read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.sample import DEFAULT_FRAMES

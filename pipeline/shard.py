@@ -25,7 +25,8 @@ from pipeline.pool.children import Failure, run_tasks
 from pipeline.pool.cluster import Cluster
 from pipeline.pool.fetch import fetched
 from pipeline.tars import ShardWriter, whole_folder, write_index
-from pipeline.video.decode import Decoder, Source, load_decoder, read_clip
+from pipeline.video.decode import Decoder, Source, load_decoder
+from pipeline.video.frames import read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.shards.store import Store

@@ -18,7 +18,8 @@ from pipeline.face.crop import make_strip
 from pipeline.face.table import ClipFaces
 from pipeline.faces import locate, prepare
 from pipeline.pool.children import Failure, run_tasks
-from pipeline.video.decode import Decoder, Source, read_clip
+from pipeline.video.decode import Decoder, Source
+from pipeline.video.frames import read_clip
 from safe.config import Config, Faces, Shard
 from safe.errors import DataError
 

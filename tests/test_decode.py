@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.pool.children import Failure, run_tasks
-from pipeline.video.container import decode
-from pipeline.video.decode import Decoder, frame_indices, read_clip, read_video
+from pipeline.video import decode
+from pipeline.video.decode import Decoder, frame_indices, read_video
+from pipeline.video.frames import read_clip
 from safe.errors import DataError
 
 DECODERS: list[Decoder] = ["decord", "pyav"]

@@ -27,9 +27,8 @@ from cli.experiments import (
     read_out,
     read_settings,
     run_queue,
-    run_table,
 )
-from cli.render import render
+from cli.render import render, run_table
 from safe.errors import ConfigError, SafeError
 from safe.evaluation.metrics import summarize
 from safe.params import load_config

@@ -15,8 +15,8 @@ from test_faces import write_manifest
 
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
-from pipeline.video.decode import Decoded, frame_indices, read_clip
-from pipeline.video.frames import place_frames, read_frames
+from pipeline.video.decode import Decoded, frame_indices
+from pipeline.video.frames import place_frames, read_clip, read_frames
 from safe.errors import DataError
 from safe.params import load_config
 

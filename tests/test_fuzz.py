@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from safe.errors import DataError
-from tools.faults.fuzz import Outcome, Tally, general, run, try_all, watched
+from tools.faults.fuzz import run
 from tools.faults.mutate import make_videos
+from tools.faults.watch import Outcome, Tally, general, try_all, watched
 
 
 def test_a_short_round_finds_nothing_and_starts_from_the_same_videos(tmp_path):

@@ -23,7 +23,8 @@ from pipeline.synthetic.render import (
     draw_person,
     move_units,
 )
-from pipeline.video.decode import frame_indices, read_clip
+from pipeline.video.decode import frame_indices
+from pipeline.video.frames import read_clip
 from safe.config import Synthesize
 from safe.errors import DataError
 from safe.taxonomy import BASIC

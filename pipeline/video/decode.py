@@ -109,17 +109,6 @@ def load_decoder() -> None:
     decord.logging.set_level(decord.logging.QUIET)
 
 
-def read_clip(
-    path: Path, source: Source, *, decoder: Decoder = "decord", frames: int = DEFAULT_FRAMES
-) -> Decoded:
-    """Read so many frames of a clip as its source says. Raises DataError."""
-    if source == "video":
-        return read_video(path, decoder=decoder, frames=frames)
-    from pipeline.video.frames import read_frames, read_strip  # here: it imports this module
-
-    return read_frames(path, frames) if source == "frames" else read_strip(path, frames)
-
-
 def read_video(path: Path, *, decoder: Decoder = "decord", frames: int = DEFAULT_FRAMES) -> Decoded:
     """Decode `frames` frames of a video, at its own size but for pixels that are not square.
 

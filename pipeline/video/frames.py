@@ -1,9 +1,9 @@
-"""Folders of frames, and strips: which 16 images stand for a clip, and when is each shown?
+"""Clips of any source, a video, a folder of frames or a strip: which frames, shown when.
 
 In: a folder of jpg or png frames, or one image of 16 faces. Out: a Decoded, as of a video. A frame
 is where its number puts it, counted from the first in the step of that folder (1, 2, 3; 0, 5, 10;
 0.04, 0.08), so a number that is not there is time that is missing. A name decides what is a frame;
-one that is no image (a folder, a dangling link, damage) costs itself. Call this as read_clip.
+one that is no image (a folder, a dangling link, damage) costs itself.
 """
 
 import math
@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.video.decode import Decoded, frame_indices
+from pipeline.video.decode import Decoded, Decoder, Source, frame_indices, read_video
 from pipeline.video.listing import MAX_FRAMES
 from safe.errors import DataError
 from safe.sample import DEFAULT_FRAMES, is_frame
@@ -31,6 +31,15 @@ _SPARSE: Final = 4
 
 _NO_STEP: Final = 1e18
 """Stands for the length of a folder whose numbers have no step in common."""
+
+
+def read_clip(
+    path: Path, source: Source, *, decoder: Decoder = "decord", frames: int = DEFAULT_FRAMES
+) -> Decoded:
+    """Read so many frames of a clip as its source says. Raises DataError."""
+    if source == "video":
+        return read_video(path, decoder=decoder, frames=frames)
+    return read_frames(path, frames) if source == "frames" else read_strip(path, frames)
 
 
 def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:

@@ -129,8 +129,7 @@ BATCH: Final = 32
 
 
 class _Choice(BaseModel):
-    """safe.training.split.Choice, read from model.json: a model of older code may lack other
-    parameters."""
+    """The choice of a split as model.json says it: a model of older code may lack other keys."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 

@@ -342,7 +342,7 @@ def _front_matter(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("safe", "."),
+        loader=PackageLoader("safe.report", ""),
         undefined=StrictUndefined,
         autoescape=False,  # Markdown
         keep_trailing_newline=True,

@@ -145,8 +145,7 @@ _TRUST: Final = {
 
 
 def trust_figures(experiment: Experiment) -> dict[str, Figure]:
-    """Return the figures of safe.evaluation.calibration over all folds, each read by its own
-    calibration."""
+    """Return the figures of calibration over all folds, each read by its own calibration."""
     found = pooled_figures(
         experiment.scaled,
         experiment.split.label,

@@ -1,2 +1,1 @@
-"""Tar shards: index and table, verification, the order of an epoch, the loader, the object
-store."""
+"""Tar shards: index, verification, the order of an epoch, the loader, the object store."""

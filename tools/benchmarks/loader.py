@@ -41,7 +41,7 @@ from tools.benchmarks import loader as rivals
 from tools.benchmarks.report import Figure, interleaved, publish, ratio, spread
 from tools.benchmarks.usual_loader import usual_loader, write_frames
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIDE, CROP, BATCH, WORKERS = 128, 112, 16, 2
 BARE = "a loop that only decodes, {} at once"
 BYTES = "ours as bytes"

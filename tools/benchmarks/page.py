@@ -14,7 +14,7 @@ from safe.files import whole_file
 from tools.benchmarks.report import RESULTS, table, under
 
 WORDS = Path(__file__).with_name("performance.md")
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
 
 def section(path: Path) -> str:
@@ -28,8 +28,7 @@ def section(path: Path) -> str:
 
 
 def gpu_parts(found: dict) -> Iterator[str]:
-    """Yield what tools/benchmarks/gpu.py found: the machine, then each part's state, table and
-    notes."""
+    """Yield what gpu.py found: the machine, then each part's state, table and notes."""
     yield "; ".join(f"{name} {value}" for name, value in found["environment"].items())
     for part in found["parts"]:
         yield f"### {part['name']}: {part['state']} {part['reason']}".rstrip()

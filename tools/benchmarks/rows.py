@@ -30,7 +30,7 @@ from safe.sample import DEFAULT_FRAMES
 from safe.taxonomy import BASIC, Classes
 from tools.benchmarks.report import Figure, publish
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
 SECONDS: Final = 600
 MEMORY: Final = 4.0  # GiB

@@ -34,7 +34,7 @@ from tools.benchmarks.scale_run import (
     run_stage,
 )
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "scale.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "scale.md"
 BEGIN, END = (f"<!-- {word} of `python -m tools.benchmarks.scale` -->" for word in ("begin", "end"))
 TITLE: Final = "What a run costs: predicted and measured"
 CHECKED: Final = (

@@ -31,7 +31,7 @@ from pipeline.index import build_index
 from pipeline.pool.children import Failure, run_tasks
 from pipeline.shard import write_shards
 from pipeline.synthetic.plan import synthesize
-from pipeline.video.decode import read_clip
+from pipeline.video.frames import read_clip
 from safe.config import Config
 from safe.errors import DataError
 from safe.evaluation.inference import predict

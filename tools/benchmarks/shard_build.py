@@ -35,7 +35,7 @@ from safe.params import load_config
 from tools.benchmarks.report import Figure, interleaved, publish, ratio, spread
 from tools.benchmarks.videos import write_videos
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = load_config(ROOT / "params.yaml", ["shard.size=128"])
 THRESHOLD = CONFIG.faces.threshold
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tools.benchmarks.report import interleaved, publish, spread
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 # `safe-cli train` up to a call, in a folder of its own that has the demo's data.

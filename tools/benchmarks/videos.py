@@ -17,7 +17,7 @@ from pipeline.synthetic.render import Clip, draw_clip
 from safe.params import load_config
 from safe.taxonomy import BASIC
 
-PARAMS: Final = Path(__file__).parents[1] / "params.yaml"
+PARAMS: Final = Path(__file__).parents[2] / "params.yaml"
 SIDE: Final = 608
 FRAMES: Final = 74
 FPS: Final = 25

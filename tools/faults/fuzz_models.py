@@ -19,8 +19,8 @@ import torch
 from safe.errors import ModelError
 from safe.saved import info_digest, load_model
 from safe.training.checkpoint import load_checkpoint
-from tools.faults.fuzz import Outcome, try_all, watched
 from tools.faults.mutate import mutate, mutate_json, replace_file
+from tools.faults.watch import Outcome, try_all, watched
 
 WORDS: Final = ("light", "r3d_18", "bilstm", "c3d", "m3dfel", "resnet18_lstm", "val", "F64", "BF16")
 """Values that mean something in model.json or in the header of a safetensors file."""

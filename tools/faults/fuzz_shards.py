@@ -27,8 +27,8 @@ from safe.sample import DEFAULT_FRAMES
 from safe.shards.folder import open_shards
 from safe.shards.loader import ClipReader
 from safe.shards.verify import verify
-from tools.faults.fuzz import Outcome, try_all, watched
 from tools.faults.mutate import mutate, mutate_json, replace_file
+from tools.faults.watch import Outcome, try_all, watched
 
 TARS: Final = ("fold1-000000.tar", "fold2-000000.tar")
 

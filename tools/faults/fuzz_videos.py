@@ -19,8 +19,8 @@ from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
 from pipeline.shard import write_shards
 from safe.errors import DataError
-from tools.faults.fuzz import Outcome, brief, general
 from tools.faults.mutate import config, mutate, write_manifest
+from tools.faults.watch import Outcome, brief, general
 
 DEADLINE: Final = 10.0
 """Seconds a clip, and as many for its second try by the other decoder."""

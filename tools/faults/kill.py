@@ -34,7 +34,7 @@ import numpy as np
 # noted.
 # Then one stage at a time is killed there, looked at, run again and compared.
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 OUTPUTS: Final = {
     "synthesize": "data/raw/synthetic",

@@ -392,7 +392,7 @@ def _change(node: Any, key: Any, rng: random.Random, values: Sequence[Any]) -> s
 # Small videos of drawn faces in every container of the promise, a shard folder, a model folder and
 # a checkpoint, all written by the project's own code (videos: PyAV).
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 
 OVERRIDES: Final = (
     "faces.detect_size=64",

@@ -17,7 +17,7 @@ from tools.benchmarks.report import circumstances, under
 
 RESULTS: Final = Path(__file__).with_name("results")
 WORDS: Final = Path(__file__).with_name("reliability.md")
-PAGE: Final = Path(__file__).parents[1] / "docs" / "reliability.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
 PACKAGES: Final = ("onnxruntime", "pyarrow", "safetensors")
 
 

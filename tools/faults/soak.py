@@ -27,7 +27,7 @@ from safe.sample import DEFAULT_FRAMES
 from tools.faults.page import keep
 
 CONFIG: Final = load_config(
-    Path(__file__).parents[1] / "params.yaml",
+    Path(__file__).parents[2] / "params.yaml",
     ["synthesize.clips=35", "synthesize.identities=35", "faces.detect_size=160"],
 )
 WORKERS: Final = 2
