@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import grey_ramp, write_video
+from support import grey_ramp, write_video
 
 from pipeline.annotate import Mark, Marks, annotate, draw_mark
 from pipeline.video.decode import frame_indices

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import small_config
+from support import small_config
 
 from safe.errors import DataError, ModelError
 from safe.evaluation.calibrate import calibrate, fit, selection_rows

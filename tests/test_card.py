@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import small_config
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_score, recall_score
+from support import small_config
 
 from cli.export import run_card
 from safe.errors import DataError, ModelError

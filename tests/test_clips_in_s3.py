@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_config
 from s3 import KEY, SECRET, Proxy
+from support import small_config
 
 from pipeline.faces import find_faces
 from pipeline.index import build_index

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, small_config
-from test_engine import (
+from support import ROOT, small_config
+from tasks import (
     Named,
     do_as_named,
     kill_parent,

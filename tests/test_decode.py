@@ -5,9 +5,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import grey_ramp, write_video
 from hypothesis import given
 from hypothesis import strategies as st
+from support import grey_ramp, write_video
 
 from pipeline.pool.children import Failure, run_tasks
 from pipeline.video import decode

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, call
 from safetensors.numpy import save_file
+from support import ROOT, SMALL, call, mount, small_disk
 
 from cli import stages
 from cli import stages as runs
@@ -21,23 +21,6 @@ from safe.errors import ProcessError, explain
 from safe.files import only_one, whole_file
 
 SETTINGS = (*SMALL, "runtime.workers=1", "train.epochs=1", "runtime.checkpoint_steps=4")
-
-
-def mount(*options: str) -> None:
-    done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Put an empty disk of that size in a folder's place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def remount(folder: Path, option: str) -> None:

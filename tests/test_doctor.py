@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, SMALL, call, small_config
-from test_disk import small_disk
+from support import ROOT, SMALL, call, small_config, small_disk
 
 from cli.doctor import examine_machine, plan_gib, run_doctor
 from pipeline.datasets.official import OFFICIAL, exchanged

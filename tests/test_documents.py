@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, TINY, call
-from test_pipeline import commit_all, copy_project, warm_env
+from dvc_project import ENV, commit_all, copy_project, dvc, set_params
+from support import ROOT, TINY, call
 
 from safe.config import Config
 from safe.params import parse_config
@@ -70,39 +70,39 @@ class Reader:
         self.data = folder / "data"
         copy_project(self.folder)
         self.put("tutorial-synthetic.md")
-        commit_all(self.folder)
+        commit_all(self.folder, init=True)
 
     def put(self, page: str) -> None:
         """Put a page's values into params.yaml, and SHORT over them."""
         params = params_of(page)
         parse_config(params)
-        for line in SHORT:
-            key, value = line.split("=")
-            section, name = key.split(".")
-            params[section][name] = yaml.safe_load(value)
         if params["data"]["name"] in PLACES:
             params["data"]["root"] = str(self.data / params["data"]["name"])
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        set_params(self.folder, *SHORT)
 
     def type(self, command: str) -> str:
         """Run a command of a page; what it prints.
 
-        A `safe-cli` runs in this process, all else in a shell.
+        A `safe-cli` and a `dvc` run in this process, all else in a shell.
         """
         for name, place in PLACES.items():
             command = command.replace(place, str(self.data / name))
+        if command.startswith("dvc "):
+            said = dvc(command.removeprefix("dvc "), self.folder)
+            return self._check(command, 0, said, "")
         if command.startswith("safe-cli "):
             done = call(*shlex.split(command)[1:], folder=self.folder)
-            return self._check(command, done.returncode, done.stdout, done.stderr)
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.folder,
-            env={**warm_env(), "PYTHONPATH": str(self.folder), "COLUMNS": "150"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        else:
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=self.folder,
+                env=ENV,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+            )
         return self._check(command, done.returncode, done.stdout, done.stderr)
 
     @staticmethod

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_config
+from support import small_config
 
 from pipeline.tars import ShardWriter, write_index
 from safe.doctor import examine_models, examine_predictions

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT
+from support import ROOT
 from torch import nn
 
 from cli.export import read_test_faces

@@ -8,11 +8,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, grey_ramp, write_video
 from numpy.typing import NDArray
+from support import ROOT, grey_ramp, write_manifest, write_video
 
 from pipeline import faces
 from pipeline.face.detect import LOOK_RULE
@@ -20,7 +18,6 @@ from pipeline.face.preprocessing import preprocessing
 from pipeline.face.table import SCHEMA, read_faces
 from pipeline.faces import Clip, Found, find_clip, find_faces, locate
 from pipeline.index import build_index
-from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.pool.children import Failure
 from pipeline.video.decode import Decoded
 from safe.config import Data, Faces
@@ -29,15 +26,6 @@ from safe.params import load_config
 
 SETTINGS = load_config(ROOT / "params.yaml").faces.model_copy(update={"max_gap": 4, "smooth": 0.0})
 T = 16
-
-
-def write_manifest(path: Path, clips: list[tuple[str, str]], source: str = "video") -> Path:
-    rows = [
-        {"clip": clip, "path": file, "label": 0, "bucket": "fold1", "source": source, "bytes": 1}
-        for clip, file in clips
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, MANIFEST), path)
-    return path
 
 
 def decoded(frames: NDArray[np.uint8], *, damage: str = "", repeat: int = 1) -> Decoded:

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import small_config
-from test_engine import Named, read_named
+from support import small_config
+from tasks import Named, read_named
 
 from pipeline.datasets import ferv39k, own
 from pipeline.pool.children import Failure, run_tasks

@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
-from conftest import ROOT, SMALL, small_config
-from test_cli import small, start_cli
+from support import ROOT, SMALL, options, small_config, start_cli
 
 from cli.forget import run_forget
 from cli.stages import run_index
@@ -603,7 +602,7 @@ def test_the_command(
 def test_it_waits_for_no_one_and_overtakes_no_one(home: Path) -> None:
     before = tree(home)
     with only_one(home / ".safe" / "locks" / "data-synthetic-shards", "shards"):
-        done = start_cli("forget", middle(home)["clip"], *small(*OVERRIDES), folder=home)
+        done = start_cli("forget", middle(home)["clip"], *options(*OVERRIDES), folder=home)
     assert done.returncode == 5
     (line,) = done.stderr.splitlines()
     assert f"process {os.getpid()} is writing it" in line

@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, small_config
+from support import ROOT, small_config
 
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import find_faces

@@ -8,10 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, grey_ramp
 from hypothesis import given
 from hypothesis import strategies as st
-from test_faces import write_manifest
+from support import ROOT, grey_ramp, write_manifest
 
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces

@@ -10,8 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import ROOT, grey_ramp, write_video
-from test_faces import write_manifest
+from support import ROOT, grey_ramp, write_manifest, write_video
 
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, grey_ramp, small_config, write_at, write_video
 from PIL import Image
+from support import ROOT, SMALL, grey_ramp, small_config, write_at, write_video
 
 from cli.facts import _windows, lines
 from cli.inspect import run_inspect

@@ -19,15 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL
 from safetensors.torch import load_file
-from test_ranks import FCL, TINY
+from support import FCL, ROOT, SHORT_STEPS, SMALL
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cli.stages import run_calibrate, run_eval, run_train
 from safe.files import die_with_parent
 
-SETTINGS = [*SMALL, *TINY, *FCL, "train.epochs=8", "runtime.checkpoint_steps=5"]
+SETTINGS = [*SMALL, *SHORT_STEPS, *FCL, "train.epochs=8", "runtime.checkpoint_steps=5"]
 PARAMS = ROOT / "params.yaml"
 TRAIN = ["-m", "cli", "train", "--fold", "1", "--params", str(PARAMS)]
 TRAIN += [word for each in SETTINGS for word in ("-S", each)]

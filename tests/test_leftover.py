@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_config
+from support import small_config
 
 from pipeline import shard
 from pipeline.face.cache import Leave

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from test_timeline import answer, band
+from support import answer, band
 
 from safe.report import canvas
 from safe.report.contact import Row, contact_figure

@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
 from numpy.typing import NDArray
+from support import ROOT
 
 from pipeline import faces
 from pipeline.face.detect import detect_clip

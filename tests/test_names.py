@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from test_index import write_dfew, write_ferv39k
+from support import ROOT, write_dfew, write_ferv39k
 
 from cli.layout import lock
 from pipeline.datasets.base import Spellings, walk_files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from test_cli import cli, labels_of, small
+from support import labels_of, options, run_cli
 
 from pipeline.datasets.base import SYNONYMS
 from pipeline.datasets.own import make_key
@@ -356,7 +356,7 @@ def test_from_a_list_to_a_table(project: Path, tmp_path: Path, source: str) -> N
     (root / "lists").mkdir()
     (root / "lists" / "clips.csv").write_text("\n".join(lines) + "\n")
     values = f"data={{name:own,root:{root},splits:lists/clips.csv,source:{source},folds:[1]}}"
-    said = cli("shard", *small(values), folder=tmp_path).stdout  # after index and faces
+    said = run_cli("shard", *options(values), folder=tmp_path).stdout  # after index and faces
     assert "index: 35 clips, 3 missing" in said
     found = json.loads((tmp_path / "data/own/shards/index.json").read_text())
     held = {bucket: 0 for bucket in ("train", "val", "test")}

@@ -10,8 +10,8 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import write_video
 from numpy.typing import NDArray
+from support import write_video
 
 from pipeline.stretch import cut_stretch, read_windows, survey
 from pipeline.video.decode import FEW, Decoder, read_video

@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, drawn_faces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support import ROOT, drawn_faces
 
 from pipeline.face.portrait import FAR, NEAR, Portraits
 from pipeline.face.table import ClipFaces

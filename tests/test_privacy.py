@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, small_config, write_video
+from support import ROOT, small_config, write_video
 
 from pipeline.face.preprocessing import preprocessing
 from pipeline.synthetic.render import Clip, draw_clip

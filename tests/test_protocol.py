@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest

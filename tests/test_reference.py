@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 from typer.testing import CliRunner
 
 from cli.app import app

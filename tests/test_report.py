@@ -5,21 +5,16 @@ import hashlib
 import json
 import re
 import shutil
-from datetime import datetime
 from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
-import torch
-from conftest import ROOT
 from markupsafe import Markup
 from scipy.stats import binomtest
 from sklearn.metrics import (
@@ -29,12 +24,11 @@ from sklearn.metrics import (
     precision_score,
     recall_score,
 )
+from support import EVERY_CLASS, HOSTILE, NOON, ROOT, read_experiment, write_fold, write_half
 
 from cli.report import run_report
-from pipeline.tars import ShardWriter, write_index
 from safe.errors import ConfigError, DataError
 from safe.evaluation.calibration import Calibration
-from safe.evaluation.metrics import summarize
 from safe.report.canvas import class_looks
 from safe.report.charts import (
     SIDE,
@@ -47,7 +41,7 @@ from safe.report.charts import (
     spread,
     ticks,
 )
-from safe.report.gather import Experiment, gather
+from safe.report.gather import Experiment
 from safe.report.page import render_page
 from safe.report.results import (
     by_class,
@@ -59,122 +53,9 @@ from safe.report.results import (
     trust_figures,
 )
 from safe.report.sources import Sources
-from safe.sample import decode_strip, encode_strip
-from safe.saved import save_model
+from safe.sample import decode_strip
 from safe.shards.folder import open_shards
-from safe.taxonomy import BASIC, Classes, encode
-
-NOW = datetime(2026, 11, 23, 12, 0)
-HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>"
-CALIBRATION = Calibration(
-    method="temperature",
-    scale=(0.8,) * 7,
-    level=0.9,
-    cutoffs=(0.1, 0.2, 0.1, 0.15, 0.1, 0.05, 0.0),
-    risk=0.2,
-    threshold=0.45,
-    clips=40,
-)
-NETWORK = {"name": "safe", "backbone": "small", "temporal": "s2am2", "window": 4, "stride": 2}
-
-
-def write_fold(
-    root: Path,
-    fold: int,
-    *,
-    n: int = 60,
-    skill: float = 2.0,
-    calibration: Calibration | None = CALIBRATION,
-    prefix: str = "clip",
-    classes: Classes = BASIC,
-    present: int = 100,
-    windows: int = 7,
-    **more: Any,
-) -> None:
-    """Write predictions, metrics.json and a model of made-up numbers, as the stages do.
-
-    Only the first classes are `present` in the test split.
-    """
-    k = len(classes)
-    rng = np.random.default_rng(fold)
-    label = rng.permutation(np.arange(n) % min(k, present))
-    logits = rng.normal(size=(n, k)) + skill * np.eye(k)[label]
-    attention = rng.dirichlet(np.ones(windows), n)
-    out = root / "runs/synthetic/eval" / f"fold-{fold}"
-    out.mkdir(parents=True)
-    table = {
-        "clip": [f"{prefix}-{fold}-{i:03d}" for i in range(n)],
-        "label": label.astype(np.int8),
-        "logits": list(logits.astype(np.float32)),
-        "embedding": list((np.eye(k)[label] + rng.normal(size=(n, k))).astype(np.float32)),
-        "attention": list(attention.astype(np.float32)),
-    }
-    said = pa.table(table).replace_schema_metadata(encode(classes))
-    pq.write_table(said, out / "predictions.parquet")
-    figures = {"n_test": n, "n_left_out": fold, "selection": "val", "perturb": "none"}
-    (out / "metrics.json").write_text(json.dumps(summarize(logits, label, 15, classes) | figures))
-    info = {
-        "classes": classes,
-        "architecture": {**NETWORK, "hidden": 16, "dropout": 0.2},
-        "crop": 32,
-        "preprocessing": {"id": "0123456789abcdef"},
-        "dataset": "synthetic",
-        "fold": fold,
-        "seed": 3,
-        "selection": {"rule": "val", "metric": "uar", "epoch": 2},
-        "train_clips": 4 * n,
-        "commit": "c0ffee0" * 5,
-        "torch": torch.__version__,
-        "params": {"seed": 3, "train": {"lr": 0.001, "epochs": 2}, "eval": {"bins": 10}},
-        "history": [
-            {"loss": 2.0 - e, "ce": 1.5 - e, "train_uar": 40.0 * (e + 1), "lr": 1e-3}
-            | {"clips_per_s": 50.0}
-            for e in range(2)
-        ],
-        **more,
-    }
-    if calibration:
-        info["calibration"] = calibration.record()
-    save_model(root / "runs/synthetic/calibrate" / f"fold-{fold}", {"w": torch.zeros(1)}, info)
-
-
-def write_shards(root: Path, experiment: Experiment, frames: int = 16) -> Path:
-    """Write shards of half of the clips; a clip's faces grow brighter, those of row i from i."""
-    out = root / "data/synthetic/shards"
-    out.mkdir(parents=True)
-    writer = ShardWriter(out, clips=100, classes=experiment.classes)
-    split = experiment.split
-    for i in range(0, len(split.clip), 2):
-        faces = (
-            np.full((frames, 64, 64, 3), 40 + i, np.uint8)
-            + 4 * np.arange(frames, dtype=np.uint8)[:, None, None, None]
-        )
-        strip = encode_strip(faces, 95, "420")
-        writer.add(
-            split.clip[i],
-            bucket=f"fold{experiment.fold_of[i]}",
-            label=int(split.label[i]),
-            strip=strip,
-            record={"flags": ""},
-        )
-    writer.close()
-    left_out = [{"clip": split.clip[i], "bucket": "fold1", "reason": HOSTILE} for i in (1, 3, 5)]
-    made = {"id": "0123456789abcdef", "made_from": {"size": 64, "source": "video"}}
-    classes = experiment.classes
-    parts = {"left_out": left_out, "made": made, "frames": frames}
-    write_index(out, classes=classes, shards=writer.shards, rows=writer.rows, **parts)
-    return out
-
-
-def read_experiment(root: Path, name: str = "ours", folds: tuple[int, ...] = (1, 2)) -> Experiment:
-    runs = Path("runs/synthetic")
-    return gather(
-        name,
-        lambda path: (root / path).read_bytes(),
-        evals=runs / "eval",
-        models=(runs / "calibrate", runs / "train"),
-        folds=folds,
-    )
+from safe.taxonomy import BASIC
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     write_fold(folder, 1)
     write_fold(folder, 2, n=50)
-    write_shards(folder, read_experiment(folder))
+    write_half(folder, read_experiment(folder))
     (folder / "params.yaml").write_text(
         re.sub(r"folds: \[1\]", "folds: [1, 2]", (ROOT / "params.yaml").read_text())
     )
@@ -240,7 +121,7 @@ def html(root: Path, experiment: Experiment) -> str:
         about=[("machine", HOSTILE)],
         outs=[("runs", "0f" * 16, 12345)],
     )
-    return render_page(experiment, [beside], given, now=NOW)
+    return render_page(experiment, [beside], given, now=NOON)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +161,7 @@ def test_each_fold_is_read_by_its_own_calibration(tmp_path):
     write_fold(tmp_path, 2, calibration=sharp)
     both = read_experiment(tmp_path)
     holds, sizes, answered = [], [], []
-    for number, calibration in ((1, CALIBRATION), (2, sharp)):
+    for number, calibration in ((1, EVERY_CLASS), (2, sharp)):
         split = read_experiment(tmp_path, folds=(number,)).split
         for logits, label in zip(split.logits, split.label, strict=True):
             odds = np.exp(logits * calibration.scale[0])
@@ -347,7 +228,7 @@ def test_the_clips_shown_are_the_surest_errors_and_the_least_sure(experiment):
     rest = sorted(set(range(len(label))) - {case.row for case in worst}, key=lambda i: p[i].max())
     assert [case.row for case in doubtful] == rest[:5]
     for case in (*worst, *doubtful):
-        assert (case.decision is None) == (p[case.row].max() < CALIBRATION.threshold)
+        assert (case.decision is None) == (p[case.row].max() < EVERY_CLASS.threshold)
     assert any(case.decision is None for case in doubtful)
 
 
@@ -437,7 +318,7 @@ def test_what_is_missing_is_a_sentence(tmp_path):
     (tmp_path / "runs/synthetic/eval/fold-1/metrics.json").write_text("{")
     bare = read_experiment(tmp_path)
     words = " ".join(
-        Page(render_page(bare, [], Sources(shards=tmp_path / "none"), now=NOW)).words.split()
+        Page(render_page(bare, [], Sources(shards=tmp_path / "none"), now=NOON)).words.split()
     )
     for told in (
         "Fold 2 has no predictions",
@@ -461,7 +342,7 @@ def test_a_choice_on_test_clips_is_marked(tmp_path):
     write_fold(tmp_path, 1, selection={"rule": "test", "epoch": 1})
     place = tmp_path / "runs/synthetic/eval/fold-1/metrics.json"
     place.write_text(json.dumps(json.loads(place.read_text()) | {"selection": "test"}))
-    text = render_page(read_experiment(tmp_path, folds=(1,)), [], Sources(), now=NOW)
+    text = render_page(read_experiment(tmp_path, folds=(1,)), [], Sources(), now=NOON)
     assert "Selected on the test clips." in text
 
 
@@ -516,8 +397,8 @@ def test_windows_lie_under_the_frames_that_they_cover():
 def test_a_page_of_clips_of_eight_frames(tmp_path):
     write_fold(tmp_path, 1, windows=3, frames=8)
     experiment = read_experiment(tmp_path, folds=(1,))
-    shards = write_shards(tmp_path, experiment, 8)
-    page = Page(render_page(experiment, [], Sources(shards=shards), now=NOW))
+    shards = write_half(tmp_path, experiment, 8)
+    page = Page(render_page(experiment, [], Sources(shards=shards), now=NOON))
     assert not page.problems
     pictures = [a for a in page.all("img") if "faces of clip" in a["alt"]]
     assert pictures
@@ -529,8 +410,8 @@ def test_a_page_of_clips_of_eight_frames(tmp_path):
     assert "Attention over windows" in page.words
     assert "8 frames of 32 x 32 pixels" in page.words
     shutil.rmtree(shards)
-    write_shards(tmp_path, experiment, 16)  # other clips than the model's: windows would not fit
-    page = Page(render_page(experiment, [], Sources(shards=shards), now=NOW))
+    write_half(tmp_path, experiment, 16)  # other clips than the model's: windows would not fit
+    page = Page(render_page(experiment, [], Sources(shards=shards), now=NOON))
     assert not [a for a in page.all("img") if "faces of clip" in a.get("alt", "")]
 
 
@@ -599,7 +480,7 @@ def test_a_page_of_other_classes_and_one_without_test_clips(tmp_path):
     classes = (*BASIC[:4], *LOOSE)
     write_fold(tmp_path, 1, n=70, classes=classes, present=7, calibration=None)
     experiment = read_experiment(tmp_path, folds=(1,))
-    text = render_page(experiment, [], Sources(), now=NOW)
+    text = render_page(experiment, [], Sources(), now=NOON)
     page = Page(text)
     assert not page.problems
     words = " ".join(page.words.split())
@@ -629,7 +510,7 @@ def test_a_page_of_few_or_many_classes(tmp_path, count):
         clips=9,
     )
     write_fold(tmp_path, 1, n=3 * count + 40, classes=classes, calibration=calibration)
-    text = render_page(read_experiment(tmp_path, folds=(1,)), [], Sources(), now=NOW)
+    text = render_page(read_experiment(tmp_path, folds=(1,)), [], Sources(), now=NOON)
     page = Page(text)
     assert not page.problems
     assert len(text) < 2e6
@@ -645,7 +526,7 @@ def test_experiments_of_other_classes_are_not_compared(root, tmp_path):
     theirs = read_experiment(tmp_path, "theirs", (1,))
     found = compare(ours, theirs)
     assert (found.same_classes, found.clips, found.pairs, found.test) == (False, 0, (), None)
-    words = Page(render_page(ours, [theirs], Sources(), now=NOW)).words
+    words = Page(render_page(ours, [theirs], Sources(), now=NOON)).words
     assert "The two are of different classes" in " ".join(words.split())
     write_fold(tmp_path, 2, calibration=None)
     with pytest.raises(DataError, match="different classes cannot be pooled"):

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import drawn_faces, write_at
+from support import drawn_faces, write_at
 
 from pipeline.face.crop import CROP_RULE, crop_faces
 from pipeline.face.detect import LOOK_RULE, detect_clip

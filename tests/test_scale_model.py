@@ -5,9 +5,9 @@ from math import inf
 
 import numpy as np
 import pytest
-from conftest import write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import write_video
 
 from pipeline.face.table import ClipFaces
 from tools.benchmarks import scale

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
-from conftest import ROOT, write_video
+from support import ROOT, write_video
 
 from pipeline import shard
 from pipeline.face.crop import cut_faces

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
 from safe.errors import ConfigError
 from safe.evaluation.calibration import Calibration, trust_figures

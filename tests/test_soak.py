@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import grey_ramp, write_video
+from support import grey_ramp, write_video
 
 import tools.faults.soak
 from pipeline.pool.children import give_back

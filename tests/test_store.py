@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, small_config
 from s3 import KEY, SECRET, environment, go_to
+from support import ROOT, SMALL, small_config
 
 from safe.errors import ConfigError, DataError
 from safe.evaluation.evaluate import evaluate

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
+from support import BLACK_FACE, answer, band
 
 from pipeline.people import FLAGS
 from safe.errors import DataError
@@ -15,21 +16,6 @@ from safe.report.timeline import Band, draw_timeline, timeline_figure
 from safe.taxonomy import BASIC
 
 SAYS = {"classes": BASIC, "title": "a.mp4", "note": "apparent expression by m"}
-BLACK_FACE = np.zeros((8, 8, 3), np.uint8)
-
-
-def answer(start: float, name: str, *, sure: bool = True, flags=(), length: float = 2.0) -> Answer:
-    """0.7 for the class, the rest shared."""
-    chances = tuple(0.7 if each == name else 0.3 / 6 for each in BASIC)
-    verdict = Verdict(chances, name if sure else ABSTAIN, None)
-    return Answer("a.mp4", start, start + length, 1, verdict, (0, 0, 1, 1), flags)
-
-
-def band(*answers: Answer) -> Band:
-    made = Band(BLACK_FACE)
-    for each in answers:
-        made.add(each)
-    return made
 
 
 def steps(figure) -> dict[str, StepPatch]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
 from safetensors.torch import load_file
+from support import small_config
 
 from safe.config import Config
 from safe.errors import ConfigError, ModelError

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, call, small_config
+from support import ROOT, SMALL, call, small_config
 
 from pipeline.tars import SCHEMA, ShardWriter, write_index
 from safe.errors import DataError

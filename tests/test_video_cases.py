@@ -8,8 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import ROOT, drawn_faces, write_at, write_video
 from numpy.typing import NDArray
+from support import ROOT, drawn_faces, write_at, write_video
 
 from pipeline.faces import locate
 from pipeline.stretch import survey

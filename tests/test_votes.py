@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
-from conftest import ROOT
+from support import ROOT
 
 from cli.votes import run_votes
 from pipeline.datasets.dfew import FILE, read_votes

@@ -13,10 +13,10 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, drawn_faces, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support import ROOT, drawn_faces, write_video
 
 from pipeline import stretch, windows
 from pipeline.face.crop import make_strip
