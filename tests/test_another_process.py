@@ -27,6 +27,7 @@ NETWORKS = {
     **{f"safe-{backbone}": ("safe", backbone, 32) for backbone in BACKBONES},
     **{name: (name, "small", 32 if name == "m3dfel" else 16) for name in RIVALS},
 }
+EXPORTED_BY_TEST_EXPORT = ("safe-small", "safe-light")  # an export takes ten seconds
 DEVICES = [
     "cpu",
     pytest.param(
@@ -91,8 +92,9 @@ def test_what_was_trained_is_calibrated_evaluated_exported_and_asked(
     assert metrics["n_test"] == 7
 
     run = ("--model", "runs/synthetic")
-    ask("export", *run, "--clips", "8", folder=tmp_path)  # compares with PyTorch
-    assert (tmp_path / "model.onnx").stat().st_size > 10_000
+    if network not in EXPORTED_BY_TEST_EXPORT:
+        ask("export", *run, "--clips", "8", folder=tmp_path)  # compares with PyTorch
+        assert (tmp_path / "model.onnx").stat().st_size > 10_000
 
     asked = ("--other-crops", "--no-timeline", "--window=0.8", "--device", device)
     ask("predict", str(made / "person.mp4"), *run, *asked, folder=tmp_path)

@@ -221,21 +221,6 @@ def test_clips_by_split_and_class_come_from_the_shards(made, project):
     assert "the shards were not at hand" in card(made, shards=shards)
 
 
-@pytest.mark.parametrize(
-    ("rule", "words"),
-    [("last", "Nothing was chosen"), ("val", "a selection split that"), ("test", "too good")],
-)
-def test_the_selection_rule_is_told_in_words(made, rule, words):
-    alter(made, selection={"rule": rule, "metric": None, "epoch": 2})
-    assert words in card(made)
-
-
-def test_the_frames_of_a_clip_are_told(made):
-    assert "| Input | 16 frames from all over the clip" in card(made)
-    alter(made, frames=8)
-    assert "| Input | 8 frames from all over the clip" in card(made)
-
-
 def test_damaged_clips_a_model_without_calibration_and_another_dataset_are_told(made):
     label, logits = read(made)
     evaluate(made / "blurred", label, logits, perturb="blur", severity=3)

@@ -10,7 +10,6 @@ import cv2
 import pytest
 from support import ROOT, call, labels_of, options, run_cli, start_cli
 
-from cli.stages import _uar
 from pipeline.video.decode import read_video
 
 
@@ -65,8 +64,7 @@ def test_synthesize_leaves_another_dataset_alone(folder):
     assert not list((folder / "data" / "raw" / "synthetic").iterdir())
 
 
-@pytest.mark.parametrize("source", ["video", "frames"])
-def test_ferv39k_from_clips_or_frames_to_a_table(project, folder, source):
+def test_ferv39k_from_frames_to_a_table(project, folder):
     """The synthetic clips in FERV39k's form; `shard` runs what is missing before it."""
     root = folder / "FERV39k"
     lists: dict[str, list[str]] = {"train": [], "test": []}
@@ -74,12 +72,16 @@ def test_ferv39k_from_clips_or_frames_to_a_table(project, folder, source):
     for number, (clip, label) in enumerate(sorted(labels.items())[:70]):
         name = f"Action/{label.capitalize()}/{number:04d}"
         lists["test" if number % 5 == 0 else "train"].append(f"{name} {label.capitalize()}")
-        place(project, clip, root, name, source)
+        video = project / "data" / "raw" / "synthetic" / "Clip" / "original" / f"{clip}.mp4"
+        frames = root / "2_ClipsforFaceCrop" / name
+        frames.mkdir(parents=True)
+        for at, frame in enumerate(read_video(video).frames, start=1):
+            cv2.imwrite(str(frames / f"{at}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     setups = root / "4_setups" / "All_scenes"
     setups.mkdir(parents=True)
     for part, lines in lists.items():
         (setups / f"{part}_All.csv").write_text("\n".join(lines) + "\n")
-    data = f"data={{name:ferv39k,root:{root},splits:4_setups,source:{source},folds:[1]}}"
+    data = f"data={{name:ferv39k,root:{root},splits:4_setups,source:frames,folds:[1]}}"
     said = run_cli("shard", *options(data), folder=folder).stdout
     assert "manifest.parquet is missing, running index first" in said
     assert "faces.parquet is missing, running faces first" in said
@@ -91,24 +93,6 @@ def test_ferv39k_from_clips_or_frames_to_a_table(project, folder, source):
     result = json.loads((folder / "results" / "metrics.json").read_text())
     assert (result["dataset"], result["n_folds"], result["n_test"]) == ("ferv39k", 1, 14)
     assert 0 <= result["uar"] <= 100
-
-
-def place(project: Path, clip: str, root: Path, name: str, source: str) -> None:
-    video = project / "data" / "raw" / "synthetic" / "Clip" / "original" / f"{clip}.mp4"
-    if source == "video":
-        (root / "0_7_LabelClips" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(video, root / "0_7_LabelClips" / f"{name}.mp4")
-        return
-    folder = root / "2_ClipsforFaceCrop" / name
-    folder.mkdir(parents=True)
-    for number, frame in enumerate(read_video(video).frames, start=1):
-        cv2.imwrite(str(folder / f"{number}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-
-def test_uar_says_over_how_many_classes_it_is():
-    figures = {"uar": 50.0, "uar_classes": 2, "recall.a": 40.0, "recall.b": 60.0}
-    assert _uar(figures) == "UAR"
-    assert _uar(figures | {"recall.no clips": None}) == "UAR over 2 of 3 classes"
 
 
 def test_cost_is_that_of_clips_of_so_many_frames(tmp_path):

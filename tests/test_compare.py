@@ -97,19 +97,6 @@ def test_a_calibrated_figure_is_of_the_scaled_logits():
         estimate(row, "nll_calibrated")
 
 
-def test_war_interval_of_a_mean_over_seeds_is_that_of_scipy():
-    row = train(0.7)
-    right = np.mean([s.predicted == s.label for s in row.splits.values()], axis=0)
-    theirs = scipy.stats.bootstrap(
-        (right,), np.mean, n_resamples=20_000, batch=1000, method="percentile", rng=1
-    )
-    found = estimate(row, "war", resamples=20_000)
-    # as in test_statistics: 5 standard errors of the difference of two ends, and half a clip
-    error = 5 * 0.019 * 2**0.5 * theirs.standard_error + 0.001
-    expected = np.array(theirs.confidence_interval)
-    assert (found.low, found.high) == pytest.approx(tuple(100 * expected), abs=100 * error)
-
-
 def test_differences_are_paired_as_scipy_pairs_them():
     a, b = train(0.75), train(0.7, seeds=(0, 1), model=2)
     assert a.splits.keys() == {0, 1, 2}  # the third seed, which b has not, is left out
@@ -271,16 +258,6 @@ def test_a_table_worked_by_hand():
     assert "None" not in text
 
 
-def test_p_and_signs_are_rounded_for_a_reader():
-    far = {"a": Entry({0: right(0, of=40)}, {}, "b"), "b": Entry({0: right(40, of=40)}, {})}
-    line = tables(table_markdown(far, ["war"], **ASK))[1][1]
-    assert line[-1] == "seed 0: 0/40, p < 0.001"
-    assert line[2:4] == ["-100.00", "[-100.00, -100.00]"]
-    near = {"a": Entry({0: right(6)}, {"war": 60.001}), "b": Entry({0: right(1)}, {"war": 5.0})}
-    cells = tables(table_markdown(near, ["war"], **ASK))[0]
-    assert [line[5] for line in cells[1:]] == ["+0.00", "+5.00"]  # never -0.00
-
-
 def test_the_text_says_which_data_and_which_epoch():
     rows = {"SAFE": Entry({0: right(1500, of=2400)}, {"war": 72.06})}
     text = table_markdown(rows, ["war"], **ASK, note="Table IV h and Table VII disagree.\n")
@@ -321,7 +298,7 @@ def test_a_row_that_is_better_on_every_seed_agrees_with_a_paper_that_says_so():
     assert [line[5], line[9]] == ["against the paper"] * 2
 
 
-@pytest.mark.parametrize("count", [2, 8, 11])
+@pytest.mark.parametrize("count", [2, 11])
 def test_rows_of_other_classes_one_of_them_without_clips(count):
     classes = tuple(f"c{number}" for number in range(count))
     labels = np.arange(60) % (count - 1)

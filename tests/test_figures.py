@@ -295,11 +295,6 @@ def test_confusion_cells_are_percent_of_the_row_and_the_last_matrix_pools_the_fo
     assert set(BASIC) <= set(words(figure))
 
 
-def test_one_fold_is_not_pooled():
-    figure = confusion.confusion_figure({"fold 3": make_split()})
-    assert [axes.get_title()[:7] for axes in figure.axes] == ["fold 3:"]
-
-
 def test_clips_are_drawn_in_the_share_of_their_class():
     label = np.repeat(np.arange(7), (400, 300, 200, 60, 30, 9, 1))
     rows_ = embedding.choose_clips(label, 100, seed=3)
@@ -432,7 +427,7 @@ def test_windows_that_do_not_fit_and_no_cases_are_refused():
     assert [patch.get_width() for patch in figure.axes[1].patches] == [16]
 
 
-@pytest.mark.parametrize(("frames", "stride"), [(8, 1), (32, 4), (64, 10)])
+@pytest.mark.parametrize(("frames", "stride"), [(8, 1), (64, 10)])
 def test_cases_of_so_many_frames(frames, stride, tmp_path):
     names, a, b, chosen, _ = FIGURES["cases"][2]
     strips = make_strips(a, chosen[:1], frames=frames)
@@ -473,16 +468,6 @@ def test_rows_mark_mean_interval_seeds_and_paper():
         assert words(axes).count("missing") == len(table) - len(seen)
 
 
-def test_missing_is_written_away_from_the_papers_figure():
-    def edge_of(paper: float) -> float:
-        table = {"a": {"war": estimate(70)}, "b": {"war": replace(MISSING, paper=paper)}}
-        (axes,) = rows.rows_figure(table).axes
-        return next(x for x in axes.texts if x.get_text() == "missing").get_position()[0]
-
-    assert edge_of(60.0) > 0.9
-    assert edge_of(80.0) < 0.1
-
-
 def test_a_table_without_any_run_is_drawn_and_one_without_rows_refused(tmp_path):
     out = tmp_path / "new" / "rows.png"
     rows.draw_rows({"baseline": {"war": MISSING}, "SAFE": {"war": MISSING}}, out)
@@ -493,12 +478,6 @@ def test_a_table_without_any_run_is_drawn_and_one_without_rows_refused(tmp_path)
             rows.rows_figure(table)
     with pytest.raises(DataError, match="without values"):
         rows.sweep_figure({"ratio": {}}, "war")
-
-
-def test_units_can_be_given():
-    table = {"SAFE": {"ece": estimate(0.1), "fps": estimate(3)}}
-    labels = [axes.get_xlabel() for axes in rows.rows_figure(table, units={"fps": "1/s"}).axes]
-    assert labels == ["ECE", "fps (1/s)"]
 
 
 def test_a_sweep_has_a_gap_where_a_value_is_missing():
@@ -550,7 +529,7 @@ def points_a_class(figure: Figure, axes) -> float:
     return axes.get_position().height * figure.get_figheight() * 72 / len(axes.get_yticks())
 
 
-@pytest.mark.parametrize("count", [2, 8, 11, 20])
+@pytest.mark.parametrize("count", [2, 11])
 def test_a_confusion_matrix_of_so_many_classes_says_which_lack_clips(count, tmp_path):
     classes = (*LOOSE, *(f"class {i}" for i in range(count)))[:count]
     split = make_split(n=300, classes=classes, present=count - 1 if count > 2 else 2)
@@ -580,7 +559,7 @@ def test_of_many_classes_one_matrix_without_percentages_is_drawn(count, tmp_path
     assert points_a_class(figure, axes) > 7
 
 
-@pytest.mark.parametrize("count", [2, 11, 30])
+@pytest.mark.parametrize("count", [2, 30])
 def test_embedding_and_cases_of_other_classes(count, tmp_path):
     classes = (*LOOSE, *BASIC, *(f"class {i}" for i in range(count)))[:count]
     a, b = (make_split(n=120, classes=classes, model=model) for model in (1, 2))

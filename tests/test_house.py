@@ -222,3 +222,10 @@ def test_every_module_stands_in_the_architecture():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     missing = [path.name for path in CODE if path.name[0] != "_" and path.name not in text]
     assert not missing
+
+
+def test_tests_import_nothing_from_one_another():
+    """What several share is in modules of its own beside them, or a fixture in conftest.py."""
+    files = sorted((ROOT / "tests").glob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")} | {"conftest"}
+    assert not {path.name: imports(path) & tests for path in files if imports(path) & tests}

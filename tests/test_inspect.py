@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support import ROOT, SMALL, grey_ramp, small_config, write_at, write_video
 
-from cli.facts import _windows, lines
+from cli.facts import _windows
 from cli.inspect import run_inspect
 from cli.inspect_clip import inspect_clip
 from cli.inspect_run import inspect_run
@@ -285,19 +285,6 @@ def test_a_run_beside_predictions_of_other_classes_is_refused(here: Path) -> Non
         inspect_run(Path("runs/synthetic"), clips=8, label=None, draw=True)
 
 
-def test_facts_are_aligned_and_empty_sections_left_out() -> None:
-    text = lines(
-        {
-            "a": {"x": None, "long": [1, 2]},
-            "none": [],
-            "b": [{"n": 1, "w": "p"}, {"n": 20, "w": "q"}],
-        }
-    )
-    assert text == [
-        *("a", "  x     -", "  long  1, 2", "", "b", "   n  w", "   1  p", "  20  q")
-    ]  # fmt: skip
-
-
 def test_a_sheet_needs_something_to_draw() -> None:
     with pytest.raises(DataError, match="no clip to draw"):
         contact_figure("t", "", [])
@@ -307,7 +294,7 @@ def test_a_sheet_needs_something_to_draw() -> None:
     assert len(panels(figure)) == T  # the row without faces is grey
 
 
-@pytest.mark.parametrize("frames", [4, 8, 32, 64])
+@pytest.mark.parametrize("frames", [8, 64])
 def test_a_sheet_of_clips_of_so_many_frames(frames: int, tmp_path: Path) -> None:
     source = Frames(
         np.zeros((frames, 10, 10, 3), np.uint8), np.zeros((frames, 4)), ["held"] * frames,

@@ -27,7 +27,6 @@ from cli.answering import OTHER_CROPS, Reader
 from cli.app import app
 from cli.predict import predict, run_predict
 from cli.videos import find_videos
-from cli.writing import _ascii
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, find_clip
 from safe.config import Config
@@ -136,11 +135,6 @@ def test_a_model_of_other_frames_is_given_as_many(videos, tmp_path, frames):
     assert [row[f"p_{name}"] for name in BASIC] == pytest.approx(expected.tolist(), abs=1e-4)
     run_predict([str(videos / "two.mp4")], folder, out, **PREDICT | {"window": 1.0, "video": True})
     assert {row["face"] for row in rows_of(out / "two.jsonl")} == {1, 2}
-
-
-def test_the_words_on_a_video_are_letters_that_it_can_draw():
-    assert _ascii("fröhlich + laut") == "frohlich + laut"
-    assert _ascii("笑顔") == ""
 
 
 SCRIPT = """

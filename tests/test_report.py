@@ -29,17 +29,7 @@ from cli.report import run_report
 from safe.errors import ConfigError, DataError
 from safe.evaluation.calibration import Calibration
 from safe.report.canvas import class_looks
-from safe.report.charts import (
-    SIDE,
-    Panel,
-    attention_chart,
-    choose,
-    element,
-    marker,
-    read_strips,
-    spread,
-    ticks,
-)
+from safe.report.charts import SIDE, attention_chart, choose, read_strips
 from safe.report.gather import Experiment
 from safe.report.page import render_page
 from safe.report.results import (
@@ -338,21 +328,6 @@ def test_a_name_that_is_not_held_is_one_line(monkeypatch, root):
         run_report(Path("params.yaml"), None, ["nobody"], Path("x.html"), faces=False)
 
 
-def test_the_small_parts_of_a_chart():
-    assert str(element("text", "a<b", x=1.5, class_='"')) == (
-        '<text x="1.5" class="&#34;">a&lt;b</text>'
-    )
-    assert ticks(0, 100) == [0, 20, 40, 60, 80, 100]
-    assert ticks(0.0, 0.0011) == [0, 0.0005, 0.001]
-    panel = Panel((0, 10), (0, 1), left=40, right=0, top=0, height=100, width=140)
-    assert (panel.x(5), panel.y(0.25)) == (90, 75)
-    moved = spread([50.0, 51, 10, 99], 14, 0, 100)
-    assert np.diff(np.sort(moved)).min() >= 14
-    assert list(np.argsort(moved)) == [2, 0, 1, 3]
-    assert max(moved) <= 100
-    assert all(marker(1, 2, shape).startswith("M1.0 2.0") for shape in "ov+s^Dx")
-
-
 def test_windows_lie_under_the_frames_that_they_cover():
     chart = attention_chart("a", [0.1, 0.5, 0.4], window=4, stride=6, frames=16)
     boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', chart)
@@ -435,13 +410,6 @@ def test_words_stand_out_from_their_ground(scheme):
         assert contrast(named["onheat" if deep else "ink"], ground) >= 4.5, depth
 
 
-def test_every_class_has_a_colour_and_a_name_in_the_legend(html):
-    legend = html.split('class="legend"')[1].split("</ul>")[0]
-    for k, name in enumerate(BASIC):
-        assert f'class="mark k{k}"' in legend or f'class="mark open k{k}"' in legend
-        assert f" {name} <" in legend
-
-
 LOOSE = ("very happy + loud", "笑顔", "überrascht", "x-y_z")
 
 
@@ -509,9 +477,3 @@ def test_a_comparison_leaves_out_recalls_of_classes_without_clips(tmp_path):
     names = [pair.name for pair in compare(ours, theirs).pairs]
     assert names[1] == "UAR over 6 of 7 classes"
     assert [name for name in names if "Recall" in name] == [f"Recall {name}" for name in BASIC[:6]]
-
-
-def test_marks_are_those_of_the_classes_of_the_figures():
-    many = tuple(f"c{i}" for i in range(93))
-    for _, shape in class_looks((*BASIC, *many)).values():
-        assert re.fullmatch(r"M[-\d.]+ [-\d.]+[-\da-zL. ]+", marker(8, 8, shape, 5))

@@ -1,12 +1,10 @@
 """The soak sees what grows, and runs over the real parts; the page says what was found."""
 
 import ctypes
-import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support import grey_ramp, write_video
@@ -14,7 +12,6 @@ from support import grey_ramp, write_video
 import tools.faults.soak
 from pipeline.pool.children import give_back
 from tools.faults import page
-from tools.faults.page import keep
 from tools.faults.soak import Look, children, judge, look, soak_batches, soak_clips
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -120,45 +117,8 @@ def test_a_short_soak_of_clips_takes_the_real_stage_with_children(tmp_path):
     assert (tmp_path / "strips.zip").is_file()
 
 
-def test_what_is_kept_becomes_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
-    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    rows = [{"a|b": 12345, "c": 1.5}, {"a|b": 2, "c": "one\ntwo | three"}]
-    found = {"title": "Title", "note": "A note.", "summary": ["All is well."], "rows": rows}
-    keep("fuzz-videos", found, results=tmp_path)
-    kept = json.loads((tmp_path / "fuzz-videos.json").read_text())
-    assert {name: kept[name] for name in found} == found
-    assert {"date", "machine", "versions"} == kept.keys() - found.keys()
-    page.main()
-    lines = (tmp_path / "page.md").read_text().splitlines()
-    assert lines[0] == page.WORDS.read_text().splitlines()[0]
-    start = lines.index("## Title")
-    assert [line for line in lines[start:] if line][:7] == [
-        "## Title",
-        "A note.",
-        "- All is well.",
-        "| a\\|b | c |",
-        "| --- | --- |",
-        "| 12,345 | 1.5 |",
-        "| 2 | one two \\| three |",
-    ]
-    assert lines[-1].startswith("`python -m tools.faults.fuzz`, 20")
-    assert "page.md is written" in capsys.readouterr().out
-
-
 def test_the_words_name_tests_and_runs_that_exist():
     words = page.WORDS.read_text()
     named = set(re.findall(r"`((?:tests|faults)/\w+\.py)`", words))
     assert len(named) > 10
     assert not [path for path in named if not (page.PAGE.parents[1] / path).is_file()]
-
-
-@pytest.mark.parametrize(
-    ("change", "wrong"),
-    [({"more": 1}, "more"), ({"rows": [{"a": 1}, {"b": 1}]}, "columns")],
-)
-def test_what_the_page_cannot_show_is_not_kept(tmp_path, change, wrong):
-    found = {"title": "", "note": "", "summary": [], "rows": []} | change
-    with pytest.raises(ValueError, match=wrong):
-        keep("soak", found, results=tmp_path)
-    assert not list(Path(tmp_path).iterdir())

@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from s3 import KEY, SECRET, environment, go_to
-from support import ROOT, SMALL, small_config
+from s3 import KEY, SECRET, go_to
+from support import ROOT, SMALL, call, small_config
 
 from safe.errors import ConfigError, DataError
 from safe.evaluation.evaluate import evaluate
@@ -135,17 +133,11 @@ def test_the_command_line_ends_with_one_line_and_its_exit_code(store, proxy, tmp
     (tmp_path / "data").symlink_to(project / "data")
     sets = [*SMALL, "runtime.patience=1", f"runtime.shards={store.url}"]
     more = [word for setting in sets for word in ("-S", setting)]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environment(proxy.port)}
-
-    def cli(verb: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cli", verb, *more]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-
-    done = cli("push-shards")
+    done = call("push-shards", *more, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "17 already there" in done.stdout
     proxy.stop()
-    done = cli("train")
+    done = call("train", *more, folder=tmp_path)
     assert done.returncode == DataError.exit_code
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"safe-cli: {store.url}/index.json: ")

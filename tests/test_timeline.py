@@ -35,14 +35,6 @@ def at(figure, seconds: float, height: float) -> str | None:
     return None
 
 
-def test_every_flag_of_a_window_has_its_lane():
-    others = ("short", "few frames", "HDR", "other crops", "a flag of tomorrow")
-    made = {1: band(answer(0, "happy"), answer(2, "sad", flags=("dark", *others)))}
-    figure = timeline_figure(made, **SAYS, seconds=4)
-    shown = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert set(shown) >= {"dark", *others}
-
-
 def test_each_instant_belongs_to_the_nearest_window_and_gaps_are_blank():
     made = band(answer(0, "happy"), answer(1, "fear"), answer(6, "sad"))
     figure = timeline_figure({1: made}, **SAYS, seconds=10)
