@@ -106,7 +106,7 @@ def predict(
         device=device,
         other_crops=other_crops,
         again=again,
-        who=face,
+        face=face,
         window=window,
         hop=hop,
         detect_size=detect_size,

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from cli.layout import Layout, find_model
+from cli.layout import Layout
 from cli.progress import say
+from safe.api import find_model
 
 
 def run_export(run: Path, out: Path, *, clips: int) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cli.facts import Answers, Facts, read_answers
 from cli.inspect_shard import check_label, read_strips
-from cli.layout import Layout, find_model
+from cli.layout import Layout
+from safe.api import find_model
 from safe.errors import DataError
 from safe.report.contact import Row, contact_figure
 from safe.saved import load_model
