@@ -1,4 +1,4 @@
-"""How does a user ask for clips to be forgotten, and what is told after?"""
+"""The verb forget: whose clips go, everybody else kept out meanwhile, and the receipt."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

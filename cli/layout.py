@@ -1,4 +1,4 @@
-"""Where does each stage read and write? The same paths stand in dvc.yaml."""
+"""Paths that each stage reads and writes; the same stand in dvc.yaml."""
 
 import os
 from dataclasses import dataclass
