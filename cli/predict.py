@@ -1,12 +1,17 @@
 """The verb predict: tables, timelines and annotated videos of one's own videos, and a summary."""
 
-from collections.abc import Iterator, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+
 from cli.progress import progress, say
+from pipeline.annotate import Mark, annotate
 from pipeline.pool.cluster import find_rules
 from pipeline.videos import (
     LOCK,
@@ -20,15 +25,23 @@ from pipeline.videos import (
     stamp,
     total,
 )
-from safe.errors import PARTLY_EXIT_CODE, DataError, printable
+from pipeline.windows import FaceWindow, Film
+from safe.errors import PARTLY_EXIT_CODE, DataError, as_utf8, printable
 from safe.files import only_one
 from safe.finding import number
+from safe.sample import decode_strip
+from safe.taxonomy import ABSTAIN, Classes
 
 if TYPE_CHECKING:
     from safe.api import Predictor, Settings
+    from safe.evaluation.answers import Verdict
+    from safe.report.timeline import Band
 
 _LATE: Final = 0.1
 """Seconds of sound before the picture from which it is told."""
+
+_UNSURE: Final = (150, 150, 150)
+"""Colour of a face that gets no decision."""
 
 _SHOWN: Final = 40
 """Letters of a video's name beside the progress bar."""
@@ -62,7 +75,7 @@ def run_predict(
     notes: list[str] = []
     names = known_names(out)
     jobs = find_videos(videos, out=out, endings=endings, known=names, on_note=notes.append)
-    from safe.api import Settings, load_model, write_video  # torch, once the videos are there
+    from safe.api import Settings, load_model  # torch, once the videos are there
 
     settings = Settings(**how)
     predictor = load_model(model, device=device, other_crops=other_crops)
@@ -92,6 +105,119 @@ def run_predict(
             raise
         record.write()
     return _conclude(entries, out, finished=sum(map(bool, done.values())), speed=record.speed)
+
+
+def write_video(
+    predictor: "Predictor",
+    job: Job,
+    settings: "Settings",
+    endings: Sequence[str],
+    *,
+    on_done: Callable[[int, int], None] | None = None,
+) -> Entry:
+    """Answer for one video and write its files.
+
+    Args:
+        predictor: the model.
+        job: the video and where its files go.
+        settings: how to look.
+        endings: jsonl or parquet; png for the timeline; mp4 for the annotated video.
+        on_done: called with how much of the video is done, and of how much.
+
+    Returns:
+        Its entry in summary.json: status is ok, no face or unusable, the last two with a reason.
+    """
+    from safe.evaluation.answers import writing
+    from safe.report.timeline import Band, draw_timeline
+
+    form: Literal["parquet", "jsonl"] = "parquet" if "parquet" in endings else "jsonl"
+    shard, gap = predictor.crops.shard, ""
+    films, bands, marks = list[Film](), dict[int, Band](), list[Mark]()
+    entry: Entry = {"video": as_utf8(str(job.video)), "status": "unusable", "reason": None}
+    try:
+        with writing(job.file(form), form, predictor.classes) as write:
+            for answer, window in predictor.answers(
+                job.video, settings, on_film=films.append, on_done=on_done
+            ):
+                write(answer)
+                if answer.verdict is None or window is None:
+                    gap = answer.reason or gap
+                    continue
+                if window.face not in bands:
+                    strip = decode_strip(window.strip, shard.size, shard.frames)
+                    bands[window.face] = Band(strip[shard.frames // 2].copy())
+                bands[window.face].add(answer)
+                if "mp4" in endings:
+                    marks.append(_mark(window, answer.verdict, predictor.classes))
+    except DataError as error:
+        return entry | {"reason": str(error)} | _counts(None, [])
+    film, found = films[0], list(bands.values())
+    entry |= {"status": "ok" if bands else "no face"} | _counts(film, found)
+    entry["table"] = job.file(form).name
+    if not bands:
+        return entry | {"reason": gap or "no face in any frame"}
+    if "png" in endings:
+        draw_timeline(
+            bands,
+            job.file("png"),
+            classes=predictor.classes,
+            title=job.video.name,
+            note=f"apparent expression by {predictor.name}; {predictor.reading()}",
+            seconds=film.seconds,
+        )
+        entry["timeline"] = job.file("png").name
+    if "mp4" in endings:
+        try:
+            annotate(
+                job.video,
+                job.file("mp4").absolute(),  # a:b.mp4 would be a protocol
+                marks,
+                seconds=film.seconds,
+                deadline=settings.deadline,
+                memory=settings.memory,
+            )
+            entry["annotated"] = job.file("mp4").name
+        except DataError as error:
+            entry["reason"] = f"not annotated: {error}"
+    return entry
+
+
+def _counts(film: Film | None, bands: "list[Band]") -> Entry:
+    """Return what an entry says in numbers; of files there is none yet."""
+    decisions = [decision for band in bands for decision in band.decisions]
+    return {
+        "begins": round(film.start, 3) if film else 0.0,
+        "seconds": round(film.seconds, 3) if film else 0.0,
+        "video_streams": film.streams if film else 0,
+        "faces": len(bands),
+        "clips": len(decisions),
+        "abstained": decisions.count(ABSTAIN),
+        **dict.fromkeys(("table", "timeline", "annotated")),
+    }
+
+
+def _mark(window: FaceWindow, verdict: "Verdict", classes: Classes) -> Mark:
+    """Say in a few letters what is drawn beside the face."""
+    from safe.report.canvas import class_looks
+
+    k = int(np.argmax(verdict.probabilities))
+    likely = _ascii(classes[k]) or f"class {k + 1}"
+    sure = verdict.decision != ABSTAIN
+    red, green, blue = bytes.fromhex(class_looks(classes)[classes[k]][0].removeprefix("#"))
+    words = f"{likely} {verdict.top:.2f}" if sure else f"{ABSTAIN} ({likely} {verdict.top:.2f})"
+    return Mark(
+        face=window.face,
+        indices=window.indices,
+        boxes=window.boxes,
+        text=f"{window.face}  {words}",
+        colour=(red, green, blue) if sure else _UNSURE,
+    )
+
+
+def _ascii(name: str) -> str:
+    """Return the letters of a name without their accents; of other scripts there are none."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return plain if re.search("[A-Za-z0-9]", plain) else ""
 
 
 def _conclude(entries: list[Entry], out: Path, *, finished: int, speed: float) -> int:

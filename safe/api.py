@@ -11,10 +11,9 @@ answer is about the apparent expression of a face, not what a person feels.
 
 import re
 import sys
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
@@ -25,17 +24,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from safe.config import Faces, Shard
-from safe.errors import ConfigError, DataError, ModelError, as_utf8
+from safe.errors import ConfigError, DataError, ModelError
 from safe.params import one_line
 from safe.sample import decode_strip
-from safe.taxonomy import ABSTAIN, Classes
+from safe.taxonomy import Classes
 
 if TYPE_CHECKING:
-    from pipeline.annotate import Mark
-    from pipeline.videos import Job
     from pipeline.windows import FaceWindow, Film, Gap
     from safe.evaluation.answers import Answer, Verdict
-    from safe.report.timeline import Band
     from safe.shards.folder import ShardFolder
 
 WINDOW: Final = 2.8
@@ -44,9 +40,6 @@ long as those that it was trained on."""
 
 OTHER_CROPS: Final = "other crops"
 """Flag of a row whose face was cut otherwise than those that the model was trained on."""
-
-_UNSURE: Final = (150, 150, 150)
-"""Colour of a face that gets no decision."""
 
 
 def predict(
@@ -375,147 +368,3 @@ def _script_stays_out() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
-
-
-# The files about one video
-
-
-@dataclass
-class _Seen:
-    """What is kept of a video while its rows go to the file: numbers, and a picture a face."""
-
-    film: "Film | None" = None
-    clips: int = 0
-    abstained: int = 0
-    gap: str = ""
-    """Why there is no face, where there is none."""
-    bands: "dict[int, Band]" = field(default_factory=dict)
-    marks: "list[Mark]" = field(default_factory=list)
-
-    def on_film(self, film: "Film") -> None:
-        self.film = film
-
-    def counts(self) -> dict[str, Any]:
-        """Return what an entry of summary.json says in numbers, and no file yet."""
-        return {
-            "begins": round(self.film.start, 3) if self.film else 0.0,
-            "seconds": round(self.film.seconds, 3) if self.film else 0.0,
-            "video_streams": self.film.streams if self.film else 0,
-            "faces": len(self.bands),
-            "clips": self.clips,
-            "abstained": self.abstained,
-            "table": None,
-            "timeline": None,
-            "annotated": None,
-        }
-
-    def keep(
-        self, answer: "Answer", window: "FaceWindow | None", predictor: Predictor, *, marks: bool
-    ) -> None:
-        """Keep of one row what the counts, the timeline and the annotated video need."""
-        from safe.report.timeline import Band
-
-        if answer.verdict is None or window is None:
-            self.gap = answer.reason or self.gap
-            return
-        self.clips += 1
-        self.abstained += answer.verdict.decision == ABSTAIN
-        if window.face not in self.bands:
-            shard = predictor.crops.shard
-            strip = decode_strip(window.strip, shard.size, shard.frames)
-            self.bands[window.face] = Band(strip[shard.frames // 2].copy())
-        self.bands[window.face].add(answer)
-        if marks:
-            self.marks.append(_mark(window, answer.verdict, predictor.classes))
-
-
-def write_video(
-    predictor: Predictor,
-    job: "Job",
-    settings: Settings,
-    endings: Sequence[str],
-    *,
-    on_done: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Answer for one video and write its files.
-
-    Args:
-        predictor: the model.
-        job: the video and where its files go.
-        settings: how to look.
-        endings: jsonl or parquet; png for the timeline; mp4 for the annotated video.
-        on_done: called with how much of the video is done, and of how much.
-
-    Returns:
-        Its entry in summary.json: status is ok, no face or unusable, the last two with a reason.
-    """
-    from pipeline.annotate import annotate
-    from safe.evaluation.answers import writing
-    from safe.report.timeline import draw_timeline
-
-    form: Literal["parquet", "jsonl"] = "parquet" if "parquet" in endings else "jsonl"
-    seen = _Seen()
-    name = as_utf8(str(job.video))
-    entry: dict[str, Any] = {"video": name, "status": "unusable", "reason": None}
-    try:
-        with writing(job.file(form), form, predictor.classes) as write:
-            rows = predictor.answers(job.video, settings, on_film=seen.on_film, on_done=on_done)
-            for answer, window in rows:
-                write(answer)
-                seen.keep(answer, window, predictor, marks="mp4" in endings)
-    except DataError as error:
-        return entry | {"reason": str(error)} | _Seen().counts()
-    entry |= {"status": "ok" if seen.bands else "no face"} | seen.counts()
-    entry["table"] = job.file(form).name
-    if not seen.bands:
-        return entry | {"reason": seen.gap or "no face in any frame"}
-    seconds = seen.film.seconds if seen.film else 0.0
-    if "png" in endings:
-        draw_timeline(
-            seen.bands,
-            job.file("png"),
-            classes=predictor.classes,
-            title=job.video.name,
-            note=f"apparent expression by {predictor.name}; {predictor.reading()}",
-            seconds=seconds,
-        )
-        entry["timeline"] = job.file("png").name
-    if "mp4" in endings:
-        try:
-            annotate(
-                job.video,
-                job.file("mp4").absolute(),  # a:b.mp4 would be a protocol
-                seen.marks,
-                seconds=seconds,
-                deadline=settings.deadline,
-                memory=settings.memory,
-            )
-            entry["annotated"] = job.file("mp4").name
-        except DataError as error:
-            entry["reason"] = f"not annotated: {error}"
-    return entry
-
-
-def _mark(window: "FaceWindow", verdict: "Verdict", classes: Classes) -> "Mark":
-    """Say in a few letters what is drawn beside the face."""
-    from pipeline.annotate import Mark
-    from safe.report.canvas import class_looks
-
-    k = int(np.argmax(verdict.probabilities))
-    likely = _ascii(classes[k]) or f"class {k + 1}"
-    sure = verdict.decision != ABSTAIN
-    red, green, blue = bytes.fromhex(class_looks(classes)[classes[k]][0].removeprefix("#"))
-    words = f"{likely} {verdict.top:.2f}" if sure else f"{ABSTAIN} ({likely} {verdict.top:.2f})"
-    return Mark(
-        face=window.face,
-        indices=window.indices,
-        boxes=window.boxes,
-        text=f"{window.face}  {words}",
-        colour=(red, green, blue) if sure else _UNSURE,
-    )
-
-
-def _ascii(name: str) -> str:
-    """Return the letters of a name without their accents; of other scripts there are none."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return plain if re.search("[A-Za-z0-9]", plain) else ""

@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 
 import cli.app
 from cli.app import app
-from cli.predict import run_predict
+from cli.predict import _ascii, run_predict
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, find_clip
 from pipeline.videos import find_videos
-from safe.api import OTHER_CROPS, Predictor, _ascii, predict
+from safe.api import OTHER_CROPS, Predictor, predict
 from safe.config import Config
 from safe.errors import ConfigError, DataError, ModelError
 from safe.evaluation.answers import schema
