@@ -13,7 +13,7 @@ from dvc_project import ENV, commit_all, dvc, make_repository, set_params, work_
 from PIL import Image
 from support import ROOT, TINY
 
-from cli.experiments import Planned, find_sheet, gather, hydra_text, plan, read_settings, run_queue
+from cli.experiments import gather, run_queue
 from cli.render import render, run_table
 from safe.errors import ConfigError, SafeError
 from safe.evaluation.held import (
@@ -25,6 +25,7 @@ from safe.evaluation.held import (
     read_out,
 )
 from safe.evaluation.metrics import summarize
+from safe.evaluation.sheet import Planned, find_sheet, hydra_text, plan, read_settings
 from safe.params import load_config
 
 PAPER_SCALE = ("shard.size=128", "augment.crop=112", "model.backbone=r3d_18", "model.hidden=512")
