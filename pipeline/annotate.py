@@ -1,4 +1,4 @@
-"""What did the model see and say, drawn into the video itself?
+"""The annotated video: what the model saw and said, drawn into the video itself.
 
 A video and marks (a face's boxes in 16 frames, words and a colour) go in; out comes an mp4 (H.264,
 upright, the frames at their times, without sound) with a box about each face in every frame. It is
@@ -67,7 +67,7 @@ class Mark:
 
 
 class Marks:
-    """Which mark of each face is drawn into a frame?"""
+    """The marks of a video: of each face the one that is drawn into a frame."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         """Sort the marks by face and time."""

@@ -70,7 +70,7 @@ class Places:
 
     @property
     def whole(self) -> list[Path]:
-        """Files that go as a whole, since they can be made anew or can never be used again."""
+        """Files that go as a whole, since they can be made again or can never be used again."""
         kept = [file for file in self.checkpoints.glob("*/*") if file.name != "lock"]
         return [path for path in (self.strips, *sorted(kept), *self.pictures) if path.is_file()]
 
@@ -302,7 +302,7 @@ def remove_rows(table: Path, clips: Set[str]) -> None:
     """Write a parquet file without the rows of some clips; the others stay as they are.
 
     A manifest or face table gets the bytes that its stage would give it without these clips, so
-    that DVC runs nothing after it anew, should the stage ever run again.
+    that DVC runs nothing after it again, should the stage ever run.
     """
     if not clips & clips_of(table):
         return
@@ -359,7 +359,7 @@ def check_tar(path: Path, sha256: str) -> None:
 def remove_samples(folder: Path, clips: Set[str]) -> None:
     """Take clips out of a shard folder, and out of what is left out of it.
 
-    Only the tars that hold one are written anew, and one that would be empty goes; the others are
+    Only the tars that hold one are written again, and one that would be empty goes; the others are
     the same files. The folder is at any moment the old one, the new one, or not there.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which face of one window is which face of the windows before?
+"""Faces of a video from window to window: whose each is, and what may be wrong with its picture.
 
 The tracks of one window after the other go in, a number for each comes out: the same person keeps
 the same number. Neighbouring windows share frames, so a face is known again by lying where it lay
@@ -168,10 +168,7 @@ def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float((shared / (areas - shared)).mean())
 
 
-# What may be wrong with the picture of a face?
-#
-# The 16 faces of a window and how they were found go in, words come out: a reason to trust what a
-# model says of them less.
+# Flags: reasons to trust less what a model says of a window, from its faces and how they were found
 
 FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost", "cut")
 """Flags of this file, in the order in which they are given; a window may have others after them."""

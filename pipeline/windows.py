@@ -211,7 +211,7 @@ def plan(
     and its cells may lie between the others'. A video no longer than one window is one.
 
     Where no new frame comes for longer than a pause, the clock stops: windows end before it and
-    begin anew after it, and what is too short for a window is one all the same, and is told.
+    begin again after it, and what is too short for a window is one all the same, and is told.
 
     Args:
         film: the video.

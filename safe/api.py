@@ -357,7 +357,7 @@ def _crops(info: dict[str, Any], folder: Path, *, other_crops: bool) -> Crops:
 
 @contextmanager
 def _script_stays_out() -> Iterator[None]:
-    """Keep child processes from running the caller's script anew.
+    """Keep child processes from running the caller's script again.
 
     A child imports the script that called, to have its functions; ours need none of them. A script
     of one line without `if __name__ == "__main__"` would start children without end.
