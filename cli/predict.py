@@ -13,6 +13,7 @@ import numpy as np
 from cli.progress import progress, say
 from pipeline.annotate import Mark, annotate
 from pipeline.pool.cluster import find_rules
+from pipeline.stretch import Survey
 from pipeline.videos import (
     LOCK,
     SUMMARY,
@@ -25,7 +26,7 @@ from pipeline.videos import (
     stamp,
     total,
 )
-from pipeline.windows import FaceWindow, Film
+from pipeline.windows import FaceWindow
 from safe.errors import PARTLY_EXIT_CODE, DataError, as_utf8, printable
 from safe.files import only_one
 from safe.finding import number
@@ -132,7 +133,7 @@ def write_video(
 
     form: Literal["parquet", "jsonl"] = "parquet" if "parquet" in endings else "jsonl"
     shard, gap = predictor.crops.shard, ""
-    films, bands, marks = list[Film](), dict[int, Band](), list[Mark]()
+    films, bands, marks = list[Survey](), dict[int, Band](), list[Mark]()
     entry: Entry = {"video": as_utf8(str(job.video)), "status": "unusable", "reason": None}
     try:
         with writing(job.file(form), form, predictor.classes) as write:
@@ -163,7 +164,7 @@ def write_video(
             classes=predictor.classes,
             title=job.video.name,
             note=f"apparent expression by {predictor.name}; {predictor.reading()}",
-            seconds=film.seconds,
+            seconds=film.end,
         )
         entry["timeline"] = job.file("png").name
     if "mp4" in endings:
@@ -172,7 +173,7 @@ def write_video(
                 job.video,
                 job.file("mp4").absolute(),  # a:b.mp4 would be a protocol
                 marks,
-                seconds=film.seconds,
+                seconds=film.end,
                 deadline=settings.deadline,
                 memory=settings.memory,
             )
@@ -182,13 +183,13 @@ def write_video(
     return entry
 
 
-def _counts(film: Film | None, bands: "list[Band]") -> Entry:
+def _counts(film: Survey | None, bands: "list[Band]") -> Entry:
     """Return what an entry says in numbers; of files there is none yet."""
     decisions = [decision for band in bands for decision in band.decisions]
     return {
         "begins": round(film.start, 3) if film else 0.0,
-        "seconds": round(film.seconds, 3) if film else 0.0,
-        "video_streams": film.streams if film else 0,
+        "seconds": round(film.end, 3) if film else 0.0,
+        "video_streams": film.listing.streams if film else 0,
         "faces": len(bands),
         "clips": len(decisions),
         "abstained": decisions.count(ABSTAIN),

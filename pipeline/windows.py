@@ -9,6 +9,7 @@ processes decode it stretch by stretch, and a stretch that cannot be decoded cos
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from heapq import merge
 from pathlib import Path
 from typing import Final, Literal
 
@@ -64,24 +65,6 @@ guesses."""
 
 
 @dataclass(frozen=True)
-class Film:
-    """What is known of a video before its faces."""
-
-    frames: int
-    fps: float
-    """Frames a second, above 0."""
-    start: float
-    """Seconds on a player's clock of the first frame; sound may begin before it."""
-    seconds: float
-    """Seconds on that clock at which the picture ends."""
-    width: int
-    """Pixels of the upright frame."""
-    height: int
-    streams: int
-    """Video streams in the file, of which FFmpeg's best is read."""
-
-
-@dataclass(frozen=True)
 class FaceWindow:
     """One face in one window of a video."""
 
@@ -121,7 +104,7 @@ def find_windows(
     workers: int,
     deadline: float,
     memory: float | None,
-    on_film: Callable[[Film], None] | None = None,
+    on_film: Callable[[Survey], None] | None = None,
     on_done: Callable[[int, int], None] | None = None,
 ) -> Iterator[FaceWindow | Gap]:
     """Find the faces of a video, window by window.
@@ -136,7 +119,7 @@ def find_windows(
         workers: processes; changes no result.
         deadline: seconds after which the work on one stretch of the video is ended.
         memory: GiB that it may take; None: no limit.
-        on_film: called once, before the first result.
+        on_film: called with the survey once, before the first result.
         on_done: called with the number of windows done, and of how many.
 
     Returns:
@@ -149,8 +132,7 @@ def find_windows(
     film = _survey(video, deadline, memory)
     windows, pauses = plan(film, window=window, hop=hop, frames=shard.frames)
     if on_film is not None:
-        start, end = film.seconds(0), film.seconds(film.length)
-        on_film(Film(film.length, film.fps, start, end, *film.size, film.listing.streams))
+        on_film(film)
     run = partial(run_tasks, memory=memory, setup=partial(prepare, faces))
     if len(windows) == 1:
         windows = [replace(windows[0], indices=tuple(clip_indices(film.listing, shard.frames)))]
@@ -169,7 +151,8 @@ def find_windows(
         )
     cell = min((one.end - one.start) / shard.frames for one in windows)
     people = People(step=max(1, round(1000 * cell)), max_gap=faces.max_gap, frames=shard.frames)
-    return _with_pauses(_name(film, groups, answers, people=people, on_done=on_done), pauses)
+    found = _name(film, groups, answers, people=people, on_done=on_done)
+    return merge(pauses, found, key=lambda one: one.start)
 
 
 def _survey(video: Path, deadline: float, memory: float | None) -> Survey:
@@ -242,7 +225,7 @@ def _runs(film: Survey, window: float) -> tuple[list[tuple[float, float]], list[
     """Return the stretches of time in which new frames come, and the pauses between them."""
     stamps = film.listing.stamps
     times = film.listing.start + (stamps - stamps[0]) * film.listing.tick
-    end = film.seconds(film.length)
+    end = film.end
     if len(times) < 2:
         return [(float(times[0]), end)], []
     apart = np.diff(times)
@@ -398,19 +381,3 @@ def _name(
                     strip=face.strip,
                     flags=(*face.flags, SHORT) if window.short else face.flags,
                 )
-
-
-def _with_pauses(
-    items: Iterator[FaceWindow | Gap], pauses: list[Gap]
-) -> Iterator[FaceWindow | Gap]:
-    """Put the pauses among the windows, in the order of time."""
-    waiting = iter(pauses)
-    pause = next(waiting, None)
-    for item in items:
-        while pause is not None and pause.start <= item.start:
-            yield pause
-            pause = next(waiting, None)
-        yield item
-    if pause is not None:
-        yield pause
-        yield from waiting

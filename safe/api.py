@@ -30,7 +30,8 @@ from safe.sample import decode_strip
 from safe.taxonomy import Classes
 
 if TYPE_CHECKING:
-    from pipeline.windows import FaceWindow, Film, Gap
+    from pipeline.stretch import Survey
+    from pipeline.windows import FaceWindow, Gap
     from safe.evaluation.answers import Answer, Verdict
     from safe.shards.folder import ShardFolder
 
@@ -254,7 +255,7 @@ class Predictor:
         video: Path,
         settings: Settings,
         *,
-        on_film: "Callable[[Film], None] | None" = None,
+        on_film: "Callable[[Survey], None] | None" = None,
         on_done: Callable[[int, int], None] | None = None,
     ) -> "Iterator[tuple[Answer, FaceWindow | None]]":
         """Yield the rows of a video in the order of time, each with its window; a gap has none.

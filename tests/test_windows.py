@@ -31,7 +31,6 @@ from pipeline.video.listing import Listing, list_frames, rate
 from pipeline.video.picture import Pictures
 from pipeline.windows import (
     FaceWindow,
-    Film,
     Gap,
     Window,
     find_in_stretch,
@@ -394,9 +393,9 @@ def test_two_faces_that_change_sides_keep_two_numbers(
 ) -> None:
     path = write_video(tmp_path / "a.mp4", two_people(76))
     monkeypatch.setattr(windows, "_SPAN", 1.0)  # several tasks: numbers go on from one to the next
-    film: list[Film] = []
+    films: list[Survey] = []
     done: list[tuple[int, int]] = []
-    items = find(path, workers=2, on_film=film.append, on_done=lambda *count: done.append(count))
+    items = find(path, workers=2, on_film=films.append, on_done=lambda *count: done.append(count))
     assert all(isinstance(item, FaceWindow) for item in items)
     spans, _ = plan(survey(path), window=0.64, hop=0.32)
     assert [(item.start, item.face) for item in items] == [
@@ -406,7 +405,9 @@ def test_two_faces_that_change_sides_keep_two_numbers(
         middle = item.boxes[:, 1::2].mean()
         assert (middle < 120) == (item.face == 1)
         assert decode_strip(item.strip, SHARD.size).shape == (16, 48, 48, 3)
-    assert film == [Film(76, 25, 0, pytest.approx(3.04), 320, 240, 1)]
+    (film,) = films
+    assert (film.length, film.fps, film.start, film.size) == (76, 25, 0, (320, 240))
+    assert film.end == pytest.approx(3.04)
     assert done == [(i, len(spans)) for i in range(1, len(spans) + 1)]
     first, last = items[0], items[-2]
     assert first.boxes[0, 0] < 60 < 160 < last.boxes[-1, 0]
