@@ -93,11 +93,11 @@ def write_params(values: dict[str, Any]) -> str:
     parts = [_PARAMS]
     for section, block in values.items():
         if not isinstance(block, dict):
-            parts += ["", *_entry(section, block, words[section])]
+            parts += ["", *_comment(f"{section}: {_text(block)}", words[section])]
             continue
         parts += ["", *_comment(f"{section}:", words[section])]
         for key, value in block.items():
-            parts += _entry(f"  {key}", value, words[f"{section}.{key}"])
+            parts += _comment(f"  {key}: {_text(value)}", words[f"{section}.{key}"])
     return "\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
 
 
@@ -119,10 +119,6 @@ def read_words() -> dict[str, str]:
     return found
 
 
-def _entry(key: str, value: Any, words: str) -> list[str]:
-    return _comment(f"{key}: {_text(value)}", words)
-
-
 def _text(value: Any) -> str:
     """Write a value as params.yaml has it."""
     if isinstance(value, float):
@@ -132,13 +128,11 @@ def _text(value: Any) -> str:
 
 
 def _comment(line: str, words: str) -> list[str]:
-    first = f"{line.ljust(_COMMENT - 1)} # "
-    more = f"{' ' * _COMMENT}#   "
     return wrap(
         words,
         _WIDE,
-        initial_indent=first,
-        subsequent_indent=more,
+        initial_indent=f"{line.ljust(_COMMENT - 1)} # ",
+        subsequent_indent=f"{' ' * _COMMENT}#   ",
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -240,14 +234,16 @@ def write_deps(text: str) -> str:
     every `dvc repro` some milliseconds.
     """
     lines: list[str] = []
-    module = ""
+    module = key = ""
     for line in text.splitlines():
         if stage := re.fullmatch(r"  (\w+):", line):
             module = MODULES[stage[1]]
         if re.fullmatch(r"      - (pipeline|safe)/.*", line):
             continue
-        if re.fullmatch(r"    \w+:.*", line) and lines and _in_deps(lines):
-            lines += [f"      - {path}" for path in folded(code_of(module))]
+        if re.fullmatch(r"    \w+:.*", line):
+            if key == "deps:":
+                lines += [f"      - {path}" for path in folded(code_of(module))]
+            key = line.strip()
         lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -261,12 +257,6 @@ def folded(paths: list[Path]) -> list[str]:
         if len(folder.parts) > 1 and own <= found:
             found = (found - own) | {folder.as_posix()}
     return sorted(found)
-
-
-def _in_deps(lines: list[str]) -> bool:
-    """Say whether the last key of a stage is `deps`."""
-    keys = [line.strip() for line in lines if re.fullmatch(r"    \w+:.*", line)]
-    return bool(keys) and keys[-1] == "deps:"
 
 
 def _block(schema: dict[str, Any], section: str) -> dict[str, Any]:
