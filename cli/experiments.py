@@ -104,12 +104,7 @@ def _run(command: list[str]) -> None:
 def gather(
     sheet: Sheet, planned: Sequence[Planned], root: Path = Path()
 ) -> dict[str, dict[int, Found]]:
-    """Collect what DVC holds of a sheet.
-
-    Args:
-        sheet: whose rows.
-        planned: its runs, by plan().
-        root: the repository.
+    """Collect what DVC holds of a sheet's runs, which are planned.
 
     Returns:
         For every row, in order, what was found by seed. A seed whose folds are not all held is left

@@ -97,20 +97,13 @@ def _name(path: Path) -> str:
 def inspect_clip(
     what: str, config: Config, layout: Layout, *, draw: bool, label: str | None = None
 ) -> tuple[Facts, Figure | None]:
-    """Gather what is known of a clip, and draw its contact sheet.
+    """Gather what is known of a clip, and draw its contact sheet, where there is a face to draw.
 
-    Args:
-        what: a key of the manifest, or the path of a video file or of a folder of frames.
-        config: where the data are, and by which settings a file is made into faces.
-        layout: where the tables, shards and predictions of the dataset are.
-        draw: whether to draw.
-        label: a class that must be there; of one clip it chooses nothing.
-
-    Returns:
-        The facts, and the sheet; None where there is neither a frame nor a face to draw.
+    `what` is a key of the manifest, or the path of a video file or of a folder of frames. `label`
+    must be a class of the manifest; of one clip it chooses nothing.
 
     Raises:
-        ConfigError: if `label` is no class of the manifest.
+        ConfigError: if `label` is no such class.
         DataError: if there is no such clip.
     """
     if layout.manifest.exists():

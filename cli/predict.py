@@ -116,14 +116,10 @@ def write_video(
     *,
     on_done: Callable[[int, int], None] | None = None,
 ) -> Entry:
-    """Answer for one video and write its files.
+    """Answer for one video, and write a file about it for each of `endings`.
 
-    Args:
-        predictor: the model.
-        job: the video and where its files go.
-        settings: how to look.
-        endings: jsonl or parquet; png for the timeline; mp4 for the annotated video.
-        on_done: called with how much of the video is done, and of how much.
+    They are jsonl or parquet; png for the timeline; mp4 for the annotated video. `on_done` is
+    called with how much of the video is done, and of how much.
 
     Returns:
         Its entry in summary.json: status is ok, no face or unusable, the last two with a reason.

@@ -177,9 +177,9 @@ def draw_mark(image: NDArray[np.uint8], box: Box, text: str, colour: Colour) -> 
 
     Args:
         image: uint8 [H, W, 3], RGB, contiguous; changed.
-        box: x0, y0, x1, y1 in pixels; parts outside the image are cut off.
+        box: parts outside the image are cut off.
         text: ASCII.
-        colour: RGB; the words are black or white on it, whichever is easier to read.
+        colour: the words are black or white on it, whichever is easier to read.
     """
     height, width = image.shape[:2]
     scale = max(0.4, min(height, width) / 750)

@@ -407,11 +407,7 @@ def _copy_tar(old: Path, new: Path, rows: Rows) -> TarWriter:
 
 
 def find_raw(root: Path, path: str) -> Path | None:
-    """Find the raw file or folder of frames of a clip; None where it is not there.
-
-    Args:
-        root: data.root.
-        path: of the clip, relative to it.
+    """Find the raw file or folder of frames of a clip, by its path below data.root, or None.
 
     Raises:
         DataError: if it lies outside the root, or is a folder of more than files.

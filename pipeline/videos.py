@@ -232,11 +232,8 @@ class Record:
     ) -> None:
         """Read what is there.
 
-        Args:
-            folder: of the answers.
-            jobs: the videos of this run.
-            about: what summary.json says besides totals and videos.
-            made_by: digest of the model, the settings and the code.
+        `about` is what summary.json says besides totals and videos, `made_by` the digest of the
+        model, the settings and the code.
         """
         self._folder, self._about, self._made_by = folder, about, made_by
         self._keys = [identity(job.video) for job in jobs]

@@ -116,16 +116,10 @@ class View:
 def view_clip(
     path: Path, source: Source, *, config: Config, face: ClipFaces | None = None
 ) -> View | Failure:
-    """Decode a clip in a child process, find its face and cut it out.
+    """Decode a clip in a child process, find its face and cut it out; or say why nothing can be.
 
-    Args:
-        path: the video, the folder of frames or the strip.
-        source: which of these it is.
-        config: the sections faces, shard and runtime are used.
-        face: its row of faces.parquet, if it has one; else the detector looks.
-
-    Returns:
-        What was seen, or why nothing can be.
+    With `face`, its row of faces.parquet, the detector does not look. Of the config the sections
+    faces, shard and runtime are used.
     """
     look = partial(_look, source=source, face=face, faces=config.faces, shard=config.shard)
     detects = face is None and source == "video"

@@ -133,23 +133,16 @@ def find_model(run: Path) -> Path:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a video is looked at. Raises ConfigError where a value cannot be."""
+    """How a video is looked at, as predict says. Raises ConfigError where a value cannot be."""
 
     face: Literal["largest", "all"]
     window: float
-    """Seconds that one answer is about."""
     hop: float | None
-    """Seconds from the start of a window to that of the next; None: half a window."""
     batch: int
-    """Windows that the model sees at once; changes no answer."""
     workers: int
-    """Processes."""
     deadline: float
-    """Seconds after which the decoding of one piece of the video is killed."""
     memory: float
-    """GiB that it may take."""
     detect_size: int | None = None
-    """Pixels, longest side of the frame that the face detector sees; None: as the model's faces."""
 
     def __post_init__(self) -> None:
         if self.hop is None:

@@ -195,12 +195,7 @@ def _value(params: Mapping[str, Any], key: str) -> Any:
 
 
 def read_out(root: Path, rev: str, path: str) -> bytes:
-    """Read a file below an output of a stage, as it was at a revision.
-
-    Args:
-        root: the repository.
-        rev: of git.
-        path: from the root, e.g. runs/synthetic/eval/fold-5/predictions.parquet.
+    """Read a file below an output of a stage, by its path from the root, as it was at a revision.
 
     Raises:
         DataError: if it was not made there, or is in no cache or remote that can be reached.

@@ -48,14 +48,9 @@ def check_label(label: str | None, classes: Classes) -> None:
 def inspect_shard(
     path: Path, *, clips: int, bucket: str | None, label: str | None, draw: bool
 ) -> tuple[Facts, Figure | None]:
-    """Say what a shard folder, or one of its tars, holds, and draw the faces of some clips.
+    """Say what a shard folder, or one of its tars, holds, and draw the faces of the first clips.
 
-    Args:
-        path: the folder, or a tar in one.
-        clips: how many to draw.
-        bucket: draw only clips of this bucket.
-        label: draw only clips of this class.
-        draw: whether to draw at all.
+    So many `clips`, of this bucket and class only, where they are given.
 
     Raises:
         ConfigError: if `label` is no class of the folder.
@@ -262,7 +257,7 @@ def inspect_run(
         folder: the model; its evaluation is looked for in ../../eval/, then in itself.
         shards: of its data set; they need not be there.
         clips: how many to draw: half of them wrong, the others right, the surest first.
-        label: draw only clips of this class.
+        label: a class, to draw clips of it only.
         draw: whether to draw at all.
 
     Raises:
