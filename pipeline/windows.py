@@ -270,7 +270,7 @@ class Appearance:
 
     track: Track
     strip: bytes
-    """JPEG of its 16 faces."""
+    """JPEG of its T faces."""
     flags: tuple[str, ...]
 
 
