@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from functools import cache
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from sklearn.metrics import (
     precision_score,
     recall_score,
 )
-from support import EVERY_CLASS, HOSTILE, NOON, ROOT, read_experiment, write_fold, write_half
+from support import EVERY_CLASS, HOSTILE, NOON, ROOT, Page, read_experiment, write_fold, write_half
 
 from cli.report import run_report
 from safe.errors import ConfigError, DataError
@@ -74,36 +73,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def experiment(root: Path) -> Experiment:
     return read_experiment(root)
-
-
-class Page(HTMLParser):
-    """Every element with its attributes, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words = ""
-        self.open: list[str] = []
-        self.problems: list[str] = []
-        self.feed(text)
-
-    VOID = frozenset({"meta", "link", "img", "br"})
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.words += " " if tag in ("td", "th", "dd", "dt") else ""
-        self.tags.append((tag, {key: value or "" for key, value in attrs}))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.problems.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-    def all(self, *names: str) -> list[dict[str, str]]:
-        return [attrs for tag, attrs in self.tags if tag in names]
 
 
 @pytest.fixture(scope="module")
