@@ -1,10 +1,11 @@
-"""How is a model exported, and on which clips is the file compared with PyTorch?"""
+"""The verbs export and card: a model as one ONNX file, and the page about it."""
 
 from pathlib import Path
 from typing import Any
 
-from cli.layout import Layout, find_model
+from cli.layout import Layout
 from cli.progress import say
+from safe.api import find_model
 
 
 def run_export(run: Path, out: Path, *, clips: int) -> None:
@@ -35,7 +36,7 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
 
     from safe.evaluation.evaluate import check_fit
     from safe.shards.folder import open_shards
-    from safe.shards.loader import ClipReader
+    from safe.shards.loader import read_clips
 
     opened = open_shards(shards)
     check_fit(info, opened, info["fold"], folder)
@@ -43,17 +44,7 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
     if len(rows) < 8:
         return None
     chosen = rows[np.linspace(0, len(rows) - 1, min(clips, len(rows))).round().astype(int)]
-    size = opened.face_size
-    faces = np.empty((len(chosen), opened.frames, size, size, 3), np.uint8)
-    reader = ClipReader(opened)
-    try:
-        reader.read(chosen, faces)
-    finally:
-        reader.close()
-    return faces
-
-
-# Where does the card of a run's model find its evaluation and its shards?
+    return read_clips(opened, chosen)
 
 
 def run_card(run: Path, evaluation: Path | None, out: Path) -> None:

@@ -1,15 +1,14 @@
-"""How does a user ask for clips to be forgotten, and what is told after?"""
+"""The verb forget: whose clips go, everybody else kept out meanwhile, and the receipt."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cli.experiments import SHEETS, sheet_names
 from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock, read, tar_cache
 from cli.progress import say
 from pipeline.forget import Places, Receipt, forget
 from safe.errors import ConfigError
-from safe.evaluation.sheet import load_sheet
+from safe.evaluation.sheet import find_sheet, sheet_names
 from safe.files import only_one
 
 
@@ -61,7 +60,7 @@ def _keys(file: Path) -> list[str]:
 
 
 def _places(layout: Layout) -> Places:
-    sheets = [name for name in sheet_names() if load_sheet(SHEETS / f"{name}.yaml").draw == "cases"]
+    sheets = [name for name in sheet_names() if find_sheet(name).draw == "cases"]
     return Places(
         manifest=layout.manifest,
         faces=layout.faces,

@@ -1,11 +1,10 @@
-"""Where does each stage read and write? The same paths stand in dvc.yaml."""
+"""Paths that each stage reads and writes; the same stand in dvc.yaml."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from safe.config import Config
-from safe.errors import ModelError
 from safe.files import fitting
 from safe.params import load_config
 from safe.shards.store import Store
@@ -84,28 +83,6 @@ def lock(out: Path) -> Path:
 def checkpoints() -> Path:
     """Folder of training state."""
     return _kept() / "checkpoints"
-
-
-def find_model(run: Path) -> Path:
-    """Find the model folder that a user means: the folder itself, or a run's one calibrated fold.
-
-    Args:
-        run: a folder with model.json; or one with calibrate/fold-<k>, or else train/fold-<k>.
-
-    Raises:
-        ModelError: if there is none, or several folds to choose from.
-    """
-    if (run / "model.json").is_file():
-        return run
-    for stage in ("calibrate", "train"):
-        folds = sorted(path.parent for path in run.glob(f"{stage}/fold-*/model.json"))
-        if len(folds) > 1:
-            raise ModelError(f"{run}: several models; choose one of {', '.join(map(str, folds))}")
-        if folds:
-            return folds[0]
-    raise ModelError(
-        f"{run}: no model there, nor in calibrate/ or train/; `safe-cli train` makes it"
-    )
 
 
 def source(config: Config, layout: Layout) -> Path | Store:

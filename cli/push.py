@@ -1,4 +1,4 @@
-"""How are the finished shards sent to a store? By one function of safe."""
+"""The verb push-shards: the finished shards sent to a store, by one function of safe."""
 
 import os
 import sys

@@ -10,7 +10,6 @@ on the modules that it imports (safe/code.py).
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
@@ -31,8 +30,6 @@ from safe.params import load_config
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = Path("docs", "reference.md")
 
-_LINE: Final = re.compile(r"(?P<indent> *)(?P<key>\w+):(?P<value> [^#]*?)? *(?:# *(?P<words>.*))?")
-_MORE: Final = re.compile(r" +# *(?P<words>.*)")
 _TYPES: Final = {
     "integer": "whole number",
     "number": "number",
@@ -96,11 +93,11 @@ def write_params(values: dict[str, Any]) -> str:
     parts = [_PARAMS]
     for section, block in values.items():
         if not isinstance(block, dict):
-            parts += ["", *_entry(section, block, words[section])]
+            parts += ["", *_comment(f"{section}: {_text(block)}", words[section])]
             continue
         parts += ["", *_comment(f"{section}:", words[section])]
         for key, value in block.items():
-            parts += _entry(f"  {key}", value, words[f"{section}.{key}"])
+            parts += _comment(f"  {key}: {_text(value)}", words[f"{section}.{key}"])
     return "\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
 
 
@@ -122,63 +119,23 @@ def read_words() -> dict[str, str]:
     return found
 
 
-def _entry(key: str, value: Any, words: str) -> list[str]:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+def _text(value: Any) -> str:
+    """Write a value as params.yaml has it."""
     if isinstance(value, float):
-        text = np.format_float_positional(value, trim="0")
-    elif isinstance(value, str):
-        text = f'"{value}"' if text.startswith("'") else text
-    return _comment(f"{key}: {text}", words)
+        return np.format_float_positional(value, trim="0")
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+    return f'"{value}"' if isinstance(value, str) and text.startswith("'") else text
 
 
 def _comment(line: str, words: str) -> list[str]:
-    first = f"{line.ljust(_COMMENT - 1)} # "
-    more = f"{' ' * _COMMENT}#   "
     return wrap(
         words,
         _WIDE,
-        initial_indent=first,
-        subsequent_indent=more,
+        initial_indent=f"{line.ljust(_COMMENT - 1)} # ",
+        subsequent_indent=f"{' ' * _COMMENT}#   ",
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-@dataclass(frozen=True)
-class Key:
-    """One parameter as params.yaml has it."""
-
-    name: str
-    """With its section: `train.lr`."""
-    value: str
-    """As written."""
-    words: str
-    """Its comment, all lines of it."""
-
-
-def read_keys(text: str) -> tuple[list[Key], dict[str, str]]:
-    """Read the keys of params.yaml with their comments, and the sections' comments by name.
-
-    Raises ValueError for a line that is not a key, a comment or blank.
-    """
-    keys: list[Key] = []
-    sections: dict[str, str] = {}
-    section = ""
-    for line in text.splitlines():
-        if (more := _MORE.fullmatch(line)) and keys:
-            last = keys.pop()
-            keys.append(Key(last.name, last.value, f"{last.words} {more['words']}".strip()))
-        elif found := _LINE.fullmatch(line):
-            value, words = (found["value"] or "").strip(), found["words"] or ""
-            if not value:
-                section = found["key"]
-                sections[section] = words
-            else:
-                inside = f"{section}." if found["indent"] else ""
-                keys.append(Key(f"{inside}{found['key']}", value, words))
-        elif line.strip() and not line.startswith("#"):
-            raise ValueError(f"params.yaml: {line!r} is no key of a section")
-    return keys, sections
 
 
 def describe_range(field: dict[str, Any]) -> str:
@@ -219,29 +176,27 @@ def describe(words: str, options: list[str]) -> str:
 
 def write_parameters(root: Path) -> Iterator[str]:
     """Yield the page's part about params.yaml: a section and a table for each of its sections."""
-    keys, sections = read_keys((root / "params.yaml").read_text(encoding="utf-8"))
+    values = load_config(root / "params.yaml").model_dump()
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    schema = Config.model_json_schema()
+    schema, words = Config.model_json_schema(), read_words()
     fields = dict(schema["properties"])
-    for name in schema["properties"]:
-        inner = _block(schema, name).get("properties", {})
-        fields |= {f"{name}.{key}": field for key, field in inner.items()}
-    for section in ["", *sections]:
-        about = sections.get(section) or _block(schema, section).get("description", "")
-        about = f"{about[:1].upper()}{about[1:].rstrip('.')}." if about else ""
-        about = f"{about} {_where(section or 'seed', stages)}".strip()
-        yield f"### {section or 'seed'}\n\n{about}\n"
+    for section, block in values.items():
+        is_section = isinstance(block, dict)
+        inner = _block(schema, section)["properties"] if is_section else {section: fields[section]}
+        about = (
+            f"{words[section][:1].upper()}{words[section][1:].rstrip('.')}." if is_section else ""
+        )
+        yield f"### {section}\n\n{f'{about} {_where(section, stages)}'.strip()}\n"
         yield "| key | default | allowed | unit and meaning |\n| --- | --- | --- | --- |"
-        for key in keys:
-            if key.name.rpartition(".")[0] == section:
-                field = fields[key.name]
-                cells = (
-                    f"`{key.name}`",
-                    f"`{key.value}`",
-                    describe_range(field).replace("|", "\\|"),
-                    describe(key.words, field.get("enum", [])),
-                )
-                yield f"| {' | '.join(cells)} |"
+        for key, value in (block if is_section else {section: block}).items():
+            name, field = f"{section}.{key}" if is_section else key, inner[key]
+            cells = (
+                f"`{name}`",
+                f"`{_text(value)}`",
+                describe_range(field).replace("|", "\\|"),
+                describe(words[name], field.get("enum", [])),
+            )
+            yield f"| {' | '.join(cells)} |"
         yield ""
 
 
@@ -279,14 +234,16 @@ def write_deps(text: str) -> str:
     every `dvc repro` some milliseconds.
     """
     lines: list[str] = []
-    module = ""
+    module = key = ""
     for line in text.splitlines():
         if stage := re.fullmatch(r"  (\w+):", line):
             module = MODULES[stage[1]]
         if re.fullmatch(r"      - (pipeline|safe)/.*", line):
             continue
-        if re.fullmatch(r"    \w+:.*", line) and lines and _in_deps(lines):
-            lines += [f"      - {path}" for path in folded(code_of(module))]
+        if re.fullmatch(r"    \w+:.*", line):
+            if key == "deps:":
+                lines += [f"      - {path}" for path in folded(code_of(module))]
+            key = line.strip()
         lines.append(line)
     return "\n".join(lines) + "\n"
 
@@ -300,12 +257,6 @@ def folded(paths: list[Path]) -> list[str]:
         if len(folder.parts) > 1 and own <= found:
             found = (found - own) | {folder.as_posix()}
     return sorted(found)
-
-
-def _in_deps(lines: list[str]) -> bool:
-    """Say whether the last key of a stage is `deps`."""
-    keys = [line.strip() for line in lines if re.fullmatch(r"    \w+:.*", line)]
-    return bool(keys) and keys[-1] == "deps:"
 
 
 def _block(schema: dict[str, Any], section: str) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cli.experiments import Found, find_sheet, gather, plan, read_out, read_settings
+from cli.experiments import Found, gather
 from cli.layout import Layout
 from cli.progress import say
 from safe.config import Config
 from safe.errors import ConfigError, DataError
 from safe.evaluation.compare import Entry, Estimate, estimate, table_markdown
-from safe.evaluation.sheet import Sheet
+from safe.evaluation.held import read_out
+from safe.evaluation.sheet import Sheet, find_sheet, plan, read_settings
 from safe.files import whole_file
 from safe.report.contact import choose_cases, draw_cases, draw_rows, draw_sweep
 from safe.report.pictures import draw_calibration, draw_confusion, draw_embedding

@@ -8,10 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cli.experiments import PARAMS, Held, held, read_out
 from cli.layout import Layout, read
 from cli.progress import say
 from safe.errors import ConfigError, DataError, SafeError
+from safe.evaluation.held import Held, held, read_out
+from safe.evaluation.sheet import PARAMS
 from safe.files import whole_file
 from safe.params import read_mapping
 from safe.report.gather import Experiment, Reader, gather

@@ -1,4 +1,4 @@
-"""How are the stages of data preparation called? One function of pipeline each."""
+"""The verbs of the stages, and cost: one function of pipeline or safe each, and a line about it."""
 
 from __future__ import annotations
 
@@ -161,9 +161,6 @@ def _cluster(config: Config, verb: str) -> Cluster | None:
 def _processes(config: Config) -> int:
     """Processes of data preparation: at least one, since decoding always runs in a child."""
     return max(1, config.runtime.workers)
-
-
-# How are training, evaluation and summary called? One function of safe each.
 
 
 def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc: int = 1) -> None:
@@ -355,38 +352,13 @@ def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> Non
     """
     config, layout = read(params, overrides)
     from pipeline.manifest import read_classes
-    from safe.evaluation.cost import Row, count, table
-    from safe.evaluation.cost import measure as measure_speed
-    from safe.models.backbones import build_backbone
-    from safe.models.registry import RIVALS, build_model, refused
-    from safe.training.device import pick_device
+    from safe.evaluation.cost import compare, table
+    from safe.models.registry import refused
 
     classes = read_classes(layout.manifest) if layout.manifest.exists() else BASIC
     if reason := refused(config.model.name, config.model.window, config.shard.frames):
         raise ConfigError(f"{params}: {reason}")
-    settings = config.model.model_dump() | {"weights": None}
-    settings |= {"classes": len(classes), "frames": config.shard.frames}
-    device = pick_device(config.runtime.device)
-    clip = (3, config.shard.frames, config.augment.crop, config.augment.crop)
-    if config.model.name in RIVALS:
-        models = {str(config.model.name): build_model(**settings)}
-    else:
-        models = {
-            f"SAFE, {config.model.backbone}": build_model(**settings | {"temporal": "s2am2"}),
-            "baseline (BiLSTM)": build_model(**settings | {"temporal": "bilstm"}),
-            f"one pass of {config.model.backbone}": build_backbone(config.model.backbone),
-        }
-        if config.model.backbone == "r3d_18":
-            from safe.models.r3d import R3D18
-
-            padded = build_model(**settings | {"temporal": "s2am2"})
-            padded.backbone = R3D18(padded=True)
-            models["SAFE, sums over padding too"] = padded
-    rows = []
-    for title, model in models.items():
-        speed = measure_speed(model, device=device, clip=clip) if measure else None
-        rows.append(Row(title, count(model, clip=clip), speed))
-    say(table(rows))
+    say(table(compare(config, classes=len(classes), timed=measure)))
 
 
 def _commit() -> str:

@@ -1,4 +1,4 @@
-"""How do the answers of a run compare with the people who voted on DFEW's clips?"""
+"""The verb votes: the answers of a run beside those of the people who voted on DFEW's clips."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What did the model see and say, drawn into the video itself?
+"""The annotated video: what the model saw and said, drawn into the video itself.
 
 A video and marks (a face's boxes in 16 frames, words and a colour) go in; out comes an mp4 (H.264,
 upright, the frames at their times, without sound) with a box about each face in every frame. It is
@@ -67,7 +67,7 @@ class Mark:
 
 
 class Marks:
-    """Which mark of each face is drawn into a frame?"""
+    """The marks of a video: of each face the one that is drawn into a frame."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         """Sort the marks by face and time."""
@@ -177,9 +177,9 @@ def draw_mark(image: NDArray[np.uint8], box: Box, text: str, colour: Colour) -> 
 
     Args:
         image: uint8 [H, W, 3], RGB, contiguous; changed.
-        box: x0, y0, x1, y1 in pixels; parts outside the image are cut off.
+        box: parts outside the image are cut off.
         text: ASCII.
-        colour: RGB; the words are black or white on it, whichever is easier to read.
+        colour: the words are black or white on it, whichever is easier to read.
     """
     height, width = image.shape[:2]
     scale = max(0.4, min(height, width) / 750)

@@ -1,4 +1,4 @@
-"""Which face of one window is which face of the windows before?
+"""Faces of a video from window to window: whose each is, and what may be wrong with its picture.
 
 The tracks of one window after the other go in, a number for each comes out: the same person keeps
 the same number. Neighbouring windows share frames, so a face is known again by lying where it lay
@@ -37,27 +37,25 @@ _FLIGHT: Final = 1
 class _Person:
     """Where somebody was in the last window that showed them."""
 
-    places: NDArray[np.int64]
+    times: NDArray[np.int64]
     """[M], ascending: when the frames that had a detection are shown, in milliseconds."""
     boxes: NDArray[np.float32]
     """[M, 4]."""
     ends: tuple[Picture, Picture] | None
-    """How the face looked at the first place and at the last, where that is known."""
+    """How the face looked at the first of these times and at the last, where that is known."""
 
-    def at(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the boxes [N, 4] at some places between the first and the last known one."""
-        boxes = np.empty((len(places), 4), np.float32)
-        for side in range(4):
-            boxes[:, side] = np.interp(places, self.places, self.boxes[:, side])
-        return boxes
+    def at(self, times: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the boxes [N, 4] at some times between the first and the last known one."""
+        sides = [np.interp(times, self.times, side) for side in self.boxes.T]
+        return np.stack(sides, axis=1).astype(np.float32)
 
-    def ahead(self, frames: float) -> NDArray[np.float32]:
-        """Return the box [4] that the face would have so many frames later, at its last speed."""
-        places, boxes = self.places[-_RUN:], self.boxes[-_RUN:]
+    def ahead(self, later: float) -> NDArray[np.float32]:
+        """Return the box [4] so many milliseconds later, if the face goes on at its last speed."""
+        times, boxes = self.times[-_RUN:], self.boxes[-_RUN:]
         moved = np.zeros(2)
-        if len(places) == _RUN:
+        if len(times) == _RUN:
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-            moved = (centres[-1] - centres[0]) / (places[-1] - places[0]) * frames
+            moved = (centres[-1] - centres[0]) / (times[-1] - times[0]) * later
         return np.asarray(boxes[-1] + np.tile(moved, 2), np.float32)
 
 
@@ -89,10 +87,10 @@ class People:
             which they appear, from left to right where they do so together.
         """
         recent = indices[0] - (_FORGET * self._frames + 1) * self._step
-        self._people = {k: one for k, one in self._people.items() if one.places[-1] >= recent}
+        self._people = {k: one for k, one in self._people.items() if one.times[-1] >= recent}
         here = [_sighting(indices, track) for track in tracks]
         known: dict[int, int] = {}  # track -> person
-        for compare in (self._overlap, self._step_to):
+        for compare in (self._overlap, self._reach):
             pairs = sorted(
                 (far, k, i)
                 for k, person in self._people.items()
@@ -103,7 +101,7 @@ class People:
             for _, k, i in pairs:
                 if k not in known.values() and i not in known:
                     known[i] = k
-        for i in sorted(range(len(here)), key=lambda i: (here[i].places[0], here[i].boxes[0, 0])):
+        for i in sorted(range(len(here)), key=lambda i: (here[i].times[0], here[i].boxes[0, 0])):
             if i not in known:
                 self._count += 1
                 known[i] = self._count
@@ -116,22 +114,22 @@ class People:
         if not common.any():
             return None
         near = (self._max_gap + 1) * self._step
-        if not np.isin(face.places, person.places).any() and _strangers(person, face, near):
+        if not np.isin(face.times, person.times).any() and _strangers(person, face, near):
             return None  # cut in between
-        iou = _iou(person.at(face.places[common]), face.boxes[common])
+        iou = _iou(person.at(face.times[common]), face.boxes[common])
         return -iou if iou >= _OVERLAP else None
 
-    def _step_to(self, person: _Person, face: _Person) -> float | None:
+    def _reach(self, person: _Person, face: _Person) -> float | None:
         """Return how far a lost face would have moved, in face sizes; None if it is another's."""
-        frames = float(face.places[0] - person.places[-1])
-        lost = frames / self._step - 1
+        later = float(face.times[0] - person.times[-1])
+        lost = later / self._step - 1
         if _while_known(person, face).any():
             return None  # at one moment in two places: two people
         if _strangers(person, face, (self._max_gap + 1) * self._step):
             return None
         boxes = [person.boxes[-1]]
-        if 0 < frames <= _FLIGHT * self._frames * self._step:
-            boxes.append(person.ahead(frames))
+        if 0 < later <= _FLIGHT * self._frames * self._step:
+            boxes.append(person.ahead(later))
         steps = [
             step_within_reach(box, face.boxes[0], lost=lost, max_gap=self._max_gap) for box in boxes
         ]
@@ -140,24 +138,24 @@ class People:
 
 def _sighting(indices: Sequence[int], track: Track) -> _Person:
     """Take of a track what was detected, a frame that a short video repeats once."""
-    places, rows = np.unique(np.array(indices)[track.detected], return_index=True)
-    return _Person(places, track.boxes[track.detected][rows], track.ends)
+    times, rows = np.unique(np.array(indices)[track.detected], return_index=True)
+    return _Person(times, track.boxes[track.detected][rows], track.ends)
 
 
 def _strangers(person: _Person, face: _Person, near: int) -> bool:
     """Say whether a face looks like another person than the one who was seen before it.
 
-    At most `near` places of the video before it, or longer ago.
+    At most `near` milliseconds before it, or longer ago.
     """
     if person.ends is None or face.ends is None:
         return False
-    bounds = NEAR if face.places[0] - person.places[-1] <= near else FAR
+    bounds = NEAR if face.times[0] - person.times[-1] <= near else FAR
     return not one_person(person.ends[1], face.ends[0], bounds=bounds)
 
 
 def _while_known(person: _Person, face: _Person) -> NDArray[np.bool_]:
-    """Say which places of a face lie between the first and the last known one of a person."""
-    return np.asarray((face.places >= person.places[0]) & (face.places <= person.places[-1]))
+    """Say which times of a face lie between the first and the last known one of a person."""
+    return np.asarray((face.times >= person.times[0]) & (face.times <= person.times[-1]))
 
 
 def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -168,10 +166,7 @@ def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float((shared / (areas - shared)).mean())
 
 
-# What may be wrong with the picture of a face?
-#
-# The 16 faces of a window and how they were found go in, words come out: a reason to trust what a
-# model says of them less.
+# Flags: reasons to trust less what a model says of a window, from its faces and how they were found
 
 FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost", "cut")
 """Flags of this file, in the order in which they are given; a window may have others after them."""

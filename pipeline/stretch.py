@@ -54,6 +54,16 @@ class Survey:
         """Frames to show."""
         return self.listing.length
 
+    @property
+    def start(self) -> float:
+        """Seconds on a player's clock of the first frame; sound may begin before it."""
+        return self.seconds(0)
+
+    @property
+    def end(self) -> float:
+        """Seconds on that clock at which the picture ends."""
+        return self.seconds(self.length)
+
     def seconds(self, place: int) -> float:
         """Return when the frame at a place, 0..length, is shown, on a player's clock."""
         listing = self.listing

@@ -287,7 +287,7 @@ DOUBLING = Calibration(
 
 PREDICT: dict[str, Any] = {
     **{"form": "jsonl", "timeline": True, "video": False, "device": "cpu", "other_crops": False},
-    **{"who": "all", "window": 2.8, "hop": None, "batch": 4, "workers": 1},
+    **{"face": "all", "window": 2.8, "hop": None, "batch": 4, "workers": 1},
     **{"deadline": 60.0, "memory": 4.0},
 }
 

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from cli.app import app
 from cli.predict import run_predict
 from cli.progress import progress
-from cli.videos import find_videos
+from pipeline.videos import find_videos
 from safe.errors import DataError
 
 SIMPLE = PREDICT | {"timeline": False, "window": 1.0}

@@ -13,24 +13,19 @@ from dvc_project import ENV, commit_all, dvc, make_repository, set_params, work_
 from PIL import Image
 from support import ROOT, TINY
 
-from cli.experiments import (
+from cli.experiments import gather, run_queue
+from cli.render import render, run_table
+from safe.errors import ConfigError, SafeError
+from safe.evaluation.held import (
     Held,
-    Planned,
-    find_sheet,
-    gather,
-    hydra_text,
     identity,
     is_of_its_params,
     matching,
     parse_shown,
-    plan,
     read_out,
-    read_settings,
-    run_queue,
 )
-from cli.render import render, run_table
-from safe.errors import ConfigError, SafeError
 from safe.evaluation.metrics import summarize
+from safe.evaluation.sheet import Planned, find_sheet, hydra_text, plan, read_settings
 from safe.params import load_config
 
 PAPER_SCALE = ("shard.size=128", "augment.crop=112", "model.backbone=r3d_18", "model.hidden=512")
@@ -162,7 +157,7 @@ RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 def entry(rev: str, created: str, *, metrics: bool = True, **changes) -> dict:
-    """What `dvc exp show --json` says about one revision; `changes` are dotted with two _."""
+    """What DVC says about one revision; `changes` are dotted with two _."""
     params = json.loads(json.dumps(RAW))
     for key, value in changes.items():
         section, name = key.split("__")

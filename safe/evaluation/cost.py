@@ -18,6 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from safe.config import Config
+from safe.models.backbones import build_backbone
+from safe.models.r3d import R3D18
+from safe.models.registry import RIVALS, build_model
+from safe.training.device import pick_device
+
 Clip = tuple[int, int, int, int]
 """Shape of one clip: C channels, T frames, H W pixels."""
 
@@ -201,6 +207,38 @@ def _describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU with {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def compare(config: Config, *, classes: int, timed: bool = False) -> list[Row]:
+    """Return what the model of a Config costs, and what it is held against.
+
+    Beside SAFE of any backbone: the paper's baseline, and one pass of the backbone.
+    """
+    settings = config.model.model_dump() | {"weights": None}
+    settings |= {"classes": classes, "frames": config.shard.frames}
+    models: dict[str, nn.Module]
+    if config.model.name in RIVALS:
+        models = {str(config.model.name): build_model(**settings)}
+    else:
+        models = {
+            f"SAFE, {config.model.backbone}": build_model(**settings | {"temporal": "s2am2"}),
+            "baseline (BiLSTM)": build_model(**settings | {"temporal": "bilstm"}),
+            f"one pass of {config.model.backbone}": build_backbone(config.model.backbone),
+        }
+        if config.model.backbone == "r3d_18":
+            padded = build_model(**settings | {"temporal": "s2am2"})
+            padded.backbone = R3D18(padded=True)
+            models["SAFE, sums over padding too"] = padded
+    device = pick_device(config.runtime.device)
+    clip = (3, config.shard.frames, config.augment.crop, config.augment.crop)
+    return [
+        Row(
+            title,
+            count(model, clip=clip),
+            measure(model, device=device, clip=clip) if timed else None,
+        )
+        for title, model in models.items()
+    ]
 
 
 def table(rows: Iterable[Row]) -> str:

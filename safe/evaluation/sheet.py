@@ -1,20 +1,27 @@
-"""Which runs does an experiment of the paper need, and what did the paper report?
+"""Sheets, the experiments of the paper: which runs each needs, and what the paper reported.
 
-A sheet is one YAML file a table or figure, in the folder experiments/ (load_sheet). It names rows,
-each a set of parameters; folds and seeds, over which every row is run; and the paper's figures.
+A sheet is one YAML file a table or figure, in the folder experiments/. It names rows, each a set of
+parameters; folds and seeds, over which every row is run; and the paper's figures. A plan adds the
+user's settings and gives each run its Config.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from safe.config import Positive, Section
+from safe.config import Config, Positive, Section
 from safe.errors import ConfigError
-from safe.params import one_line, read_mapping
+from safe.evaluation.held import identity
+from safe.params import load_config, one_line, read_mapping
 from safe.taxonomy import NAME
+
+SHEETS: Final = Path("experiments")
+PARAMS: Final = Path("params.yaml")
+_WORDS: Final = {"null", "true", "false", "nan", "inf"}  # these mean something else in Hydra
 
 CALIBRATED: Final = ("ece_calibrated", "nll_calibrated", "brier_calibrated")
 FIGURES: Final = ("war", "uar", "ece", "nll", "brier", *CALIBRATED)
@@ -133,3 +140,109 @@ def load_sheet(path: Path) -> Sheet:
         return Sheet.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
         raise ConfigError(one_line(error, str(path), see="the other sheets")) from error
+
+
+def find_sheet(name: str) -> Sheet:
+    """Load a sheet by name. Raises ConfigError with the names there are."""
+    path = SHEETS / f"{name}.yaml"
+    names = sheet_names()
+    if name not in names:
+        raise ConfigError(f"{path} not found; the sheets there are: {', '.join(names) or 'none'}")
+    return load_sheet(path)
+
+
+def sheet_names() -> list[str]:
+    """Return the names of the sheets: the paper's tables, its figures, then what is beyond it."""
+
+    def order(name: str) -> tuple[bool, int]:
+        number = re.search(r"\d+", name)
+        return not name.startswith("table"), int(number.group()) if number else 99
+
+    return sorted((path.stem for path in SHEETS.glob("*.yaml")), key=order)
+
+
+# Runs with their parameters
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with what `-S` says to DVC, and its Config or why that is refused."""
+
+    run: Run
+    name: str
+    sets: list[str]
+    config: Config | None
+    refused: str | None
+
+    @property
+    def command(self) -> list[str]:
+        """The words of `dvc exp run --queue`."""
+        options = [word for line in self.sets for word in ("-S", line)]
+        return ["dvc", "exp", "run", "--queue", "-n", self.name, *options]
+
+
+def read_settings(name: str | None) -> dict[str, Value]:
+    """Read a flat file of dotted keys: experiments/settings/<name>.yaml, or a path."""
+    if name is None:
+        return {}
+    path = Path(name) if name.endswith(".yaml") else SHEETS / "settings" / f"{name}.yaml"
+    raw = read_mapping(path, missing="--with takes the name of a file beside it, or a path")
+    try:
+        return TypeAdapter(dict[str, Value]).validate_python(raw, strict=True)
+    except ValidationError as error:
+        raise ConfigError(one_line(error, str(path), see="params.yaml")) from error
+
+
+def hydra_text(value: Value) -> str:
+    """Write a value in the grammar of `-S`, which is Hydra's."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(hydra_text, value))}]"
+    if isinstance(value, int | float):
+        return repr(value)
+    if re.fullmatch(r"[A-Za-z_/][\w./-]*", value) and value.lower() not in _WORDS:
+        return value
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", r"\'") + "'"
+
+
+def plan(sheet: Sheet, *, settings: dict[str, Value], sets: Sequence[str]) -> list[Planned]:
+    """Give each run of a sheet its parameters: params.yaml, then settings, `sets`, the sheet.
+
+    Args:
+        sheet: what to run.
+        settings: dotted key to value.
+        sets: `key=value` as for `dvc exp run -S`.
+
+    Raises:
+        ConfigError: if params.yaml, a setting or one of `sets` is wrong by itself, or one of `sets`
+            is for a key that the sheet sets. Where only a run is wrong, that is in its `refused`.
+    """
+    load_config(PARAMS, [*_lines(settings), *sets])
+    planned = []
+    for run in sheet.runs():
+        for line in sets:
+            if line.partition("=")[0] in run.overrides:
+                raise ConfigError(f"-S {line}: the sheet {sheet.name} sets this key itself")
+        before = {key: value for key, value in settings.items() if key not in run.overrides}
+        lines = [*_lines(before), *sets, *_lines(run.overrides)]
+        label = f"{sheet.name}-{_slug(run.row)}-f{run.fold}-s{run.seed}"
+        try:
+            config = load_config(PARAMS, lines)
+        except ConfigError as error:
+            planned.append(Planned(run, label, lines, None, str(error)))
+        else:
+            name = f"{label}-{identity(config)[:6]}"
+            planned.append(Planned(run, name, lines, config, None))
+    return planned
+
+
+def _lines(values: dict[str, Value]) -> list[str]:
+    return [f"{key}={hydra_text(value)}" for key, value in values.items()]
+
+
+def _slug(row: str) -> str:
+    """Turn a row's name into what may be part of a git reference."""
+    return re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")

@@ -258,3 +258,15 @@ def _take(ready: tuple[Batch, torch.cuda.Event], device: torch.device) -> Batch:
     current.wait_event(done)
     batch["faces"].record_stream(current)
     return batch
+
+
+def read_clips(folder: ShardFolder, rows: Rows) -> Faces:
+    """Read the faces of some clips, uint8 [n, T, S, S, 3]. Raises DataError as ClipReader does."""
+    side = folder.face_size
+    faces = np.empty((len(rows), folder.frames, side, side, 3), np.uint8)
+    reader = ClipReader(folder)
+    try:
+        reader.read(rows, faces)
+    finally:
+        reader.close()
+    return faces

@@ -8,8 +8,9 @@ difference, with its interval over clips, is four times as many trainings as one
 
 import sys
 
-from cli.experiments import find_sheet, gather, plan, read_settings
+from cli.experiments import gather
 from safe.evaluation.compare import Entry, difference
+from safe.evaluation.sheet import find_sheet, plan, read_settings
 
 PAIRS = {
     "TAM": [("", "TAM"), ("S2AM2", "TAM+S2AM2"), ("ACL", "TAM+ACL"), ("S2AM2+ACL", "SAFE")],
