@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from cli.layout import find_model
 from pipeline.face.preprocessing import preprocessing
+from pipeline.pool.pool import Pool
 from pipeline.windows import FaceWindow, Film, Gap, find_windows
 from safe.config import Faces, Shard
 from safe.errors import ConfigError, ModelError
@@ -53,6 +54,11 @@ class Look:
     """GiB that it may take."""
     detect_size: int | None = None
     """Pixels, longest side of the frame that the face detector sees; None: as the model's faces."""
+
+    @property
+    def pool(self) -> Pool:
+        """Who decodes the video and finds its faces."""
+        return Pool(workers=self.workers, deadline=self.deadline, memory=self.memory)
 
     def __post_init__(self) -> None:
         least_most = {
@@ -153,9 +159,7 @@ class Reader:
             window=look.window,
             hop=look.hop,
             who=look.who,
-            workers=look.workers,
-            deadline=look.deadline,
-            memory=look.memory,
+            pool=look.pool,
             on_film=on_film,
             on_done=on_done,
         ):

@@ -104,8 +104,7 @@ def write_video(
                 job.file("mp4").absolute(),  # a:b.mp4 would be a protocol
                 seen.marks,
                 seconds=seen.seconds,
-                deadline=look.deadline,
-                memory=look.memory,
+                pool=look.pool,
             )
             entry["annotated"] = job.file("mp4").name
         except DataError as error:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipeline.face.crop import make_strip
 from pipeline.face.table import ClipFaces
 from pipeline.faces import locate, prepare
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.video.decode import Decoder, Source
 from pipeline.video.frames import read_clip
 from safe.config import Config, Faces, Shard
@@ -63,12 +64,9 @@ def view_clip(
     """
     look = partial(_look, source=source, face=face, faces=config.faces, shard=config.shard)
     detects = face is None and source == "video"
-    results = run_tasks(
+    results = Pool.of(config.runtime).run(
         look,
         [path],
-        workers=1,
-        deadline=config.runtime.deadline,
-        memory=config.runtime.memory,
         setup=partial(prepare, config.faces) if detects else None,
         fallback=partial(look, decoder="pyav"),
     )
