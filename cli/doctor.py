@@ -23,9 +23,9 @@ from cli.progress import progress, say
 from safe.config import Config
 from safe.errors import ConfigError, DataError, printable
 from safe.finding import Bar, Examination, Finding, Severity, number, silent, some
-from safe.shards.store import Store
 
 if TYPE_CHECKING:
+    from safe.shards.cache import StoredShards
     from safe.shards.folder import ShardFolder
 
 
@@ -347,7 +347,9 @@ def _examine_runs(
     return parts
 
 
-def _examine_store(found: Examination, store: Store, layout: Layout) -> "ShardFolder | None":
+def _examine_store(
+    found: Examination, store: "StoredShards", layout: Layout
+) -> "ShardFolder | None":
     """Open the shards of runtime.shards and compare them with those here; None where it fails.
 
     The contents of their tars are left to those who fetch them.

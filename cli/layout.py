@@ -3,11 +3,15 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safe.config import Config
 from safe.files import fitting
 from safe.params import load_config
-from safe.shards.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.pool.fetch import StoredClips
+    from safe.shards.cache import StoredShards
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def checkpoints() -> Path:
     return _kept() / "checkpoints"
 
 
-def source(config: Config, layout: Layout) -> Path | Store:
+def source(config: Config, layout: Layout) -> "Path | StoredShards":
     """Return where train, calibrate and eval read the shards: runtime.shards, or a folder here.
 
     Raises:
@@ -102,16 +106,22 @@ def source(config: Config, layout: Layout) -> Path | Store:
     return store
 
 
-def clip_store(config: Config) -> Store | None:
+def clip_store(config: Config) -> "StoredClips | None":
     """Return where the raw clips are, if runtime.clips says so; None for data.root."""
     runtime = config.runtime
-    return None if runtime.clips is None else Store(runtime.clips, runtime.patience)
+    if runtime.clips is None:
+        return None
+    from pipeline.pool.fetch import StoredClips
+
+    return StoredClips(runtime.clips, runtime.patience)
 
 
-def open_store(config: Config, url: str) -> Store:
-    """Return a store as the section runtime says how to read it."""
+def open_store(config: Config, url: str) -> "StoredShards":
+    """Return the shards of a store as the section runtime says how to read them."""
+    from safe.shards.cache import StoredShards  # here, so that `safe-cli --help` need not wait
+
     runtime = config.runtime
-    return Store(url, runtime.patience, tar_cache(), int(runtime.cache * 2**30))
+    return StoredShards(url, runtime.patience, tar_cache(), int(runtime.cache * 2**30))
 
 
 def tar_cache() -> Path:

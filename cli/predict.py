@@ -170,8 +170,7 @@ def write_video(
                 job.file("mp4").absolute(),  # a:b.mp4 would be a protocol
                 marks,
                 seconds=film.end,
-                deadline=settings.deadline,
-                memory=settings.memory,
+                pool=settings.pool,
             )
             entry["annotated"] = job.file("mp4").name
         except DataError as error:

@@ -30,7 +30,7 @@ from safe.files import only_one
 from safe.taxonomy import BASIC
 
 if TYPE_CHECKING:
-    from pipeline.pool.cluster import Cluster
+    from pipeline.pool.pool import Pool
     from safe.training.ranks import Ranks
 
 
@@ -50,7 +50,7 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
             settings,
             source="strips" if config.data.source == "strips" else "video",
             frames=config.shard.frames,
-            workers=_processes(config),
+            workers=max(1, config.runtime.workers),
             on_clip=done,
         )
     say(counts(f"synthesize: {settings.clips} clips", made))
@@ -90,11 +90,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             layout.shards,
             settings=config.shard,
             faces_settings=config.faces,
-            workers=_processes(config),
-            deadline=config.runtime.deadline,
-            memory=config.runtime.memory,
-            store=clip_store(config),
-            cluster=_cluster(config, "shard"),
+            pool=_pool(config, "shard"),
             leftover=layout.strips,
             on_done=done,
         )
@@ -129,38 +125,31 @@ def _faces(config: Config, layout: Layout) -> None:
             layout.faces,
             settings=config.faces,
             frames=config.shard.frames,
-            workers=_processes(config),
-            deadline=config.runtime.deadline,
-            memory=config.runtime.memory,
-            store=clip_store(config),
-            cluster=_cluster(config, "faces"),
+            pool=_pool(config, "faces"),
             leave=Leave(layout.strips, config.shard),
             on_done=done,
         )
     say(counts(f"faces: {total} clips", found))
 
 
-def _cluster(config: Config, verb: str) -> Cluster | None:
-    """Return the Dask cluster that runtime.engine names; None for this machine."""
-    runtime, data = config.runtime, config.data
-    if runtime.engine == "local":
-        return None
-    from pipeline.pool.cluster import Cluster
+def _pool(config: Config, verb: str) -> Pool:
+    """Return who runs the tasks of a stage: this machine, or the cluster of runtime.engine."""
+    from pipeline.pool.pool import Pool
 
-    # With the clips in a store, workers need no file of ours.
-    witness = (Path(data.root) / data.splits).absolute() if runtime.clips is None else None
-    return Cluster(
-        runtime.engine,
-        witness=witness,
-        retries=runtime.retries,
-        patience=runtime.patience,
-        on_note=lambda line: note(f"{verb}: {line}"),
-    )
+    runtime, data, cluster = config.runtime, config.data, None
+    if runtime.engine != "local":
+        from pipeline.pool.cluster import Cluster
 
-
-def _processes(config: Config) -> int:
-    """Processes of data preparation: at least one, since decoding always runs in a child."""
-    return max(1, config.runtime.workers)
+        # With the clips in a store, workers need no file of ours.
+        witness = (Path(data.root) / data.splits).absolute() if runtime.clips is None else None
+        cluster = Cluster(
+            runtime.engine,
+            witness=witness,
+            retries=runtime.retries,
+            patience=runtime.patience,
+            on_note=lambda line: note(f"{verb}: {line}"),
+        )
+    return Pool.of(runtime, clips=clip_store(config), cluster=cluster)
 
 
 def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc: int = 1) -> None:

@@ -7,7 +7,7 @@ decoded as all videos are: through the allow-list, frame by frame, in a child th
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import FileIO
 from pathlib import Path
@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.stretch import Survey, survey
 from pipeline.video.container import decoded_frames, open_video, reading
 from pipeline.video.picture import Pictures
@@ -98,8 +99,7 @@ def annotate(
     marks: Sequence[Mark],
     *,
     seconds: float,
-    deadline: float,
-    memory: float | None = None,
+    pool: Pool,
 ) -> None:
     """Write the video with its marks.
 
@@ -108,8 +108,7 @@ def annotate(
         out: the mp4 to write; it appears whole.
         marks: what to draw.
         seconds: length of the video, which the time it may take grows with.
-        deadline: seconds that it may take besides.
-        memory: GiB that it may take; None: no limit.
+        pool: who decodes, draws and encodes; its deadline is what that may take besides.
 
     Raises:
         DataError: if the video cannot be decoded, or took too long or too much memory.
@@ -117,8 +116,8 @@ def annotate(
     """
     with whole_file(out) as temporary:
         task = _Task(video, temporary, marks)
-        limit = deadline + _PACE * seconds
-        for result in run_tasks(_write, [task], workers=1, deadline=limit, memory=memory):
+        longer = replace(pool, deadline=pool.deadline + _PACE * seconds)
+        for result in longer.run(_write, [task]):
             if isinstance(result, Failure):
                 raise DataError(result.reason)
 

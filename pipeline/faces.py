@@ -1,4 +1,4 @@
-"""Where is the one face of each clip, frame by frame?
+"""The one face of each clip, frame by frame.
 
 manifest.parquet goes in, faces.parquet comes out, with one row for every clip of the manifest: a
 clip that cannot be read, or shows no face, is a row with its status and reason, never a gap.
@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -22,16 +21,14 @@ from pipeline.face.detect import DETECTORS, detect_clip, load_closer, load_detec
 from pipeline.face.preprocessing import preprocessing
 from pipeline.face.table import ClipFaces, Status, write_faces
 from pipeline.face.track import NEARLY_ALL, Track, choose_track
-from pipeline.manifest import Blocks, read_manifest
-from pipeline.pool.children import Failure, run_tasks
-from pipeline.pool.cluster import Cluster
-from pipeline.pool.fetch import fetched, require_store
+from pipeline.manifest import Rows, read_manifest
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.video.decode import Decoded, Decoder, Source, load_decoder
 from pipeline.video.frames import read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.sample import DEFAULT_FRAMES
-from safe.shards.store import Store
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,7 @@ def find_faces(
     *,
     settings: Faces,
     frames: int = DEFAULT_FRAMES,
-    workers: int,
-    deadline: float,
-    memory: float | None = None,
-    store: Store | None = None,
-    cluster: Cluster | None = None,
+    pool: Pool,
     leave: Leave | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
@@ -76,11 +69,7 @@ def find_faces(
             settings alone.
         settings: the section faces of params.yaml.
         frames: T, of a clip: shard.frames of params.yaml.
-        workers: processes.
-        deadline: seconds after which the work on one clip is ended.
-        memory: GiB that the work on one clip may take; None: no limit.
-        store: where the clips are, in place of `root`. Changes no byte.
-        cluster: Dask workers that do it, in place of processes here. Changes no byte.
+        pool: who decodes and looks. Changes no byte.
         leave: which strips to make in passing, for the stage shard (pipeline/face/cache.py).
         on_done: called with the number of clips finished so far.
 
@@ -91,32 +80,25 @@ def find_faces(
         DataError: if the manifest is missing or not readable, the detector is not installed, or the
             store fails for good.
     """
-    table = read_manifest(manifest).select(["clip", "path", "source"])
-    tasks = Blocks(len(table), partial(_tasks, table))
-    clips = Blocks(len(table), partial(_keys, table))
+    table = read_manifest(manifest)
+    keys: Rows[str] = Rows(table.select(["clip"]), str)
     detects = pc.any(pc.equal(table["source"], "video")).as_py()
     if detects:
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
-    if store is not None:
-        require_store(store)
+    pool.require()
     strip = None if leave is None else leave.settings
     find = partial(find_clip, root=root.absolute(), settings=settings, frames=frames, strip=strip)
-    results = run_tasks(
+    results = pool.run(
         find,
-        tasks,
-        workers=workers,
-        deadline=deadline,
-        memory=memory,
+        Rows(table.select(["path", "source"]), Clip),
         setup=partial(prepare, settings) if detects else None,
         fallback=partial(find, decoder="pyav"),
-        fetch=None if store is None else partial(fetched, store=store),
-        cluster=cluster,
         on_done=on_done,
     )
     counts: Counter[str] = Counter()
 
     def rows() -> Iterator[ClipFaces]:
-        for clip, found in zip(clips, results, strict=True):
+        for clip, found in zip(keys, results, strict=True):
             if isinstance(found, Failure):
                 found = Found(ClipFaces(status="error", reason=found.reason))
             if file is not None and found.strip is not None:
@@ -125,22 +107,11 @@ def find_faces(
             yield found.faces
 
     with leaving(leave) as file:
-        write_faces(clips, rows(), out)
-        if leave is not None and file is not None and tasks:
-            made = preprocessing(tasks[0].source, faces=settings, shard=leave.settings)
+        write_faces(keys, rows(), out)
+        if leave is not None and file is not None and len(table):
+            made = preprocessing(table["source"][0].as_py(), faces=settings, shard=leave.settings)
             seal(file, made_by(out, made))
     return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
-
-
-def _tasks(table: pa.Table, start: int, stop: int) -> list[Clip]:
-    part = table.slice(start, stop - start)
-    pairs = zip(part["path"].to_pylist(), part["source"].to_pylist(), strict=True)
-    return [Clip(path=path, source=source) for path, source in pairs]
-
-
-def _keys(table: pa.Table, start: int, stop: int) -> list[str]:
-    keys: list[str] = table["clip"].slice(start, stop - start).to_pylist()
-    return keys
 
 
 def prepare(settings: Faces) -> None:

@@ -1,4 +1,4 @@
-"""Which clips exist, with which label, in which bucket?
+"""The index: which clips exist, with which label, in which bucket.
 
 The official lists and the folder of a dataset in, one table out: data/<name>/manifest.parquet, with
 a row for every clip that the lists name. A clip whose file is missing keeps its row, so that the
@@ -6,13 +6,14 @@ official denominator stays; its `bytes` are null.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.clips import ClipStore
 from pipeline.datasets import dfew, ferv39k, own
 from pipeline.datasets.base import Note, choose_classes
 from pipeline.manifest import (
@@ -29,59 +30,7 @@ from safe.config import Data
 from safe.errors import DataError
 from safe.files import whole_file
 from safe.sample import KEY
-from safe.shards.store import Store
 from safe.taxonomy import Classes
-
-# Which clips must never come back?
-#
-# forgotten.csv in the project's root has a line for each: its dataset and its key, nothing else. It
-# belongs into git, so that no other copy of the project takes such a clip up again; the stage index
-# leaves them out.
-
-HEADER: Final = ["dataset", "clip"]
-DATASETS: Final = get_args(Data.model_fields["name"].annotation)
-
-
-def read_forgotten(path: Path, dataset: str) -> set[str]:
-    """Return the forgotten keys of a dataset; none where the file is missing.
-
-    Raises:
-        DataError: if a line is not a known dataset and a key. A typing error there would let a
-            clip back in, so it is not passed over.
-    """
-    return {clip for name, clip in _read(path) if name == dataset}
-
-
-def add_forgotten(path: Path, dataset: str, clips: Iterable[str]) -> None:
-    """Add the keys of a dataset's clips; the lines are sorted, each is there once."""
-    before = _read(path)
-    after = before | {(dataset, clip) for clip in clips}
-    if after == before:
-        return
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([HEADER, *sorted(after)])
-
-
-def _read(path: Path) -> set[tuple[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return set()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if lines[:1] != [",".join(HEADER)]:
-        raise DataError(f"{path}: the first line must be {','.join(HEADER)}")
-    found = set()
-    for number, line in enumerate(lines[1:], start=2):
-        dataset, _, clip = line.partition(",")
-        if dataset not in DATASETS or not KEY.fullmatch(clip):
-            raise DataError(
-                f"{path}, line {number}: {line[:120]!r} must be one of {', '.join(DATASETS)}, a "
-                "comma, and a clip's key"
-            )
-        found.add((dataset, clip))
-    return found
-
 
 CLASSES: Final[dict[str, Classes]] = {
     "synthetic": dfew.CLASSES,
@@ -95,8 +44,8 @@ class Adapter(Protocol):
     """Lists the clips of a dataset, whose files are in data.root or in a store."""
 
     def __call__(  # noqa: D102
-        self, data: Data, *, store: Store | None = None, on_note: Note | None = None
-    ) -> Sequence[Clip]: ...
+        self, data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
+    ) -> Iterable[Clip]: ...
 
 
 ADAPTERS: Final[dict[str, Adapter]] = {
@@ -112,7 +61,7 @@ def build_index(
     out: Path,
     *,
     forgotten: Path | None = None,
-    store: Store | None = None,
+    store: ClipStore | None = None,
     on_note: Note | None = None,
 ) -> dict[str, int]:
     """List the clips of a dataset and write the manifest to the file `out`.
@@ -152,7 +101,9 @@ def build_index(
     }
 
 
-def list_clips(data: Data, *, store: Store | None = None, on_note: Note | None = None) -> pa.Table:
+def list_clips(
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
+) -> pa.Table:
     """Return the manifest of a data set before it is sorted, without what is to be forgotten.
 
     Raises DataError as build_index does.
@@ -211,3 +162,52 @@ def _find_gaps(table: pa.Table, folds: list[int], classes: Classes) -> Iterator[
             absent = [name for label, name in enumerate(classes) if label not in labels]
             if absent:
                 yield f"fold {fold} has no clip of {', '.join(absent)} to {use}"
+
+
+# forgotten.csv in the project's root: the dataset and the key of each clip that must never come
+# back, nothing else. It belongs into git, so that no other copy of the project takes such a clip up
+# again.
+
+HEADER: Final = ["dataset", "clip"]
+DATASETS: Final = get_args(Data.model_fields["name"].annotation)
+
+
+def read_forgotten(path: Path, dataset: str) -> set[str]:
+    """Return the forgotten keys of a dataset; none where the file is missing.
+
+    Raises:
+        DataError: if a line is not a known dataset and a key. A typing error there would let a
+            clip back in, so it is not passed over.
+    """
+    return {clip for name, clip in _read(path) if name == dataset}
+
+
+def add_forgotten(path: Path, dataset: str, clips: Iterable[str]) -> None:
+    """Add the keys of a dataset's clips; the lines are sorted, each is there once."""
+    before = _read(path)
+    after = before | {(dataset, clip) for clip in clips}
+    if after == before:
+        return
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([HEADER, *sorted(after)])
+
+
+def _read(path: Path) -> set[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return set()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if lines[:1] != [",".join(HEADER)]:
+        raise DataError(f"{path}: the first line must be {','.join(HEADER)}")
+    found = set()
+    for number, line in enumerate(lines[1:], start=2):
+        dataset, _, clip = line.partition(",")
+        if dataset not in DATASETS or not KEY.fullmatch(clip):
+            raise DataError(
+                f"{path}, line {number}: {line[:120]!r} must be one of {', '.join(DATASETS)}, a "
+                "comma, and a clip's key"
+            )
+        found.add((dataset, clip))
+    return found

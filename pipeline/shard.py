@@ -1,13 +1,13 @@
-"""How do the faces of all clips become WebDataset tars, and what is left out?
+"""WebDataset tars of the faces of all clips, and the record of what is left out.
 
 manifest.parquet and faces.parquet go in; out comes a folder of tars, index.json (what made them,
 what is in each, which clips are left out and why) and clips.parquet (where each clip lies). Every
 clip of the manifest is in a shard or left out with a reason, checked as arithmetic.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,88 @@ from numpy.typing import NDArray
 from pipeline.face.cache import Leftover, made_by
 from pipeline.face.crop import make_strip
 from pipeline.face.preprocessing import preprocessing
-from pipeline.face.table import ClipFaces, FaceFile
-from pipeline.manifest import Blocks, classes_of, read_manifest
-from pipeline.pool.children import Failure, run_tasks
-from pipeline.pool.cluster import Cluster
-from pipeline.pool.fetch import fetched
+from pipeline.face.table import ClipFaces, FaceFile, FaceRows
+from pipeline.manifest import BLOCK, classes_of, read_manifest
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.tars import ShardWriter, whole_folder, write_index
 from pipeline.video.decode import Decoder, Source, load_decoder
 from pipeline.video.frames import read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError
-from safe.shards.store import Store
 from safe.taxonomy import Classes
 
-# Which clips go into the shards, in which order, and which are left out from the start?
-#
-# manifest.parquet and faces.parquet go in. The order, and what is known of every clip but its face,
-# are columns; the faces, most of the bytes, are read a block of clips at a time when they are due.
+
+def write_shards(
+    manifest: Path,
+    faces: Path,
+    root: Path,
+    out: Path,
+    *,
+    settings: Shard,
+    faces_settings: Faces,
+    pool: Pool,
+    leftover: Path | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Crop the faces of every clip and write the shard folder.
+
+    Args:
+        manifest: manifest.parquet of the index stage.
+        faces: faces.parquet of the faces stage, of the same clips.
+        root: the dataset's folder, which the manifest's paths are relative to.
+        out: the folder to write. It appears whole; an earlier shard folder there is replaced.
+        settings: the section shard of params.yaml.
+        faces_settings: the section faces that `faces` was made with.
+        pool: who decodes. Changes no byte.
+        leftover: the strips that the stage faces made in passing; taken if they are what this stage
+            would make, then deleted. Changes no byte.
+        on_done: called with the number of clips finished so far, those left out among them.
+
+    Returns:
+        How many: clips (in shards), left_out, shards.
+
+    Raises:
+        DataError: if a table is missing or not readable, the two do not have the same clips, no
+            clip can be stored, `out` is a folder of something else, or the store fails for good.
+    """
+    plan = plan_shards(manifest, faces, missing=faces_settings.missing)
+    made = preprocessing(plan.source, faces=faces_settings, shard=settings)
+    ready = Leftover(leftover, made_by(faces, made))
+    encode = partial(encode_clip, root=root.absolute(), settings=settings)
+    encoded = pool.run(
+        encode,
+        plan.without(ready.keys),
+        setup=load_decoder if plan.source == "video" else None,
+        fallback=partial(encode, decoder="pyav"),
+    )
+    left_out = dict(plan.left_out)
+    with whole_folder(out) as folder:
+        writer = ShardWriter(folder, clips=settings.clips, classes=plan.classes)
+        for number, clip in enumerate(plan.clips, start=len(left_out) + 1):
+            strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)
+            if isinstance(strip, Failure):
+                left_out[clip.key] = strip.reason
+            else:
+                record = _record(clip, plan.classes)
+                writer.add(
+                    clip.key, bucket=clip.bucket, label=clip.label, strip=strip, record=record
+                )
+            if on_done is not None:
+                on_done(number)
+        writer.close()
+        rows = writer.rows
+        write_index(
+            folder,
+            shards=writer.shards,
+            left_out=plan.settle(rows["clip"], left_out),
+            made=made,
+            classes=plan.classes,
+            frames=settings.frames,
+            rows=rows,
+        )
+    ready.remove()
+    return {"clips": len(rows), "left_out": len(left_out), "shards": len(writer.shards)}
 
 
 @dataclass(frozen=True)
@@ -50,99 +115,91 @@ class Clip:
     face: ClipFaces
 
 
+class Clips:
+    """Clips of a manifest with their faces, each made when it is due.
+
+    Of ten million clips the columns are in memory, not the faces, which are most of the bytes: they
+    are read a block at a time, and two blocks are kept, since tasks are read ahead of their tars.
+    """
+
+    def __init__(self, listed: pa.Table, faces: FaceFile, parts: list[NDArray[np.int64]]) -> None:
+        """Choose clips.
+
+        Args:
+            listed: the columns of Clip but face.
+            faces: those of the same clips.
+            parts: rows of both, which ascend in each part.
+        """
+        self.listed, self.faces, self.parts = listed, faces, parts
+        self._block = lru_cache(maxsize=2)(self._read)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Clip]:
+        for number, part in enumerate(self.parts):
+            for start in range(0, len(part), BLOCK):
+                rows, faces = self._block(number, start)
+                for place, (key, path, label, bucket, source) in enumerate(rows):
+                    yield Clip(key, path, label, bucket, source, faces[place])
+
+    def _read(self, part: int, start: int) -> tuple[list[tuple[Any, ...]], FaceRows]:
+        rows = self.parts[part][start : start + BLOCK]
+        columns = self.listed.take(pa.array(rows)).to_pydict().values()
+        return list(zip(*columns, strict=True)), self.faces.rows(rows)
+
+
+@dataclass(frozen=True)
 class Plan:
     """The clips to store, by bucket and then by key, and those that are not."""
 
-    def __init__(
-        self,
-        listed: pa.Table,
-        faces: FaceFile,
-        left_out: dict[str, str],
-        order: NDArray[np.int64],
-        classes: Classes,
-    ) -> None:
-        self._listed, self._faces, self._order = listed, faces, order
-        self.classes = classes
-        """That labels are positions in."""
-        self.left_out = left_out
-        """Why each clip that is not to be stored is not; in order of the key."""
-        self.clips: Sequence[Clip] = self._lazily(order)
-        """The clips to store; made as they are asked for."""
+    clips: Clips
+    left_out: dict[str, str]
+    """Why each clip that is not to be stored is not; in order of the key."""
+    classes: Classes
+    """That labels are positions in."""
 
     @property
     def source(self) -> Source:
         """What the clips are: video, frames or strips."""
-        source: Source = self._listed["source"][0].as_py()
+        source: Source = self.clips.listed["source"][0].as_py()
         return source
 
-    @property
-    def has_videos(self) -> bool:
-        """Whether a clip that is to be stored is a video."""
-        return bool(pc.any(pc.equal(self._listed["source"].take(self._order), "video")).as_py())
-
-    def without(self, keys: Iterable[str]) -> Sequence[Clip]:
-        """Return the clips to store but those of `keys`; the same sequence where there are none."""
-        known = pa.array(list(keys), pa.string())
-        if not len(known):
+    def without(self, keys: Collection[str]) -> Clips:
+        """Return the clips to store but those of `keys`; the same object where there are none."""
+        if not keys:
             return self.clips
-        new = pc.invert(pc.is_in(self._listed["clip"], known)).to_numpy()
-        return self._lazily(self._order[new[self._order]])
+        new = ~_among(self.clips.listed, keys)
+        parts = [part[new[part]] for part in self.clips.parts]
+        return Clips(self.clips.listed, self.clips.faces, parts)
 
-    def list_left_out(self, left_out: Mapping[str, str]) -> list[dict[str, str]]:
-        """Return clip, bucket and reason of each clip that is left out, in order of the key."""
-        chosen = self._among(left_out)
-        pairs = zip(
-            self._listed["clip"].filter(chosen).to_pylist(),
-            self._listed["bucket"].filter(chosen).to_pylist(),
-            strict=True,
-        )
-        return [{"clip": key, "bucket": bucket, "reason": left_out[key]} for key, bucket in pairs]
-
-    def check_sums(self, stored: pa.ChunkedArray, left_out: Mapping[str, str]) -> None:
-        """Raise DataError unless each clip is in a shard or left out, and one at least stored.
+    def settle(self, stored: pa.ChunkedArray, left_out: Mapping[str, str]) -> list[dict[str, str]]:
+        """Check that each clip is in a shard or left out, and say which are left out.
 
         Args:
             stored: the keys in the shards, in their order.
             left_out: of each other clip the reason.
+
+        Returns:
+            Clip, bucket and reason of each clip that is left out, in order of the key.
+
+        Raises:
+            DataError: if a clip is in neither or in both, or none is stored.
         """
-        clip, gone = self._listed["clip"], self._among(left_out)
-        right = self._order[~gone.to_numpy()[self._order]]
-        sums = len(stored) + len(left_out) == len(clip)
-        if not sums or not stored.equals(clip.take(pa.array(right))):
+        listed = self.clips.listed
+        gone = _among(listed, left_out)
+        kept = np.concatenate([part[~gone[part]] for part in self.clips.parts])
+        sums = len(stored) + len(left_out) == len(listed)
+        if not sums or not stored.equals(listed["clip"].take(pa.array(kept))):
             raise DataError(
                 f"{len(stored)} clips in shards and {len(left_out)} left out are not the "
-                f"{len(clip)} clips of the manifest"
+                f"{len(listed)} clips of the manifest"
             )
         if not len(stored):
-            first = clip[0].as_py()
+            first = listed["clip"][0].as_py()
             raise DataError(f"no clip can be stored; the first, {first}: {left_out[first]}")
-
-    def _among(self, keys: Iterable[str]) -> pa.ChunkedArray:
-        return pc.is_in(self._listed["clip"], pa.array(list(keys), pa.string()))
-
-    def _lazily(self, order: NDArray[np.int64]) -> Blocks[Clip]:
-        def load(start: int, stop: int) -> Sequence[Clip]:
-            return _Part(self._listed, self._faces, order[start:stop])
-
-        return Blocks(len(order), load)
-
-
-class _Part(Sequence[Clip]):
-    """Some clips, each made when it is asked for; nothing but columns stays in memory."""
-
-    def __init__(self, listed: pa.Table, faces: FaceFile, rows: NDArray[np.int64]) -> None:
-        ascending = np.argsort(rows, kind="stable")  # where one bucket ends and the next begins
-        self._face_of = np.argsort(ascending).tolist()
-        self._faces = faces.rows(rows[ascending])
-        self._rows = list(zip(*listed.take(pa.array(rows)).to_pydict().values(), strict=True))
-
-    def __len__(self) -> int:
-        return len(self._face_of)
-
-    def __getitem__(self, place: Any) -> Any:
-        """Return a clip. Raises IndexError."""
-        key, path, label, bucket, source = self._rows[place]
-        return Clip(key, path, label, bucket, source, self._faces[self._face_of[place]])
+        entries: list[dict[str, str]] = listed.select(["clip", "bucket"]).filter(gone).to_pylist()
+        return [entry | {"reason": left_out[entry["clip"]]} for entry in entries]
 
 
 def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
@@ -157,10 +214,8 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
         DataError: if a table is missing or not readable, lists no clip, or the two do not have the
             same clips.
     """
-    columns = ["clip", "path", "label", "bucket", "source"]
-    whole = read_manifest(manifest)
-    listed = whole.select(columns).combine_chunks()
-    file = FaceFile(faces)
+    whole, file = read_manifest(manifest), FaceFile(faces)
+    listed = whole.select(["clip", "path", "label", "bucket", "source"]).combine_chunks()
     found = file.read(["clip", "status", "reason"])
     if not listed["clip"].equals(found["clip"]):
         raise DataError(
@@ -172,106 +227,22 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
             f"{manifest} lists no clip: run `safe-cli index` on a dataset that has some"
         )
     left_out = {}
-    doubtful = pc.is_in(found["status"], pa.array(["error", "missing"]))
-    for clip, status, reason in zip(*found.filter(doubtful).to_pydict().values(), strict=True):
+    doubtful = found.filter(pc.is_in(found["status"], pa.array(["error", "missing"])))
+    for clip, status, reason in zip(*doubtful.to_pydict().values(), strict=True):
         if told := ClipFaces(status, reason).unusable(missing):
             left_out[clip] = told
-    usable = pc.invert(pc.is_in(found["clip"], pa.array(list(left_out), pa.string()))).to_numpy()
-    bucket = listed["bucket"]
-    order = [
+    usable, bucket = ~_among(found, left_out), listed["bucket"]
+    parts = [
         np.flatnonzero(usable & pc.equal(bucket, name).to_numpy())
         for name in sorted(pc.unique(bucket).to_pylist())
     ]
-    return Plan(listed, file, left_out, np.concatenate(order), classes_of(whole))
+    return Plan(Clips(listed, file, parts), left_out, classes_of(whole))
 
 
-def write_shards(
-    manifest: Path,
-    faces: Path,
-    root: Path,
-    out: Path,
-    *,
-    settings: Shard,
-    faces_settings: Faces,
-    workers: int,
-    deadline: float,
-    memory: float | None = None,
-    store: Store | None = None,
-    cluster: Cluster | None = None,
-    leftover: Path | None = None,
-    on_done: Callable[[int], None] | None = None,
-) -> dict[str, int]:
-    """Crop the faces of every clip and write the shard folder.
-
-    Args:
-        manifest: manifest.parquet of the index stage.
-        faces: faces.parquet of the faces stage, of the same clips.
-        root: the dataset's folder, which the manifest's paths are relative to.
-        out: the folder to write. It appears whole; an earlier shard folder there is replaced.
-        settings: the section shard of params.yaml.
-        faces_settings: the section faces that `faces` was made with.
-        workers: processes. Changes no byte.
-        deadline: seconds after which the work on one clip is ended.
-        memory: GiB that the work on one clip may take; None: no limit.
-        store: where the clips are, in place of `root`. Changes no byte.
-        cluster: Dask workers that do it, in place of processes here. Changes no byte.
-        leftover: the strips that the stage faces made in passing; taken if they are what this stage
-            would make, then deleted. Changes no byte.
-        on_done: called with the number of clips finished so far, those left out among them.
-
-    Returns:
-        How many: clips (in shards), left_out, shards.
-
-    Raises:
-        DataError: if a table is missing or not readable, the two do not have the same clips, no
-            clip can be stored, `out` is a folder of something else, or the store fails for good.
-    """
-    plan = plan_shards(manifest, faces, missing=faces_settings.missing)
-    left_out = dict(plan.left_out)
-    made = preprocessing(plan.source, faces=faces_settings, shard=settings)
-    ready = Leftover(leftover, made_by(faces, made))
-    encode = partial(encode_clip, root=root.absolute(), settings=settings)
-    encoded = run_tasks(
-        encode,
-        plan.without(ready.keys),
-        workers=workers,
-        deadline=deadline,
-        memory=memory,
-        setup=load_decoder if plan.has_videos else None,
-        fallback=partial(encode, decoder="pyav"),
-        fetch=None if store is None else partial(fetched, store=store),
-        cluster=cluster,
-    )
-    with whole_folder(out) as folder:
-        writer = ShardWriter(folder, clips=settings.clips, classes=plan.classes)
-        for number, clip in enumerate(plan.clips, start=len(left_out) + 1):
-            strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)
-            if isinstance(strip, Failure):
-                left_out[clip.key] = strip.reason
-            else:
-                writer.add(
-                    clip.key,
-                    bucket=clip.bucket,
-                    label=clip.label,
-                    strip=strip,
-                    record=_record(clip, plan.classes),
-                )
-            if on_done is not None:
-                on_done(number)
-        writer.close()
-        rows = writer.rows
-        plan.check_sums(rows["clip"], left_out)
-        write_index(
-            folder,
-            shards=writer.shards,
-            left_out=plan.list_left_out(left_out),
-            made=made,
-            classes=plan.classes,
-            frames=settings.frames,
-            rows=rows,
-        )
-    ready.remove()
-    return {"clips": len(rows), "left_out": len(left_out), "shards": len(writer.shards)}
+def _among(table: pa.Table, keys: Iterable[str]) -> NDArray[np.bool_]:
+    """Say of each row whether its clip is one of `keys`."""
+    found = pc.is_in(table["clip"], pa.array(list(keys), pa.string()))
+    return np.asarray(found.to_numpy(), dtype=np.bool_)
 
 
 def encode_clip(

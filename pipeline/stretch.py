@@ -3,7 +3,7 @@
 In: a file, surveyed once: how many frames, when each is shown, how large. Out: the 16 frames of one
 window after the other. Any stretch of a file can be decoded by itself, from the key frame before
 it, with the pixels that decoding from the start would give. Native decoders can hang or crash: call
-this inside pipeline.pool.children.run_tasks.
+this inside a child of pipeline.pool.
 """
 
 from collections.abc import Iterator, Sequence

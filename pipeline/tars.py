@@ -1,7 +1,8 @@
-"""How do samples become tars whose bytes are the same anywhere and at any time?
+"""A shard folder being written: tars with the same bytes anywhere and at any time, and their index.
 
 Samples go in one by one, a folder of ustar files comes out: members in the order given, no time, no
-user, one mode. Where each JPEG lies is known while writing, so a reader needs no scan.
+user, one mode. Where each JPEG lies is known while writing, so a reader needs no scan. First comes
+clips.parquet, then index.json, which has its checksum: a folder with an index.json is complete.
 """
 
 import hashlib
@@ -24,126 +25,10 @@ from safe.files import fitting, naming, sync_folder, whole_file
 from safe.sample import CLIP_COLUMNS, DEFAULT_FRAMES, SHARD_FORMAT
 from safe.taxonomy import Classes
 
-# What do index.json and clips.parquet say of the tars beside them?
-#
-# What lies in each tar and where goes in; the two files come out, clips.parquet first and its
-# checksum in index.json, so that a folder with an index.json is complete.
-
 SCHEMA: Final = pa.schema(list(CLIP_COLUMNS.items()))
 """Columns of clips.parquet; offset, bytes and crc32 are those of the JPEG inside the tar."""
 
-
-class ClipRows:
-    """The rows of clips.parquet as they come; as dicts they take ten times the memory."""
-
-    def __init__(self) -> None:
-        self._open: list[dict[str, Any]] = []
-        self._batches: list[pa.RecordBatch] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a row: what SCHEMA names."""
-        self._open.append(row)
-        if len(self._open) == BLOCK:
-            self._close()
-
-    def table(self) -> pa.Table:
-        """Return the rows so far, in their order."""
-        self._close()
-        return pa.Table.from_batches(self._batches, SCHEMA)
-
-    def _close(self) -> None:
-        if self._open:
-            self._batches.append(pa.RecordBatch.from_pylist(self._open, SCHEMA))
-            self._open = []
-
-
-def write_index(
-    folder: Path,
-    *,
-    shards: list[dict[str, Any]],
-    left_out: list[dict[str, str]],
-    made: dict[str, Any],
-    classes: Classes,
-    rows: pa.Table | list[dict[str, Any]],
-    frames: int = DEFAULT_FRAMES,
-) -> None:
-    """Write clips.parquet and index.json; the same arguments give the same bytes.
-
-    Args:
-        folder: where the tars are.
-        shards: of each tar file, bucket, sha256, bytes, clips, classes: ShardWriter.shards.
-        left_out: of each clip without a sample clip, bucket, reason.
-        made: what pipeline.face.preprocessing gives: id and made_from.
-        classes: that labels are positions in.
-        frames: T, frames of a clip.
-        rows: of each clip the columns of SCHEMA: ShardWriter.rows. Those of a tar stand together,
-            in the order of its members.
-    """
-    table = folder / "clips.parquet"
-    columns = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMA)
-    with whole_file(table) as path:
-        write_rows(columns, path, compression="snappy")
-    with table.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    index = {
-        "format": SHARD_FORMAT,
-        "classes": classes,
-        "frames": frames,
-        "preprocessing": made,
-        "shards": shards,
-        "left_out": left_out,
-        "table": {
-            "file": table.name,
-            "sha256": digest.hexdigest(),
-            "bytes": table.stat().st_size,
-        },
-    }
-    with whole_file(folder / "index.json") as path:
-        path.write_text(json.dumps(index, sort_keys=True, indent=2) + "\n", encoding="utf-8")
-
-
 _BLOCK = tarfile.BLOCKSIZE
-
-
-class TarWriter:
-    """A ustar file being written; `close` adds the end-of-archive marker."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        """Bytes written so far."""
-        self._file = path.open("wb")
-        self._digest = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """Hex digest of the bytes written so far."""
-        return self._digest.hexdigest()
-
-    def add(self, name: str, data: bytes) -> int:
-        """Append a member and return the offset of its bytes in the tar.
-
-        Raises:
-            ValueError: if the name does not fit a ustar header.
-        """
-        header = tarfile.TarInfo(name)  # all else as it starts: mtime 0, uid 0, gid 0, mode 0644
-        header.size = len(data)
-        self._write(header.tobuf(tarfile.USTAR_FORMAT))
-        offset = self.size
-        self._write(data + bytes(-len(data) % _BLOCK))
-        return offset
-
-    def close(self) -> None:
-        """Add the end-of-archive marker, two empty blocks, and put the bytes on disk."""
-        self._write(bytes(2 * _BLOCK))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
 
 
 class ShardWriter:
@@ -213,6 +98,47 @@ class ShardWriter:
         self._tar, self._labels = None, []
 
 
+class TarWriter:
+    """A ustar file being written; `close` adds the end-of-archive marker."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        """Bytes written so far."""
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the bytes written so far."""
+        return self._digest.hexdigest()
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member and return the offset of its bytes in the tar.
+
+        Raises:
+            ValueError: if the name does not fit a ustar header.
+        """
+        header = tarfile.TarInfo(name)  # all else as it starts: mtime 0, uid 0, gid 0, mode 0644
+        header.size = len(data)
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self._write(data + bytes(-len(data) % _BLOCK))
+        return offset
+
+    def close(self) -> None:
+        """Add the end-of-archive marker, two empty blocks, and put the bytes on disk."""
+        self._write(bytes(2 * _BLOCK))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+
 def describe(tar: TarWriter, *, bucket: str, labels: list[int], classes: Classes) -> dict[str, Any]:
     """Say what index.json says of a closed tar: bucket, labels and classes are given."""
     counts = Counter(classes[label] for label in labels)
@@ -224,6 +150,75 @@ def describe(tar: TarWriter, *, bucket: str, labels: list[int], classes: Classes
         "clips": len(labels),
         "classes": {name: counts[name] for name in classes},
     }
+
+
+class ClipRows:
+    """The rows of clips.parquet as they come; as dicts they take ten times the memory."""
+
+    def __init__(self) -> None:
+        self._open: list[dict[str, Any]] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row: what SCHEMA names."""
+        self._open.append(row)
+        if len(self._open) == BLOCK:
+            self._close()
+
+    def table(self) -> pa.Table:
+        """Return the rows so far, in their order."""
+        self._close()
+        return pa.Table.from_batches(self._batches, SCHEMA)
+
+    def _close(self) -> None:
+        if self._open:
+            self._batches.append(pa.RecordBatch.from_pylist(self._open, SCHEMA))
+            self._open = []
+
+
+def write_index(
+    folder: Path,
+    *,
+    shards: list[dict[str, Any]],
+    left_out: list[dict[str, str]],
+    made: dict[str, Any],
+    classes: Classes,
+    rows: pa.Table | list[dict[str, Any]],
+    frames: int = DEFAULT_FRAMES,
+) -> None:
+    """Write clips.parquet and index.json; the same arguments give the same bytes.
+
+    Args:
+        folder: where the tars are.
+        shards: of each tar file, bucket, sha256, bytes, clips, classes: ShardWriter.shards.
+        left_out: of each clip without a sample clip, bucket, reason.
+        made: what pipeline.face.preprocessing gives: id and made_from.
+        classes: that labels are positions in.
+        frames: T, frames of a clip.
+        rows: of each clip the columns of SCHEMA: ShardWriter.rows. Those of a tar stand together,
+            in the order of its members.
+    """
+    table = folder / "clips.parquet"
+    columns = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMA)
+    with whole_file(table) as path:
+        write_rows(columns, path, compression="snappy")
+    with table.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    index = {
+        "format": SHARD_FORMAT,
+        "classes": classes,
+        "frames": frames,
+        "preprocessing": made,
+        "shards": shards,
+        "left_out": left_out,
+        "table": {
+            "file": table.name,
+            "sha256": digest.hexdigest(),
+            "bytes": table.stat().st_size,
+        },
+    }
+    with whole_file(folder / "index.json") as path:
+        path.write_text(json.dumps(index, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

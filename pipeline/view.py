@@ -19,7 +19,8 @@ from pipeline.face.crop import make_strip
 from pipeline.face.table import ClipFaces, read_faces
 from pipeline.faces import locate, prepare
 from pipeline.manifest import read_classes, read_manifest
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.video.decode import Decoder, Source
 from pipeline.video.frames import read_clip
 from safe.config import Config, Faces, Shard
@@ -123,12 +124,9 @@ def view_clip(
     """
     look = partial(_look, source=source, face=face, faces=config.faces, shard=config.shard)
     detects = face is None and source == "video"
-    results = run_tasks(
+    results = Pool.of(config.runtime).run(
         look,
         [path],
-        workers=1,
-        deadline=config.runtime.deadline,
-        memory=config.runtime.memory,
         setup=partial(prepare, config.faces) if detects else None,
         fallback=partial(look, decoder="pyav"),
     )

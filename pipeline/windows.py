@@ -21,7 +21,8 @@ from pipeline.face.detect import DETECTORS, Seen, detect_clip, load_closer, load
 from pipeline.face.track import Track, all_tracks
 from pipeline.faces import prepare
 from pipeline.people import People, find_flags
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.stretch import Stretch, Survey, cut_stretch, read_windows, survey
 from pipeline.video.decode import Decoded, Decoder, clip_indices, read_video
 from safe.config import Faces, Shard
@@ -101,9 +102,7 @@ def find_windows(
     window: float,
     hop: float,
     who: Who,
-    workers: int,
-    deadline: float,
-    memory: float | None,
+    pool: Pool,
     on_film: Callable[[Survey], None] | None = None,
     on_done: Callable[[int, int], None] | None = None,
 ) -> Iterator[FaceWindow | Gap]:
@@ -116,9 +115,7 @@ def find_windows(
         window: seconds that a window spans.
         hop: seconds from one window to the next; becomes a multiple of a window / T.
         who: "largest": in each window the one face that the shard stage would store; "all".
-        workers: processes; changes no result.
-        deadline: seconds after which the work on one stretch of the video is ended.
-        memory: GiB that it may take; None: no limit.
+        pool: who decodes and finds faces; a task is one stretch of the video.
         on_film: called with the survey once, before the first result.
         on_done: called with the number of windows done, and of how many.
 
@@ -129,25 +126,23 @@ def find_windows(
         DataError: at once, if the video as a whole cannot be used: the reason, without its path.
     """
     DETECTORS[faces.detector].weights()  # missing: told here, once, not by every child
-    film = _survey(video, deadline, memory)
+    film = _survey(video, pool)
     windows, pauses = plan(film, window=window, hop=hop, frames=shard.frames)
     if on_film is not None:
         on_film(film)
-    run = partial(run_tasks, memory=memory, setup=partial(prepare, faces))
+    setup = partial(prepare, faces)
     if len(windows) == 1:
         windows = [replace(windows[0], indices=tuple(clip_indices(film.listing, shard.frames)))]
         groups = [windows]
         find = partial(find_in_whole, faces=faces, shard=shard, who=who)
-        again = partial(find, decoder="pyav")
-        answers = run(find, [video], workers=1, deadline=deadline, fallback=again)
+        answers = pool.run(find, [video], setup=setup, fallback=partial(find, decoder="pyav"))
     else:
         groups = group_windows(film, windows)
         counting = 0.0 if film.listing.by_stamp else film.length / _SLOW
-        answers = run(
+        answers = replace(pool, deadline=pool.deadline + counting).run(
             partial(find_in_stretch, faces=faces, shard=shard, who=who),
             [cut_stretch(video, film, [one.indices for one in group]) for group in groups],
-            workers=workers,
-            deadline=deadline + counting,
+            setup=setup,
         )
     cell = min((one.end - one.start) / shard.frames for one in windows)
     people = People(step=max(1, round(1000 * cell)), max_gap=faces.max_gap, frames=shard.frames)
@@ -155,11 +150,10 @@ def find_windows(
     return merge(pauses, found, key=lambda one: one.start)
 
 
-def _survey(video: Path, deadline: float, memory: float | None) -> Survey:
+def _survey(video: Path, pool: Pool) -> Survey:
     """Survey a video in a child process. Raises DataError."""
     size = video.stat().st_size if video.is_file() else 0
-    limit = deadline + size / _DISK
-    (found,) = run_tasks(survey, [video], workers=1, deadline=limit, memory=memory)
+    (found,) = replace(pool, deadline=pool.deadline + size / _DISK).run(survey, [video])
     if isinstance(found, Failure):
         raise DataError(f"the list of its frames could not be read: {found.reason}")
     return found

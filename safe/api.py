@@ -30,6 +30,7 @@ from safe.sample import decode_strip
 from safe.taxonomy import Classes
 
 if TYPE_CHECKING:
+    from pipeline.pool.pool import Pool
     from pipeline.stretch import Survey
     from pipeline.windows import FaceWindow, Gap
     from safe.evaluation.answers import Answer, Verdict
@@ -143,6 +144,13 @@ class Settings:
     deadline: float
     memory: float
     detect_size: int | None = None
+
+    @property
+    def pool(self) -> "Pool":
+        """Who decodes the video and finds its faces."""
+        from pipeline.pool.pool import Pool
+
+        return Pool(workers=self.workers, deadline=self.deadline, memory=self.memory)
 
     def __post_init__(self) -> None:
         if self.hop is None:
@@ -270,9 +278,7 @@ class Predictor:
             window=settings.window,
             hop=settings.hop,
             who=settings.face,
-            workers=settings.workers,
-            deadline=settings.deadline,
-            memory=settings.memory,
+            pool=settings.pool,
             on_film=on_film,
             on_done=on_done,
         ):

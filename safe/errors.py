@@ -70,6 +70,10 @@ class DataError(SafeError):
     exit_code = 3
 
 
+class MissingError(DataError):
+    """A store answers, and has no such file."""
+
+
 class ModelError(SafeError):
     """A model folder, weights file or checkpoint is missing, damaged or does not fit."""
 

@@ -1,9 +1,9 @@
-"""How does a process end with its parent, a file appear whole, and a second run keep out?
+"""Files that appear whole, locks that keep a second run out, processes that end with their parent.
 
 DVC leaves a stage running when DVC itself is killed, so a process of ours asks the kernel to be
 ended with its parent (Linux; elsewhere this does nothing); those that decode have a way of their
-own (pipeline/pool/children.py). What is written appears under its name
-when it is complete and on disk; what holds a folder gives it back however it ends.
+own (pipeline/pool/children.py). What is written appears under its name when it is complete and on
+disk; what holds a folder gives it back however it ends.
 """
 
 import ctypes
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Final
 
 from safe.errors import ProcessError, SafeError
-from safe.shards.store import StoreFile
 
 _PR_SET_PDEATHSIG = 1
 
@@ -177,26 +176,20 @@ def _is_alive(number: int) -> bool:
     return True
 
 
-# How is a small file read whole when it may be anything?
-#
-# A path goes in, bytes come out, never more than the caller allows: a folder, a pipe that nobody
-# writes to, or a file of a terabyte is an error in one line and takes neither memory nor time.
-
-
-def read_bounded(path: Path | StoreFile, *, most: int, error: type[SafeError]) -> bytes:
+def read_bounded(path: Path, *, most: int, error: type[SafeError]) -> bytes:
     """Read a regular file of at most `most` bytes.
 
+    A folder, a pipe that nobody writes to, or a file of a terabyte is an error in one line and
+    takes neither memory nor time.
+
     Args:
-        path: the file; a link to one is followed, since DVC's cache may be linked. One of a store
-            gives DataError where it is missing or the store fails.
+        path: the file; a link to one is followed, since DVC's cache may be linked.
         most: largest size in bytes.
         error: what to raise, in one line, if it is larger, no regular file or cannot be read.
 
     Raises:
         FileNotFoundError: if there is none; the caller knows what makes it.
     """
-    if isinstance(path, StoreFile):
-        return path.read_whole(most=most, error=error)
     try:
         # Without O_NONBLOCK the opening of a pipe would wait for its writer for ever.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:

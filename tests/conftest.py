@@ -13,6 +13,7 @@ from support import ROOT, save_untrained, small_config
 
 from pipeline.faces import find_faces
 from pipeline.index import build_index
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.synthetic.plan import synthesize
 from safe.config import Config
@@ -66,7 +67,7 @@ def make_project(folder: Path) -> None:
     synthesize(root, config.synthesize, workers=2)
     build_index(config.data, data / "manifest.parquet")
     tables = (data / "manifest.parquet", root, data / "faces.parquet")
-    find_faces(*tables, settings=config.faces, workers=2, deadline=60)
+    find_faces(*tables, settings=config.faces, pool=Pool(workers=2, deadline=60))
     write_shards(
         data / "manifest.parquet",
         data / "faces.parquet",
@@ -74,8 +75,7 @@ def make_project(folder: Path) -> None:
         data / "shards",
         settings=config.shard,
         faces_settings=config.faces,
-        workers=2,
-        deadline=60,
+        pool=Pool(workers=2, deadline=60),
     )
 
 

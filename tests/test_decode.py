@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import grey_ramp, write_video
 
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.video import decode
 from pipeline.video.decode import Decoder, frame_indices, read_video
 from pipeline.video.frames import read_clip
@@ -237,7 +238,7 @@ def try_clip(path: Path) -> str:
 def test_mini_dfew_never_hangs_or_crashes(shared: Path) -> None:
     folder = shared / "data/mini_dfew/Clip/original"
     paths = [folder / f"{number:05d}.mp4" for number in (*range(1, 9), *range(41, 49))]
-    results = run_tasks(try_clip, paths, workers=1, deadline=60)
+    results = Pool(workers=1, deadline=60).run(try_clip, paths)
     told = {path.stem: result for path, result in zip(paths, results, strict=True)}
     assert not any(isinstance(result, Failure) for result in told.values())
     assert "it looks like text" in told.pop("00046")
@@ -259,7 +260,7 @@ def test_random_damage_gives_frames_or_a_reason(tmp_path: Path) -> None:
             damaged[offset] ^= 1 << int(rng.integers(8))
         paths.append(tmp_path / f"{number}.mp4")
         paths[-1].write_bytes(damaged)
-    results = list(run_tasks(try_clip, paths, workers=1, deadline=20))
+    results = list(Pool(workers=1, deadline=20).run(try_clip, paths))
     assert all(isinstance(result, str) for result in results)
     assert any(results)
 

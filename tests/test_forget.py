@@ -29,6 +29,7 @@ from pipeline.face.table import ClipFaces, write_faces
 from pipeline.faces import find_faces
 from pipeline.forget import Places, Receipt, find_raw, forget, remove_rows
 from pipeline.index import build_index
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.synthetic.plan import synthesize
 from safe.errors import DataError, SafeError
@@ -90,9 +91,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         at.faces,
         settings=config.faces,
-        workers=1,
-        deadline=60,
         leave=Leave(at.strips, config.shard),
+        pool=Pool(workers=1, deadline=60),
     )
     write_shards(
         at.manifest,
@@ -101,8 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         at.shards,
         settings=config.shard,
         faces_settings=config.faces,
-        workers=1,
-        deadline=60,
+        pool=Pool(workers=1, deadline=60),
     )
     random = np.random.default_rng(0)
     shards = open_shards(at.shards)
@@ -335,7 +334,9 @@ def test_index_and_faces_make_the_same_tables_without_it(folder: Path) -> None:
     counts = build_index(config.data, at.manifest, forgotten=at.forgotten)
     assert (counts["forgotten"], counts["clips"]) == (1, 39)
     root = Path(config.data.root)
-    find_faces(at.manifest, root, at.faces, settings=config.faces, workers=1, deadline=60)
+    find_faces(
+        at.manifest, root, at.faces, settings=config.faces, pool=Pool(workers=1, deadline=60)
+    )
     assert tree(folder / DATA) == before
 
 

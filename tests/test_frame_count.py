@@ -10,6 +10,7 @@ from support import ROOT, small_config
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import find_faces
 from pipeline.index import build_index
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
@@ -32,13 +33,12 @@ def prepare(folder: Path, project: Path, count: int) -> tuple[Config, Path]:
     tables = (out / "manifest.parquet", root, out / "faces.parquet")
     build_index(config.data, out / "all.parquet")
     pq.write_table(pq.read_table(out / "all.parquet").slice(0, 35), tables[0])
-    find_faces(*tables, settings=config.faces, frames=count, workers=2, deadline=60)
+    find_faces(*tables, settings=config.faces, frames=count, pool=Pool(workers=2, deadline=60))
     write_shards(
         *(tables[0], tables[2], root, out / "shards"),
         settings=config.shard,
         faces_settings=config.faces,
-        workers=2,
-        deadline=60,
+        pool=Pool(workers=2, deadline=60),
     )
     return config, out / "shards"
 

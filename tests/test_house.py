@@ -12,10 +12,24 @@ from cli.reference import MODULES
 ROOT = Path(__file__).parents[1]
 CODE = sorted(path for room in ("safe", "pipeline", "cli") for path in (ROOT / room).rglob("*.py"))
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STORE = ("store", "cache", "push")
 TORCH_FREE = {
     *("safe.taxonomy", "safe.config", "safe.errors", "safe.sample", "safe.files"),
     *("safe.finding", "safe.shards.store"),
 }
+CORE = (
+    *("safe.config", "safe.taxonomy", "safe.sample", "safe.models", "safe.training.transforms"),
+    *("safe.training.tam", "safe.training.losses", "safe.evaluation"),
+    *("pipeline.datasets", "pipeline.video", "pipeline.face", "pipeline.index", "pipeline.faces"),
+    "pipeline.shard",
+)
+"""What someone reads who reads the paper or adds a data set."""
+SEAMS = {
+    "safe.shards.source": {"fsspec", "s3fs", *(f"safe.shards.{n}" for n in STORE)},
+    "pipeline.clips": {"pipeline.pool.fetch"},
+    "pipeline.pool.pool": {"distributed", "dask", "pipeline.pool.cluster"},
+}
+"""The modules that the core knows in place of those that hang on them."""
 NO_STAGE = {
     "push_shards": "a copy elsewhere of what shard made; not a step from clips to figures",
     "votes": "needs annotation.xlsx, which DVC cannot depend on only where it is present",
@@ -108,6 +122,20 @@ def test_no_module_imports_itself_by_a_circle():
         for name in free:
             del left[name]
     assert not left, sorted(left)
+
+
+def test_the_core_knows_stores_and_clusters_by_their_seams_alone():
+    """Also by way of others: what a core module imports leads to none of them."""
+    beyond = set().union(*SEAMS.values())
+    core = [name for name in FILES if name.startswith(CORE)]
+    assert len(core) > 40
+    for name in [*core, *SEAMS]:
+        for module in closure(name):
+            names = imports(FILES[module])
+            names |= {other.split(".")[0] for other in names}
+            assert not names & beyond, f"{name} by {module}"
+    assert SEAMS.keys() <= FILES.keys()
+    assert {name for name in beyond if "." in name} <= FILES.keys()
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))

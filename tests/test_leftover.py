@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from support import small_config
 
-from pipeline import shard
 from pipeline.face.cache import Leave
 from pipeline.faces import find_faces
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from safe.config import Config
 
@@ -28,9 +28,8 @@ def found(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path(config.data.root),
         folder / "faces.parquet",
         settings=config.faces,
-        workers=1,
-        deadline=60,
         leave=Leave(folder / "left.zip", config.shard),
+        pool=Pool(workers=1, deadline=60),
     )
     return folder
 
@@ -49,9 +48,8 @@ def write(data: Path, config: Config, out: str, *, leftover: bool) -> dict[str, 
         data / out,
         settings=config.shard,
         faces_settings=config.faces,
-        workers=1,
-        deadline=60,
         leftover=data / "left.zip" if leftover else None,
+        pool=Pool(workers=1, deadline=60),
     )
     assert made["clips"] == CLIPS
     return {path.name: path.read_bytes() for path in (data / out).iterdir()}
@@ -60,13 +58,13 @@ def write(data: Path, config: Config, out: str, *, leftover: bool) -> dict[str, 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the clips that `shard` has decoded."""
-    run, counts = shard.run_tasks, []
+    run, counts = Pool.run, []
 
-    def counted(function, tasks, **options):  # type: ignore[no-untyped-def]
+    def counted(pool, function, tasks, **options):  # type: ignore[no-untyped-def]
         counts.append(len(tasks))
-        return run(function, tasks, **options)
+        return run(pool, function, tasks, **options)
 
-    monkeypatch.setattr(shard, "run_tasks", counted)
+    monkeypatch.setattr(Pool, "run", counted)
     return counts
 
 

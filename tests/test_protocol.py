@@ -17,6 +17,7 @@ from safe.config import Data, Train
 from safe.params import load_config
 from safe.shards.folder import ShardFolder
 from safe.shards.order import TrainPlan
+from safe.shards.source import LocalShards
 from safe.training.split import choose_rows
 from tools.benchmarks.scale_words import WORKS
 
@@ -63,8 +64,9 @@ def dataset(
     clips, label, bucket = (np.array(rows[key].to_pylist()) for key in ("clip", "label", "bucket"))
     none = np.zeros(len(clips), np.int64)
     folder = ShardFolder(
-        root, {}, clips, label, bucket, none, none, none, none.astype(np.uint32), np.array(["a"])
-    )
+        LocalShards(root), {}, clips, label, bucket,
+        none, none, none, none.astype(np.uint32), np.array(["a"]),
+    )  # fmt: skip
     return name, folder
 
 

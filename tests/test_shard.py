@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from support import ROOT, write_video
 
-from pipeline import shard
 from pipeline.face.crop import cut_faces
 from pipeline.face.preprocessing import preprocessing
 from pipeline.face.table import SCHEMA as FACES
 from pipeline.face.table import ClipFaces
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.tars import TarWriter, whole_folder
 from pipeline.video.decode import Decoded, frame_indices
@@ -94,7 +94,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(root: Path, out: Path, *, missing: str = "center", **options: Any) -> dict[str, int]:
-    defaults = {"settings": SHARD, "workers": 1, "deadline": 60}
+    defaults = {"settings": SHARD, "pool": Pool(deadline=60)}
     return write_shards(
         root / "manifest.parquet",
         root / "faces.parquet",
@@ -217,7 +217,7 @@ def test_same_bytes_with_other_workers_folder_and_clock(
     monkeypatch.setenv("TZ", "Pacific/Apia")
     out = tmp_path / "elsewhere" / "shards"
     done: list[int] = []
-    write(moved, out, workers=2, on_done=done.append)
+    write(moved, out, pool=Pool(workers=2, deadline=60), on_done=done.append)
     assert done == [2, 3, 4, 5, 6, 7]  # of 7 clips; one is left out from the start
     assert hashes(out) == hashes(shards)
     assert len(hashes(out)) == 5
@@ -234,10 +234,10 @@ def test_same_bytes_with_other_workers_folder_and_clock(
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the tasks here: what is tested is not the engine."""
 
-    def run_here(function: Any, tasks: list[Any], **_: Any) -> Iterator[Any]:
+    def run_here(pool: Pool, function: Any, tasks: list[Any], **_: Any) -> Iterator[Any]:
         yield from map(function, tasks)
 
-    monkeypatch.setattr(shard, "run_tasks", run_here)
+    monkeypatch.setattr(Pool, "run", run_here)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -253,12 +253,14 @@ def test_missing_faces_are_left_out_on_record_where_the_policy_says_drop(
 def test_a_clip_that_fails_now_is_left_out_and_does_not_end_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_here(function: Any, tasks: list[Any], *, fallback: Any, **_: Any) -> Iterator[Any]:
+    def run_here(
+        pool: Pool, function: Any, tasks: list[Any], *, fallback: Any, **_: Any
+    ) -> Iterator[Any]:
         assert fallback.keywords["decoder"] == "pyav"
         for task in tasks:
             yield Failure("killed after 60 s") if task.key == "00002" else fallback(task)
 
-    monkeypatch.setattr(shard, "run_tasks", run_here)
+    monkeypatch.setattr(Pool, "run", run_here)
     assert write(dataset, tmp_path / "s") == {"clips": 4, "left_out": 3, "shards": 2}
     index = json.loads((tmp_path / "s" / "index.json").read_text())
     assert index["left_out"][0] == {
@@ -276,7 +278,7 @@ def test_other_frames_than_in_the_face_table_are_not_stored(dataset: Path, tmp_p
     pq.write_table(pa.Table.from_pylist(table, FACES), stale)
     write_shards(
         dataset / "manifest.parquet", stale, dataset, tmp_path / "s",
-        settings=SHARD, faces_settings=CONFIG.faces, workers=1, deadline=60,
+        settings=SHARD, faces_settings=CONFIG.faces, pool=Pool(deadline=60),
     )  # fmt: skip
     index = json.loads((tmp_path / "s" / "index.json").read_text())
     assert index["left_out"][0]["clip"] == "00002"
@@ -285,7 +287,7 @@ def test_other_frames_than_in_the_face_table_are_not_stored(dataset: Path, tmp_p
     with pytest.raises(DataError, match=r"other clips than .* \(6 and 7\)"):
         write_shards(
             dataset / "manifest.parquet", stale, dataset, tmp_path / "s",
-            settings=SHARD, faces_settings=CONFIG.faces, workers=1, deadline=60,
+            settings=SHARD, faces_settings=CONFIG.faces, pool=Pool(deadline=60),
         )  # fmt: skip
 
 
@@ -320,7 +322,7 @@ def test_nothing_to_store_is_an_error_with_the_first_reason(dataset: Path, tmp_p
     with pytest.raises(DataError, match="no clip can be stored; the first, 00001: file missing"):
         write_shards(
             dataset / "manifest.parquet", dataset / "faces.parquet", tmp_path, tmp_path / "s",
-            settings=SHARD, faces_settings=CONFIG.faces, workers=1, deadline=60,
+            settings=SHARD, faces_settings=CONFIG.faces, pool=Pool(deadline=60),
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
 

@@ -17,8 +17,8 @@ from cli.layout import read, source
 from cli.push import push_made
 from cli.stages import run_shard
 from safe.errors import DataError
+from safe.shards.cache import StoredShards
 from safe.shards.folder import open_shards
-from safe.shards.store import Store
 from safe.taxonomy import BASIC
 
 DATA = Path("data", "synthetic")
@@ -125,7 +125,7 @@ def test_shard_sends_what_it_made_and_leaves_other_shards_alone(
     params, url = Path("params.yaml"), f"{bucket}/mine"
     root = f"data.root={project / 'data' / 'raw' / 'synthetic'}"
     sets = [root, *SMALL, f"runtime.shards={url}", "runtime.patience=5"]
-    store = Store(url, 5.0, workplace / "cache", 2**30)
+    store = StoredShards(url, 5.0, workplace / "cache", 2**30)
 
     run_shard(params, sets)
     assert f"push-shards: {url}: 17 sent\n" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from support import ROOT, drawn_faces, write_at, write_video
 
 from pipeline.faces import locate
+from pipeline.pool.pool import Pool
 from pipeline.stretch import Survey, survey
 from pipeline.video.decode import FEW, Decoder, read_video
 from pipeline.video.picture import HDR, INTERLACED, TURNED
@@ -38,10 +39,8 @@ def ask(video: Path, *, window: float = 2.8) -> tuple[list[FaceWindow | Gap], Su
         window=window,
         hop=window / 2,
         who="all",
-        workers=1,
-        deadline=60,
-        memory=4.0,
         on_film=films.append,
+        pool=Pool(workers=1, deadline=60, memory=4.0),
     )
     return list(items), films[0]
 

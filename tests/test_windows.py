@@ -24,6 +24,7 @@ from pipeline.face.table import ClipFaces
 from pipeline.faces import Clip, find_clip, locate
 from pipeline.people import People
 from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.stretch import Survey, cut_stretch, read_windows, survey
 from pipeline.video.container import decoded_frames, open_video
 from pipeline.video.decode import Decoded, clip_indices, frame_indices
@@ -52,7 +53,7 @@ LARGEST: dict[str, Any] = {"faces": FACES, "shard": SHARD, "who": "largest"}
 def find(video: Path, **changed: Any) -> list[FaceWindow | Gap]:
     given: dict[str, Any] = {
         "faces": FACES, "shard": SHARD, "window": 0.64, "hop": 0.32, "who": "all",
-        "workers": 1, "deadline": 60, "memory": 4.0,
+        "pool": Pool(deadline=60, memory=4.0),
     }  # fmt: skip
     return list(find_windows(video, **{**given, **changed}))
 
@@ -395,7 +396,8 @@ def test_two_faces_that_change_sides_keep_two_numbers(
     monkeypatch.setattr(windows, "_SPAN", 1.0)  # several tasks: numbers go on from one to the next
     films: list[Survey] = []
     done: list[tuple[int, int]] = []
-    items = find(path, workers=2, on_film=films.append, on_done=lambda *count: done.append(count))
+    pool = Pool(workers=2, deadline=60, memory=4.0)
+    items = find(path, pool=pool, on_film=films.append, on_done=lambda *count: done.append(count))
     assert all(isinstance(item, FaceWindow) for item in items)
     spans, _ = plan(survey(path), window=0.64, hop=0.32)
     assert [(item.start, item.face) for item in items] == [

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from safe.errors import DataError, as_utf8
+from pipeline.clips import ClipStore
+from safe.errors import DataError, MissingError, as_utf8
 from safe.sample import is_frame
-from safe.shards.store import MissingError, Store
 from safe.taxonomy import BASIC, Classes, check_classes
 
 Note = Callable[[str], None]
@@ -56,7 +56,12 @@ def read_lines(root: Path, file: Path) -> list[str]:
 
 
 def find_files(
-    root: Path, folder: str, ending: str, *, store: Store | None = None, on_note: Note | None = None
+    root: Path,
+    folder: str,
+    ending: str,
+    *,
+    store: ClipStore | None = None,
+    on_note: Note | None = None,
 ) -> dict[str, int]:
     """Walk `folder` of the root or store; return path in it and bytes of each `ending` file.
 
@@ -146,7 +151,7 @@ def _is_text(path: str, on_note: Note | None) -> bool:
     return False
 
 
-def find_stored(store: Store, folder: str, ending: str = "") -> dict[str, int]:
+def find_stored(store: ClipStore, folder: str, ending: str = "") -> dict[str, int]:
     """Return path, relative to the store, and bytes of each `ending` file below a folder of it.
 
     Raises:
@@ -221,7 +226,7 @@ class Spellings:
 
 
 def require_some(
-    there: int, clips: int, root: Path, looked_for: str, *, store: Store | None = None
+    there: int, clips: int, root: Path, looked_for: str, *, store: ClipStore | None = None
 ) -> None:
     """Raise DataError if not one clip's file is there: that is a wrong folder, not damage."""
     if not there:
@@ -231,7 +236,7 @@ def require_some(
         )
 
 
-def name_place(root: Path, store: Store | None) -> str:
+def name_place(root: Path, store: ClipStore | None) -> str:
     """Return what the place of the files is called in an error."""
     return f"data.root {root.absolute()}" if store is None else f"runtime.clips {store}"
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.clips import ClipStore
 from pipeline.datasets.base import (
     Note,
     find_files,
@@ -22,7 +23,6 @@ from pipeline.datasets.base import (
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
-from safe.shards.store import Store
 from safe.taxonomy import BASIC
 
 CLASSES: Final = BASIC
@@ -35,7 +35,7 @@ _FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
 
 
 def read_clips(
-    data: Data, *, store: Store | None = None, on_note: Note | None = None
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
 ) -> list[Clip]:
     """List every clip of the test sets, in no special order.
 
@@ -127,7 +127,9 @@ def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
     return labels
 
 
-def _number(files: dict[str, int], root: Path, store: Store | None) -> dict[int, tuple[str, int]]:
+def _number(
+    files: dict[str, int], root: Path, store: ClipStore | None
+) -> dict[int, tuple[str, int]]:
     """Return number -> path and bytes of every clip. Raises DataError if one is there twice."""
     found: dict[int, tuple[str, int]] = {}
     for path, size in sorted(files.items()):

@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Final
 
+from pipeline.clips import ClipStore
 from pipeline.datasets.base import Note, find_files, find_frame_folders, read_lines, require_some
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
-from safe.shards.store import Store
 from safe.taxonomy import BASIC
 
 CLASSES: Final = BASIC
@@ -26,7 +26,7 @@ _FRAMES: Final = "2_ClipsforFaceCrop"
 
 
 def read_clips(
-    data: Data, *, store: Store | None = None, on_note: Note | None = None
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
 ) -> list[Clip]:
     """List every clip of the two lists, in no special order.
 

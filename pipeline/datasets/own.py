@@ -19,7 +19,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from functools import partial
@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pv
 from numpy.typing import NDArray
 
+from pipeline.clips import ClipStore
 from pipeline.datasets.base import (
     SYNONYMS,
     Note,
@@ -51,7 +52,6 @@ from pipeline.manifest import BLOCK, SCHEMA, Clip, untabulate, with_classes
 from safe.config import Data
 from safe.errors import DataError
 from safe.sample import KEY
-from safe.shards.store import Store
 from safe.taxonomy import Classes
 
 # What may one line of a list of one's own say, and which key does its path give?
@@ -318,13 +318,15 @@ _MISSING: Final = (ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EACCES, EPERM)
 
 
 def read_clips(
-    data: Data, *, store: Store | None = None, on_note: Note | None = None
-) -> Sequence[Clip]:
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
+) -> Iterable[Clip]:
     """List every clip of the list, in its order. Raises DataError as read_table does."""
     return untabulate(read_table(data, store=store, on_note=on_note))
 
 
-def read_table(data: Data, *, store: Store | None = None, on_note: Note | None = None) -> pa.Table:
+def read_table(
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
+) -> pa.Table:
     """List every clip of the list, in its order: the columns of the manifest.
 
     Args:

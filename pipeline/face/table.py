@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.manifest import Rows
 from safe.errors import DataError
 from safe.files import whole_file
 
@@ -90,7 +91,7 @@ class ClipFaces:
         return ""
 
 
-def write_faces(clips: Sequence[str], rows: Iterable[ClipFaces], out: Path) -> None:
+def write_faces(clips: Sequence[str] | Rows[str], rows: Iterable[ClipFaces], out: Path) -> None:
     """Write a faces.parquet: the keys of the clips and a row for each.
 
     Rows are written as they come, in groups, so that memory does not grow with the clips. There is

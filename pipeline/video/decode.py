@@ -3,7 +3,7 @@
 In: a video file, a folder of face frames or a strip of 16 faces. Out: 16 upright RGB frames, each
 with its index in the clip and its time. A frame that could not be decoded is replaced by the
 nearest one that could, and the result says so. Native decoders can hang or crash: call this inside
-pipeline.pool.children.run_tasks.
+a child of pipeline.pool.
 
 The rule: the centre frame of each of 16 equal segments of the clip. Where the frames do not come at
 a constant rate, segments are of time, and the frame on the screen at the centre of each is taken. A

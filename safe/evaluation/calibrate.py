@@ -23,7 +23,7 @@ from safe.evaluation.inference import predict, write_predictions
 from safe.evaluation.metrics import Floats, Ints, nll
 from safe.saved import load_model, save_calibrated
 from safe.shards.folder import ShardFolder, open_shards
-from safe.shards.store import Store
+from safe.shards.source import Source
 from safe.shards.verify import verify
 from safe.training.device import pick_device, pick_precision
 from safe.training.split import Rows, choose_rows
@@ -141,7 +141,7 @@ class _Choice(BaseModel):
 def calibrate(
     model_folder: Path,
     *,
-    shards: Path | Store,
+    shards: Path | Source,
     fold: int,
     out: Path,
     settings: Calibrate,

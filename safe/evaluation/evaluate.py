@@ -18,7 +18,7 @@ from safe.evaluation.perturb import perturb
 from safe.files import whole_file
 from safe.saved import load_model
 from safe.shards.folder import ShardFolder, open_shards
-from safe.shards.store import Store
+from safe.shards.source import Source
 from safe.shards.verify import verify
 from safe.training.device import pick_device, pick_precision
 
@@ -26,7 +26,7 @@ from safe.training.device import pick_device, pick_precision
 def evaluate(
     model_folder: Path,
     *,
-    shards: Path | Store,
+    shards: Path | Source,
     fold: int,
     out: Path,
     settings: Eval,

@@ -1,4 +1,4 @@
-"""What is in a shard folder, and which clips belong to a fold?
+"""The table of a shard folder, and the clips that belong to a fold.
 
 A shard folder is tars, index.json and clips.parquet (ARCHITECTURE.md, contracts). It is all that
 crosses from data preparation to training.
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from safe.errors import DataError
-from safe.shards.index import Index, read_index, read_table
-from safe.shards.store import Store
+from safe.shards.index import TEXTS, Index, read_index, read_table
+from safe.shards.source import Source, as_source
 from safe.taxonomy import Classes
-
-_TEXTS: Final = 10_000  # texts that are Python's at a time
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class ShardFolder:
     """The table of a shard folder: one row a clip; columns are arrays of the same length n.
 
     Attributes:
-        root: the folder; that of the cache where the shards are in a store.
+        source: where index.json, clips.parquet and the tars are.
         index: index.json; its `shards` are an array here, of their `file`, `sha256` and `bytes`,
             since 10,000 of them as dicts take 8 MB.
         clip: keys, [n] strings.
@@ -40,10 +38,9 @@ class ShardFolder:
         size: int64 [n], of the JPEG, in bytes.
         crc32: uint32 [n], of the JPEG.
         files: [number of tars] strings, their names.
-        store: where the tars are, if they are not in `root`.
     """
 
-    root: Path
+    source: Source
     index: dict[str, Any]
     clip: NDArray[np.str_]
     label: NDArray[np.int64]
@@ -53,12 +50,16 @@ class ShardFolder:
     size: NDArray[np.int64]
     crc32: NDArray[np.uint32]
     files: NDArray[np.str_]
-    store: Store | None = None
 
     @property
-    def place(self) -> Path | Store:
+    def place(self) -> Source:
         """Where the shards are, as errors name it."""
-        return self.store or self.root
+        return self.source
+
+    @property
+    def root(self) -> Path:
+        """The folder on this disk: the shards', or that of their cache."""
+        return self.source.root
 
     @property
     def classes(self) -> Classes:
@@ -137,36 +138,33 @@ def _system_memory() -> Iterator[None]:
 
 
 @_system_memory()
-def open_shards(root: Path | Store) -> ShardFolder:
+def open_shards(root: Path | Source) -> ShardFolder:
     """Read index.json and clips.parquet and check that they and the tars fit together.
 
-    The tars' contents are read by verify.py; those of a store when they come (tar_cache.py).
+    The tars' contents are read by verify.py, or when they come (cache.py).
 
     Raises:
         DataError: one line, if a file is missing, of another format version or size, or holds what
-            it may not (shard_index.py).
+            it may not (index.py).
     """
-    index = read_index(root)
-    table = read_table(root, index)
-    sizes = root.sizes() if isinstance(root, Store) else None
+    source = as_source(root)
+    index = read_index(source)
+    table = read_table(source, index)
+    sizes = source.sizes()
     for name, _, size in index.tars.tolist():
-        if (_size(root / name) if sizes is None else sizes.get(name)) != size:
-            raise DataError(f"{root / name}: missing or not of {size} bytes; make the shards anew")
-    return _folder(root, index, table)
+        if sizes.get(name) != size:
+            raise DataError(
+                f"{source / name}: missing or not of {size} bytes; make the shards anew"
+            )
+    return _folder(source, index, table)
 
 
-def _size(path: Path) -> int | None:
-    """Return a file's bytes; None if it is none."""
-    return path.stat().st_size if path.is_file() else None
-
-
-def _folder(root: Path | Store, index: Index, table: pa.Table) -> ShardFolder:
+def _folder(source: Source, index: Index, table: pa.Table) -> ShardFolder:
     """Turn rows and entries into arrays: as Python strings and dicts they take five times that."""
     bucket = table["bucket"].combine_chunks().dictionary_encode()
     shard = pc.index_in(table["shard"], pa.array(index.tars["file"].tolist()))
     return ShardFolder(
-        root=root.cache if isinstance(root, Store) else root,
-        store=root if isinstance(root, Store) else None,
+        source=source,
         index=index.about | {"shards": index.tars},
         clip=_texts(table["clip"]),
         label=table["label"].to_numpy().astype(np.int64),
@@ -183,6 +181,6 @@ def _texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
     """Return [n] strings; as Python's, all at once, they would take as much again."""
     longest = pc.max(pc.utf8_length(column)).as_py() or 1
     texts = np.empty(len(column), f"U{longest}")
-    for start in range(0, len(column), _TEXTS):
-        texts[start : start + _TEXTS] = column.slice(start, _TEXTS).to_pylist()
+    for start in range(0, len(column), TEXTS):
+        texts[start : start + TEXTS] = column.slice(start, TEXTS).to_pylist()
     return texts

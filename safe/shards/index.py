@@ -1,8 +1,7 @@
-"""What may index.json hold?
+"""index.json and clips.parquet, read as if an enemy had written them.
 
-It is read as if an enemy had written it: its size is limited before it is read, its types, ranges,
-names and sums checked before anything is used. What does not fit is one line with the file, the
-place and what is wrong.
+Their size is limited before they are read; types, ranges, names and sums are checked before
+anything is used. What does not fit is one line with the file, the place in it and what is wrong.
 """
 
 import hashlib
@@ -20,9 +19,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from safe.errors import DataError
-from safe.files import read_bounded
 from safe.sample import CLIP_COLUMNS, KEY, MOST_FRAMES, SHARD_FORMAT
-from safe.shards.store import Store
+from safe.shards.source import Source, as_source
 from safe.taxonomy import MOST, Classes, check_classes
 
 INDEX_BYTES: Final = 2**26
@@ -141,16 +139,11 @@ class _Format(BaseModel):
     format: int
 
 
-def read_index(root: Path | Store) -> Index:
-    """Read and check index.json.
-
-    Raises:
-        DataError: one line, if it is missing, too large, damaged, of another format version, or
-            holds what it may not.
-    """
-    path = root / "index.json"
+def read_index(root: Path | Source) -> Index:
+    """Read and check index.json. Raises DataError, one line."""
+    source = as_source(root)
+    path, data = source / "index.json", source.read("index.json", most=INDEX_BYTES)
     try:
-        data = read_bounded(path, most=INDEX_BYTES, error=DataError)
         version = _Format.model_validate_json(data, strict=True).format
         if version != SHARD_FORMAT:
             raise DataError(
@@ -161,8 +154,6 @@ def read_index(root: Path | Store) -> Index:
         outside = _Outside.model_validate(raw)
         del raw, data
         return _columns(outside)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: not found; `safe-cli shard` makes it") from error
     except ValidationError as error:
         raise DataError(f"{path}: damaged or altered: {_first(error)}; {_ANEW}") from error
     except (ValueError, RecursionError) as error:
@@ -208,11 +199,8 @@ def _first(error: ValidationError) -> str:
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"[:300].removeprefix(": ")
 
 
-# What may clips.parquet hold?
-#
-# The checksum that index.json gives is compared before Arrow parses a byte; then columns, types and
-# packing by the file's own description; then every row against the tars of index.json. What does
-# not fit is one line with the file, the row and what is wrong.
+# clips.parquet: the checksum that index.json gives is compared before Arrow parses a byte; then
+# columns, types and packing by the file's own description; then every row against the tars.
 
 _SCHEMA: Final = pa.schema(list(CLIP_COLUMNS.items()))
 _GROUPS = 10_000  # row groups; the writer makes one of a million clips
@@ -220,21 +208,17 @@ _GROUPS = 10_000  # row groups; the writer makes one of a million clips
 _CODECS = {"SNAPPY", "UNCOMPRESSED"}
 _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 _WORDED: Final = ("clip", "bucket", "shard")
-_TEXTS: Final = 10_000  # texts that are Python's at a time
+TEXTS: Final = 10_000
+"""Texts that are Python's at a time."""
 
 
-def read_table(root: Path | Store, index: Index) -> pa.Table:
+def read_table(root: Path | Source, index: Index) -> pa.Table:
     """Read and check clips.parquet: columns of CLIP_COLUMNS but flags, rows in order of the tars.
 
-    Raises:
-        DataError: one line, if it is missing, not the file that `index` means, or holds what it may
-            not.
+    Raises DataError, one line.
     """
-    path = root / index.table.file
-    try:
-        data = read_bounded(path, most=TABLE_BYTES, error=DataError)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: not found; `safe-cli shard` makes it") from error
+    source = as_source(root)
+    path, data = source / index.table.file, source.read(index.table.file, most=TABLE_BYTES)
     if len(data) != index.table.bytes or hashlib.sha256(data).hexdigest() != index.table.sha256:
         raise DataError(f"{path}: altered, its checksum is not that of index.json; {_ANEW}")
     try:
@@ -328,9 +312,9 @@ def _check_sums(clip: pa.Array, label: pa.Array, shard: pa.Array, index: Index) 
 def _all_differ(texts: pa.Array) -> bool:
     """Say whether no text is there twice: by hashes of 8 bytes, since Arrow's table takes 130."""
     hashes = np.empty(len(texts), np.int64)
-    for start in range(0, len(texts), _TEXTS):
-        some = texts.slice(start, _TEXTS).to_pylist()
-        hashes[start : start + _TEXTS] = list(map(hash, some))
+    for start in range(0, len(texts), TEXTS):
+        some = texts.slice(start, TEXTS).to_pylist()
+        hashes[start : start + TEXTS] = list(map(hash, some))
     hashes.sort()
     if (hashes[1:] != hashes[:-1]).all():
         return True

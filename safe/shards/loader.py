@@ -1,4 +1,4 @@
-"""How do the clips of a plan become batches?
+"""The loader: the clips of a plan become batches.
 
 Worker processes read each clip's JPEG by its offset and decode it into buffers that are made once
 and shared: fresh shared memory for every batch costs half as much as the decoding itself (page
@@ -11,9 +11,10 @@ import mmap
 import multiprocessing
 import os
 import zlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from typing import Final, TypedDict
@@ -26,10 +27,10 @@ from torch import Tensor
 from safe.errors import DataError
 from safe.files import die_with_parent
 from safe.sample import decode_strip
-from safe.shards.cache import TarCache, reading_ahead
 from safe.shards.folder import ShardFolder
+from safe.shards.source import Tars
+from safe.shards.verify import check_tar
 
-_OPEN_FILES: Final = 16
 _AHEAD: Final = 3
 """Batches that each worker may be ahead of the consumer. With 2, where three processes share two
 cores, a worker waits now and then for one that waits for a core: 5 % fewer clips a second."""
@@ -47,23 +48,17 @@ class Batch(TypedDict):
 
 
 class ClipReader:
-    """Reads clips from a shard folder; a few shards stay open, the longest unused is closed."""
+    """Reads clips from a shard folder."""
 
     def __init__(self, folder: ShardFolder) -> None:
         self.folder = folder
-        self._open: OrderedDict[int, int] = OrderedDict()  # shard -> file descriptor
-        self._cache = TarCache(folder, folder.store) if folder.store else None
+        self._tars = open_tars(folder)
 
     def read(self, rows: Rows, out: Faces) -> None:
         """Decode the clips of `rows` into out, uint8 [B, T, S, S, 3]. Raises DataError."""
-        folder = self.folder
         for row, faces in zip(rows.tolist(), out, strict=True):
-            shard = int(folder.shard[row])
-            if self._cache is None:
-                self._decode(self._file(shard), row, faces)
-            else:  # held for one clip only, so that what nobody reads can make room
-                with self._cache.open(shard) as file:
-                    self._decode(file, row, faces)
+            with self._tars.open(int(self.folder.shard[row])) as file:
+                self._decode(file, row, faces)
 
     def _decode(self, file: int, row: int, out: Faces) -> None:
         folder, wanted = self.folder, int(self.folder.size[row])
@@ -80,23 +75,14 @@ class ClipReader:
                 f"{error}; make the shards anew"
             ) from error
 
-    def _file(self, shard: int) -> int:
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        if len(self._open) >= _OPEN_FILES:
-            os.close(self._open.popitem(last=False)[1])
-        path = self.folder.root / self.folder.files[shard]
-        try:
-            self._open[shard] = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be opened ({error.strerror})") from error
-        return self._open[shard]
-
     def close(self) -> None:
         """Close the shards."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        self._tars.close()
+
+
+def open_tars(folder: ShardFolder) -> Tars:
+    """Return what opens the tars of a folder. Raises ConfigError if its source has no room."""
+    return folder.source.tars(folder.index["shards"], partial(check_tar, folder))
 
 
 def load_batches(
@@ -135,9 +121,7 @@ def load_batches(
     )
     found = (_batch(folder, rows, faces) for rows, faces in read)
     there = found if device.type == "cpu" else _copy_ahead(found, buffers, device)
-    if folder.store:
-        there = reading_ahead(TarCache(folder, folder.store), rest, there)
-    yield from there
+    yield from open_tars(folder).prefetch((folder.shard[rows] for rows in rest), there)
 
 
 def started(batches: Iterator[Batch]) -> Iterator[Batch]:

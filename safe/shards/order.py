@@ -1,6 +1,6 @@
-"""Which clip comes when?
+"""The order in which clips come.
 
-The order of an epoch is a function of (seed, epoch) and the table alone: permute the shards, take
+That of an epoch is a function of (seed, epoch) and the table alone: permute the shards, take
 them in windows of a few, permute the clips of a window. A batch is a slice of that order, and each
 of several ranks takes its share of every batch. So the order is the same for any number of workers
 and ranks, resumes at any batch, and reads stay within a window of shards.

@@ -1,4 +1,4 @@
-"""How do finished shards get into an object store?
+"""The push of finished shards into an object store.
 
 The tars first, then clips.parquet, index.json last, so that who finds an index finds all it names.
 Each object is read back and compared by size and sha256. What is there and equal is left, so a push

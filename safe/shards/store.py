@@ -1,4 +1,4 @@
-"""How is a file of an object store read and written, with retries?
+"""A folder of an object store: its files are read and written, with retries.
 
 A URL of fsspec, such as s3://bucket/prefix, goes in; bytes come out. What a store does wrong for
 a moment is tried again, with growing random pauses, for a bounded time; a request that does not end
@@ -19,7 +19,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from safe.errors import DataError, SafeError
+from safe.errors import DataError, MissingError, SafeError
 
 BLOCK: Final = 2**23
 """Bytes of one request: 120 a second of 8 MiB fill a network of 10 Gbit/s."""
@@ -43,10 +43,6 @@ _RIGHTS = "credentials come from the environment or the store's usual files; are
 T = TypeVar("T")
 
 
-class MissingError(DataError):
-    """The store answers, and has no such file."""
-
-
 @dataclass(frozen=True)
 class Store:
     """A folder of an object store. It opens nothing itself, so it may go to other processes.
@@ -54,14 +50,10 @@ class Store:
     Attributes:
         url: of the folder, as runtime.shards and runtime.clips in safe.config.
         patience: seconds for which a request that fails is tried again.
-        cache: local folder in which tars of it may lie (safe.shards.cache); clips need none.
-        room: bytes that this folder may take.
     """
 
     url: str
     patience: float
-    cache: Path = Path()
-    room: int = 0
 
     def __str__(self) -> str:
         return self.url.rstrip("/")

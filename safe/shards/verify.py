@@ -1,4 +1,4 @@
-"""Are the tars of a shard folder what index.json and clips.parquet say?
+"""The check that tars are what index.json and clips.parquet say.
 
 Every tar is read once, in pieces: its checksum, and from the same bytes its members, which must be
 exactly `<key>.jpg`, `<key>.cls` and `<key>.json` of the table's clips, in its order and at its
@@ -22,7 +22,6 @@ import numpy as np
 from safe.errors import DataError
 from safe.files import read_bounded, whole_file
 from safe.shards.folder import ShardFolder
-from safe.shards.store import StoreFile
 
 THREADS: Final = 4
 """Tars read at the same time; hashlib and zlib let other threads run."""
@@ -51,7 +50,8 @@ def verify(folder: ShardFolder, *, seen: Path | None) -> None:
     """Read every tar that was not found good before and compare it with index and table.
 
     Args:
-        folder: the shards, as open_shards gives them. Those of a store are read when they come.
+        folder: the shards, as open_shards gives them. Nothing is read here where their source
+            checks each tar when it comes.
         seen: JSON file that remembers what was found good, by path, size, times, inode, checksum
             and rows of the table; a change of any of these means reading again. None: read all.
 
@@ -59,7 +59,7 @@ def verify(folder: ShardFolder, *, seen: Path | None) -> None:
         DataError: one line with the first tar, in the order of index.json, that is not what it
             should be, and what is wrong.
     """
-    if folder.store:
+    if folder.source.checks:
         return
     good = _recall(seen)
     todo = []
@@ -120,7 +120,7 @@ def _check(folder: ShardFolder, number: int, before: Mark) -> None:
         raise _wrong(path, "it was changed while it was read")
 
 
-def check_tar(folder: ShardFolder, number: int, file: BinaryIO, name: Path | StoreFile) -> None:
+def check_tar(folder: ShardFolder, number: int, file: BinaryIO, name: object) -> None:
     """Read a tar from its start and compare it with index and table.
 
     Args:
@@ -164,7 +164,7 @@ def _check_sample(tar: "_Tar", folder: ShardFolder, row: int) -> None:
 class _Tar:
     """A tar that is read from its start to its end, and hashed in passing."""
 
-    def __init__(self, file: BinaryIO, path: Path | StoreFile) -> None:
+    def __init__(self, file: BinaryIO, path: object) -> None:
         self.path = path
         self.position = 0
         self.last = b""
@@ -219,7 +219,7 @@ def _describe(header: bytes) -> str:
     return f"a {_KINDS.get(header[156:157], 'file')} {shown}"
 
 
-def _wrong(path: Path | StoreFile, what: str) -> DataError:
+def _wrong(path: object, what: str) -> DataError:
     return DataError(f"{path}: damaged or altered: {what}; make the shards anew")
 
 

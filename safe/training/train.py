@@ -23,7 +23,7 @@ from safe.models.registry import refused
 from safe.saved import save_model
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.loader import Batch, load_batches, started
-from safe.shards.store import Store
+from safe.shards.source import Source
 from safe.shards.verify import verify
 from safe.training.checkpoint import (
     LOCK,
@@ -41,7 +41,7 @@ from safe.training.split import choose_rows
 def train(
     config: Config,
     *,
-    shards: Path | Store,
+    shards: Path | Source,
     fold: int,
     out: Path,
     checkpoints: Path,
@@ -94,7 +94,7 @@ def train(
     return True
 
 
-def _open(config: Config, shards: Path | Store) -> ShardFolder:
+def _open(config: Config, shards: Path | Source) -> ShardFolder:
     """Open the shards. Raises ConfigError if their faces or classes do not fit the parameters."""
     folder = open_shards(shards)
     if config.augment.crop > folder.face_size:

@@ -25,6 +25,7 @@ from safe.params import load_config, parse_config
 from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.shards.folder import ShardFolder
 from safe.shards.loader import Batch, load_batches
+from safe.shards.source import LocalShards
 from safe.taxonomy import BASIC
 from safe.training.loop import Trainer
 from safe.training.tam import TAM
@@ -264,8 +265,9 @@ def write_folder(root: Path, clips: int, config: Config, *, distinct: int) -> Sh
     files = [shard["file"] for shard in writer.shards]
     column = writer.rows.to_pydict()
     return ShardFolder(
-        root=root,
+        source=LocalShards(root),
         index={
+            "shards": {"file": np.array(files)},
             "classes": list(BASIC),
             "frames": DEFAULT_FRAMES,
             "preprocessing": {"id": "drawn", "made_from": {"size": settings.size}},

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.faces import find_faces
 from pipeline.index import build_index
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.synthetic.plan import synthesize
 from safe.params import load_config
@@ -118,15 +119,16 @@ def make_shards(folder: Path, *, clips: int, workers: int) -> ShardFolder:
     synthesize(raw, config.synthesize, source="strips", workers=workers)
     tables = (made / "manifest.parquet", made / "faces.parquet")
     build_index(config.data, tables[0])
-    find_faces(tables[0], raw, tables[1], settings=config.faces, workers=workers, deadline=60)
+    find_faces(
+        tables[0], raw, tables[1], settings=config.faces, pool=Pool(workers=workers, deadline=60)
+    )
     write_shards(
         *tables,
         raw,
         made / "shards",
         settings=config.shard,
         faces_settings=config.faces,
-        workers=workers,
-        deadline=60,
+        pool=Pool(workers=workers, deadline=60),
     )
     return open_shards(made / "shards")
 

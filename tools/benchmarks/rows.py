@@ -63,19 +63,18 @@ def index(root: Path) -> None:
 def faces(root: Path) -> None:
     """Manifest to a table of faces, 16 boxes a clip."""
     from pipeline.face.table import ClipFaces, write_faces
-    from pipeline.manifest import read_manifest
+    from pipeline.manifest import Rows, read_manifest
 
-    clips = read_manifest(root / "manifest.parquet")["clip"]
+    clips = read_manifest(root / "manifest.parquet").select(["clip"])
     generator = np.random.default_rng(0)
     pool = []
     for _ in range(1000):
         box = tuple(map(tuple, (generator.random((DEFAULT_FRAMES, 4), np.float32) * 600).tolist()))
         score = tuple(generator.random(DEFAULT_FRAMES, np.float32).tolist())
         pool.append(ClipFaces("ok", "", 74, 25.0, 608, 608, tuple(range(0, 64, 4)), box, score))
-    from pipeline.manifest import Blocks
-
-    keys = Blocks(len(clips), lambda start, stop: clips.slice(start, stop - start).to_pylist())
-    write_faces(keys, (pool[row % 1000] for row in range(len(clips))), root / "faces.parquet")
+    write_faces(
+        Rows(clips, str), (pool[row % 1000] for row in range(len(clips))), root / "faces.parquet"
+    )
 
 
 def shard(root: Path) -> None:
@@ -106,8 +105,8 @@ def shard(root: Path) -> None:
         rows.add(row | {"offset": offset, "bytes": BYTES, "crc32": 0})
     _close(folder, name, labels, shards, plan.classes)
     table = rows.table()
-    plan.check_sums(table["clip"], plan.left_out)
-    parts = {"shards": shards, "left_out": [], "classes": plan.classes}
+    left_out = plan.settle(table["clip"], plan.left_out)
+    parts = {"shards": shards, "left_out": left_out, "classes": plan.classes}
     write_index(folder, **parts, made=made, rows=table)
 
 

@@ -28,7 +28,8 @@ from pipeline.face.preprocessing import preprocessing
 from pipeline.face.table import ClipFaces, write_faces
 from pipeline.faces import locate, prepare
 from pipeline.index import build_index
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.synthetic.plan import synthesize
 from pipeline.video.frames import read_clip
@@ -88,9 +89,8 @@ def drive(config: Config, folder: Path, face: ClipFaces, clips: int, size: int) 
         folder / "shards",
         settings=config.shard,
         faces_settings=config.faces,
-        workers=1,
-        deadline=60.0,
         leftover=leave.path,
+        pool=Pool(workers=1, deadline=60.0),
     )
     assert done == {"clips": clips, "left_out": 0, "shards": -(-clips // config.shard.clips)}
     end, peak = time.perf_counter(), _peak_mb()
@@ -243,11 +243,9 @@ def count_looks(found: ClipFaces) -> int:
 
 def time_clips(videos: Sequence[Path], *, config: Config) -> list[Clip]:
     """Time the clips on two children at once, as in a run. What cannot be read is left out."""
-    results = run_tasks(
+    results = Pool(workers=2, deadline=60.0).run(
         partial(time_clip, config=config),
         [path.absolute() for path in videos],
-        workers=2,
-        deadline=60.0,
         setup=partial(prepare, config.faces),
     )
     return [clip for clip in results if clip is not None and not isinstance(clip, Failure)]

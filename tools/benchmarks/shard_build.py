@@ -28,6 +28,7 @@ from pipeline.face.detect import Detector
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
 from pipeline.manifest import SCHEMA
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.video.decode import frame_indices
 from safe.config import Faces
@@ -98,7 +99,7 @@ def _crop(frame: NDArray[np.uint8]) -> Image.Image:
 def ours(manifest: Path, out: Path, *, workers: int, once: bool = True) -> None:
     """Run the stages faces and shard as `safe-cli` does; not `once`: each decodes for itself."""
     faces, left = out / f"faces-{workers}.parquet", out / f"left-{workers}.zip"
-    options = {"workers": workers, "deadline": 60.0}
+    options = {"pool": Pool(workers=workers, deadline=60.0)}
     find_faces(
         manifest,
         Path("/"),
@@ -148,7 +149,7 @@ def boxes(
     """Return what a change of the section faces gives: boxes [clips, 16, 4], and statuses."""
     settings: Faces = CONFIG.faces.model_copy(update=change)
     manifest, table = write_manifest(videos, folder / "few.parquet"), folder / "few-faces.parquet"
-    find_faces(manifest, Path("/"), table, settings=settings, workers=2, deadline=60)
+    find_faces(manifest, Path("/"), table, settings=settings, pool=Pool(workers=2, deadline=60))
     found = read_faces(table)
     return np.array(found["box"].to_pylist(), dtype=np.float32), found["status"].to_pylist()
 

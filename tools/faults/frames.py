@@ -29,7 +29,8 @@ from pipeline.face.cache import Leave
 from pipeline.face.table import read_faces
 from pipeline.faces import Clip, Found, find_clip, find_faces, prepare
 from pipeline.index import build_index
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.video.decode import NOTES, Decoder, load_decoder
 from safe.config import Config
@@ -88,21 +89,20 @@ def run_stages(
     (folder / "clips.csv").write_text("\n".join(["path,label,split,clip", *lines]) + "\n")
     build_index(config.data, data / "manifest.parquet")
     tables = (data / "manifest.parquet", folder, data / "faces.parquet")
-    limits: dict[str, Any] = {"workers": workers, "deadline": _DEADLINE}
+    pool = Pool(workers=workers, deadline=_DEADLINE)
     leave = Leave(data / "cache.zip", config.shard)
-    find_faces(*tables, settings=config.faces, leave=leave, **limits)
+    find_faces(*tables, settings=config.faces, leave=leave, pool=pool)
     alone, cached = data / "alone", data / "cached"
-    _shard(config, data, folder, alone, None, limits)
-    _shard(config, data, folder, cached, leave.path, limits)
+    _shard(config, data, folder, alone, None, pool)
+    _shard(config, data, folder, cached, leave.path, pool)
     if leave.path.exists():  # what is taken is deleted
         raise RuntimeError("the strip cache was not taken")
     strips, again = read_strips(alone), read_strips(cached)
     clips = [Clip(one["file"], "video") for one in found]
-    by_pyav = run_tasks(
+    by_pyav = pool.run(
         partial(find_clip, root=folder, settings=config.faces, strip=config.shard, decoder="pyav"),
         clips,
         setup=partial(prepare, config.faces),
-        **limits,
     )
     rows = {row["clip"]: row for row in read_faces(tables[2]).to_pylist()}
     verdicts = {}
@@ -119,7 +119,7 @@ def run_stages(
 
 
 def _shard(
-    config: Config, data: Path, root: Path, out: Path, cache: Path | None, limits: dict[str, Any]
+    config: Config, data: Path, root: Path, out: Path, cache: Path | None, pool: Pool
 ) -> None:
     write_shards(
         data / "manifest.parquet",
@@ -129,7 +129,7 @@ def _shard(
         settings=config.shard,
         faces_settings=config.faces,
         leftover=cache,
-        **limits,
+        pool=pool,
     )
 
 
@@ -214,12 +214,8 @@ def run(wanted: list[Recipe], scratch: Path, *, workers: int) -> list[dict[str, 
     """Make and judge videos; return for each what `judge_file` does, with its strips."""
     folder = scratch / "videos"
     folder.mkdir(parents=True)
-    tasks = run_tasks(
-        partial(judge_file, folder=folder),
-        wanted,
-        workers=workers,
-        deadline=DEADLINE,
-        setup=load_decoder,
+    tasks = Pool(workers=workers, deadline=DEADLINE).run(
+        partial(judge_file, folder=folder), wanted, setup=load_decoder
     )
     found = []
     for recipe, result in zip(wanted, tasks, strict=True):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from safe.errors import DataError
 from tools.faults.mutate import config, mutate, write_manifest
@@ -101,16 +102,11 @@ class Videos:
         """Run faces and shard; return the row of each clip with the reason why it is left out."""
         manifest, faces, out = (self.scratch / name for name in ("manifest.parquet", "f", "shards"))
         settings = config()
-        limits = {
-            "workers": self.workers,
-            "deadline": DEADLINE,
-            "memory": settings.runtime.memory,
-            "on_done": self._clock(),
-        }
-        find_faces(manifest, root, faces, settings=settings.faces, **limits)
-        limits["on_done"] = self._clock()
-        both = {"settings": settings.shard, "faces_settings": settings.faces}
-        write_shards(manifest, faces, root, out, **both, **limits)
+        pool = Pool(workers=self.workers, deadline=DEADLINE, memory=settings.runtime.memory)
+        both = {"pool": pool, "settings": settings.faces, "on_done": self._clock()}
+        find_faces(manifest, root, faces, **both)
+        both |= {"settings": settings.shard, "on_done": self._clock()}
+        write_shards(manifest, faces, root, out, faces_settings=settings.faces, **both)
         rows = {row.pop("clip"): row for row in read_faces(faces).to_pylist()}
         left_out = json.loads((out / "index.json").read_text())["left_out"]
         reasons = {entry["clip"]: entry["reason"] for entry in left_out}

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.faces import find_faces
 from pipeline.manifest import SCHEMA, with_classes
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.synthetic.render import Clip, draw_clip
 from safe.config import Config
@@ -489,10 +490,12 @@ def make_shards(folder: Path) -> Path:
     settings = config()
     tables = [folder / name for name in ("manifest.parquet", "faces.parquet")]
     write_manifest(tables[0], names, root, source="strips")
-    find_faces(tables[0], root, tables[1], settings=settings.faces, workers=1, deadline=60)
+    find_faces(
+        tables[0], root, tables[1], settings=settings.faces, pool=Pool(workers=1, deadline=60)
+    )
     out = folder / "shards"
     stages = {"settings": settings.shard, "faces_settings": settings.faces}
-    write_shards(*tables, root, out, **stages, workers=1, deadline=60)
+    write_shards(*tables, root, out, **stages, pool=Pool(workers=1, deadline=60))
     return out
 
 

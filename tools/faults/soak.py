@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from pipeline.face.cache import Leave
 from pipeline.faces import find_faces
+from pipeline.pool.pool import Pool
 from pipeline.synthetic.plan import synthesize
 from safe.params import load_config
 from safe.sample import DEFAULT_FRAMES
@@ -142,11 +143,9 @@ def soak_clips(
         Path("/"),
         scratch / "faces.parquet",
         settings=CONFIG.faces,
-        workers=WORKERS,
-        deadline=CONFIG.runtime.deadline,
-        memory=CONFIG.runtime.memory,
         leave=Leave(scratch / "strips.zip", CONFIG.shard),
         on_done=on_done,
+        pool=Pool(workers=WORKERS, deadline=CONFIG.runtime.deadline, memory=CONFIG.runtime.memory),
     )
     return looks, found
 

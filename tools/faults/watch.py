@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.pool.children import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from safe.errors import SafeError
 
 _RARE: Final = 0.01
@@ -147,10 +148,9 @@ def try_all(
     """
     ready = partial(_prepare, setup)
     lots = [list(numbers[at : at + _LOT]) for at in range(0, len(numbers), _LOT)]
-    lot_deadline = LONGEST * 6
     alone: list[list[int]] = []
-    start = partial(run_tasks, partial(_lot, check), workers=workers, memory=_SPARE, setup=ready)
-    done = start(lots, deadline=lot_deadline)
+    pool = Pool(workers=workers, deadline=LONGEST, memory=_SPARE)
+    done = replace(pool, deadline=6 * LONGEST).run(partial(_lot, check), lots, setup=ready)
     for lot, got in zip(lots, done, strict=True):
         if isinstance(got, Failure):
             alone += [[number] for number in lot]
@@ -158,7 +158,7 @@ def try_all(
             yield from got
         if time.monotonic() > until:
             break
-    done = start(alone, deadline=LONGEST)
+    done = pool.run(partial(_lot, check), alone, setup=ready)
     for lot, got in zip(alone, done, strict=True):
         if isinstance(got, Failure):
             came = f"the reader: {got.reason}"
