@@ -243,7 +243,7 @@ class Train(Section):
     """auto | float32 | bf16. auto: bf16 on GPUs that have it, else float32"""
     recompute: bool = False
     """true: less memory, one more forward pass, the same gradients
-    (safe/training/loop.py)"""
+    (safe/training/passes.py)"""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile: slow to start, rounds differently, not with recompute. auto = on a GPU,
     for one process of 3,000 steps or more"""
