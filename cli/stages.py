@@ -374,7 +374,9 @@ def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> Non
         models = {
             f"SAFE, {config.model.backbone}": build_model(**settings | {"temporal": "s2am2"}),
             "baseline (BiLSTM)": build_model(**settings | {"temporal": "bilstm"}),
-            f"one pass of {config.model.backbone}": build_backbone(config.model.backbone),
+            f"one pass of {config.model.backbone}": build_backbone(
+                config.model.backbone, **settings
+            ),
         }
         if config.model.backbone == "r3d_18":
             from safe.models.r3d import R3D18

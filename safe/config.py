@@ -1,4 +1,4 @@
-"""Which parameters are there, and which values are allowed?
+"""Parameters: every one, with the values that it may have.
 
 Every section of params.yaml is a frozen object here, with the name of its section, stage and verb;
 modules take their own section or plain values. A field says all of a parameter: type, range,
