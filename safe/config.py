@@ -184,8 +184,8 @@ class Model(Section):
     """Backbone, windows and temporal model."""
 
     name: Literal["safe", "resnet18_lstm", "former_dfer", "m3dfel", "c3d"] = "safe"
-    """safe | resnet18_lstm | former_dfer | m3dfel | c3d: rivals, of which only dropout
-    counts"""
+    """safe | resnet18_lstm | former_dfer | m3dfel | c3d: published systems, of which
+    only dropout counts"""
     backbone: Literal["small", "light", "r3d_18"] = "small"
     """small | light (X3D-S) | r3d_18 (paper)"""
     weights: str | None = None

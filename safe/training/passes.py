@@ -1,8 +1,8 @@
 """Passes of the network over a batch: forward to all outputs, and back from their loss.
 
-A batch goes through at once; in equal parts (train.accumulate), or over several ranks with a share
-each, where less memory or time is there; and with blocks that are computed again for their gradient
-in place of being kept (train.recompute). What follows of it sees one batch in any case.
+A batch goes through at once; or in equal parts, which takes less memory (train.accumulate); or over
+several ranks with a share each. Blocks are kept for their gradient, or computed again for it, which
+takes less memory too (train.recompute). The loss is that of the whole batch in any case.
 Shapes: B clips, T frames, C channels, H W pixels, K classes, D features.
 """
 

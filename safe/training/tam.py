@@ -104,7 +104,7 @@ class TAM:
         order = sources.argsort()  # partners of the batch before those of the bank
         pixels = in_words(clips, bank, masks[order], run)
         mix = mix_in_turn if clips.device.type == "cpu" else mix_at_once
-        mix(*pixels, chosen[order], sources[order], self._take_places(labels))
+        mix(*pixels, chosen[order], sources[order], self._take_slots(labels))
         return clips
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -167,17 +167,17 @@ class TAM:
         counts = torch.stack([from_batch, from_bank, ~found]).sum(1)
         return torch.where(found, drawn, chosen), counts
 
-    def _take_places(self, labels: Tensor) -> Tensor:
-        """Say which clip of the batch each place of the bank gets, int64 [K * bank]; -1 keeps.
+    def _take_slots(self, labels: Tensor) -> Tensor:
+        """Say which clip of the batch each slot of the bank gets, int64 [K * bank]; -1 keeps.
 
-        They come into the rings in order, and later ones take the places of older ones.
+        They come into the rings in order, and later ones take the slots of older ones.
         """
         order = torch.arange(len(labels))
         earlier = ((labels == labels[:, None]) & (order < order[:, None])).sum(1)
-        place = labels * self.bank + (self._seen[labels] + earlier) % self.bank
+        slot = labels * self.bank + (self._seen[labels] + earlier) % self.bank
         self._seen = self._seen.index_add(0, labels, torch.ones_like(labels))
         nobody = order.new_full((self.classes * self.bank,), -1)
-        return nobody.scatter_reduce(0, place, order, "amax")
+        return nobody.scatter_reduce(0, slot, order, "amax")
 
 
 def draw_masks(
@@ -194,7 +194,7 @@ def draw_masks(
     random    as many patches, drawn anew for every frame.
     frame     int(mask_ratio * T) whole frames.
     videomix  one box, the same in all frames, with the frame's aspect and, but for whole pixels,
-              the area of tam's patches. Its corner is uniform over all places where the box lies
+              the area of tam's patches. Its corner is uniform over all positions where the box lies
               inside the frame, so its area never varies (VideoMix cuts boxes off at the border).
 
     Args:
@@ -292,18 +292,18 @@ def mix_at_once(
         chosen: int64 [n], the clips to be mixed.
         sources: int64 [n], the partner of each, ascending: below B in the batch, from B on in the
             bank.
-        writers: int64 [K * bank], which clip of the batch comes to each place; -1 leaves it.
+        writers: int64 [K * bank], which clip of the batch comes to each slot; -1 leaves it.
     """
     batch = len(clips)
     inside = int((sources < batch).sum())
-    places = (writers >= 0).nonzero()[:, 0]
-    parts = [chosen, sources[:inside], sources[inside:] - batch, places, writers[places]]
+    slots = (writers >= 0).nonzero()[:, 0]
+    parts = [chosen, sources[:inside], sources[inside:] - batch, slots, writers[slots]]
     there = torch.cat(parts).to(clips.device, non_blocking=True)  # one copy for all
-    chosen, in_batch, in_bank, places, kept = torch.split(there, [len(part) for part in parts])
+    chosen, in_batch, in_bank, slots, kept = torch.split(there, [len(part) for part in parts])
     partners = clips.new_empty(len(chosen), *clips.shape[1:])
     torch.index_select(clips, 0, in_batch, out=partners[:inside])
     torch.index_select(bank, 0, in_bank, out=partners[inside:])
-    bank.index_copy_(0, places, clips[kept])
+    bank.index_copy_(0, slots, clips[kept])
     clips.index_copy_(0, chosen, torch.where(masks, partners, clips[chosen]))
 
 
@@ -313,19 +313,19 @@ def mix_in_turn(
     """Do the same clip by clip, with far less traffic of memory, which is the limit of a CPU."""
     batch, clip, ring = len(clips), clips.unbind(), bank.unbind()
     rows, partners = chosen.tolist(), sources.tolist()
-    places = {row: place for place, row in enumerate(writers.tolist()) if row >= 0}
-    changes, renewed = set(rows), set(places.values())
+    slots = {row: slot for slot, row in enumerate(writers.tolist()) if row >= 0}
+    changes, renewed = set(rows), set(slots.values())
     unmixed = {
-        source: ring[place].clone() if place in renewed else ring[place]
+        source: ring[slot].clone() if slot in renewed else ring[slot]
         for source in partners
-        if (place := source - batch) >= 0
+        if (slot := source - batch) >= 0
     }
-    for row, place in places.items():
-        ring[place].copy_(clip[row])
+    for row, slot in slots.items():
+        ring[slot].copy_(clip[row])
     for row in set(partners) - unmixed.keys():
         if row not in changes:
             unmixed[row] = clip[row]
         else:
-            unmixed[row] = ring[places[row]] if row in places else clip[row].clone()
+            unmixed[row] = ring[slots[row]] if row in slots else clip[row].clone()
     for row, partner, mask in zip(rows, partners, masks, strict=True):
         torch.where(mask, unmixed[partner], clip[row], out=clip[row])
