@@ -1,4 +1,4 @@
-"""Which parameters are there, and which values are allowed?
+"""Parameters: every one, with the values that it may have.
 
 Every section of params.yaml is a frozen object here, with the name of its section, stage and verb;
 modules take their own section or plain values. A field says all of a parameter: type, range,
@@ -184,8 +184,8 @@ class Model(Section):
     """Backbone, windows and temporal model."""
 
     name: Literal["safe", "resnet18_lstm", "former_dfer", "m3dfel", "c3d"] = "safe"
-    """safe | resnet18_lstm | former_dfer | m3dfel | c3d: rivals, of which only dropout
-    counts"""
+    """safe | resnet18_lstm | former_dfer | m3dfel | c3d: published systems, of which
+    only dropout counts"""
     backbone: Literal["small", "light", "r3d_18"] = "small"
     """small | light (X3D-S) | r3d_18 (paper)"""
     weights: str | None = None
@@ -243,7 +243,7 @@ class Train(Section):
     """auto | float32 | bf16. auto: bf16 on GPUs that have it, else float32"""
     recompute: bool = False
     """true: less memory, one more forward pass, the same gradients
-    (safe/training/loop.py)"""
+    (safe/training/passes.py)"""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile: slow to start, rounds differently, not with recompute. auto = on a GPU,
     for one process of 3,000 steps or more"""

@@ -1,6 +1,6 @@
-"""How do params.yaml and the overrides become a Config?
+"""Reading of params.yaml and of overrides into a Config.
 
-Read once, before any work; what is wrong is one line with the key, the value and what is allowed.
+Once, before any work; what is wrong is one line with the key, the value and what is allowed.
 """
 
 import re

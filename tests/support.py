@@ -42,6 +42,8 @@ from safe.sample import encode_strip
 from safe.saved import save_model
 from safe.taxonomy import BASIC, Classes, encode
 from safe.training.losses import ACL
+from safe.training.passes import Forward
+from safe.training.ranks import ALONE, Ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -355,6 +357,17 @@ def build_acl(**changes) -> ACL:
 
 def eight_clips() -> Tensor:
     return torch.randn(len(EIGHT_LABELS), 3, 16, 16, 16, dtype=torch.float64)
+
+
+def backward(
+    network: nn.Module, acl: ACL, clips: Tensor, labels: Tensor, *, ranks: Ranks = ALONE, **how: Any
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Forward, loss and backward of a batch; the losses and the logits, without a graph."""
+    outputs = Forward(network, clips, ranks=ranks, **how)
+    losses = acl(outputs.logits, outputs.embedding, labels)
+    outputs.backward(losses["loss"])
+    ranks.sum_gradients(network, acl)
+    return {name: loss.detach() for name, loss in losses.items()}, outputs.logits.detach()
 
 
 def gradients(*modules: nn.Module) -> Tensor:

@@ -5,14 +5,14 @@ import weakref
 
 import pytest
 import torch
-from support import EIGHT_LABELS, build_acl, build_small, eight_clips, gradients
+from support import EIGHT_LABELS, backward, build_acl, build_small, eight_clips, gradients
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from safe.errors import ConfigError
 from safe.models.backbones import BACKBONES, build_backbone
-from safe.training.loop import backward, recompute, unchanged_buffers
+from safe.training.passes import recompute, unchanged_buffers
 
 FIELDS = ("logits", "embedding")
 

@@ -115,6 +115,21 @@ def test_rooms_import_only_what_they_may(path):
         assert ours(path) <= TORCH_FREE
 
 
+def test_ranks_alone_speak_to_other_processes():
+    """And cli/launch.py starts them. All else knows `Ranks`."""
+    may = {"safe.training.ranks", "cli.launch"}
+    found = {
+        name
+        for name, path in FILES.items()
+        if any(one.split(".")[:2] == ["torch", "distributed"] for one in imports(path))
+        or re.search(r"\bdist\.|torch\.distributed\.", path.read_text())
+    }
+    assert found == may
+    names = {"safe.training.ranks." + name for name in ("ALONE", "Ranks", "joined")}
+    for path in FILES.values():
+        assert {n for n in imports(path) if n.startswith("safe.training.ranks.")} <= names, path
+
+
 def test_no_module_imports_itself_by_a_circle():
     """Not even late, in a function."""
     left = {name: ours(path) for name, path in FILES.items() if path.name != "__init__.py"}

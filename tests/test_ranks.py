@@ -17,6 +17,7 @@ from support import (
     EIGHT_LABELS,
     FCL,
     SHORT_STEPS,
+    backward,
     build_acl,
     build_small,
     eight_clips,
@@ -29,8 +30,9 @@ from safe.errors import ConfigError, ModelError
 from safe.models.safe import Output
 from safe.shards.folder import open_shards
 from safe.shards.loader import load_batches
-from safe.training.loop import Trainer, backward, recompute
-from safe.training.ranks import ALONE, Ranks, average_statistics, joined, share_layers
+from safe.training.loop import Trainer
+from safe.training.passes import recompute
+from safe.training.ranks import ALONE, Ranks, joined
 from safe.training.train import train
 
 
@@ -112,7 +114,7 @@ def _normalize(ranks: Ranks, x: Tensor, recomputed: bool) -> list[Any]:
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     net = nn.Sequential(norm.double(), nn.Tanh())
-    share_layers(net, ranks, sync_bn=True)
+    ranks.share_layers(net, sync_bn=True)
     own = ranks.own(x).clone().requires_grad_()
     out = net(own)
     (out * ranks.own(x.roll(1, 0))).sum().backward()
@@ -135,7 +137,7 @@ def _average(ranks: Ranks) -> list[Any]:
     norm = nn.BatchNorm1d(2)
     norm.running_mean += ranks.rank
     norm.running_var *= 4**ranks.rank
-    average_statistics(nn.Sequential(norm), ranks)
+    ranks.average_statistics(nn.Sequential(norm))
     return [norm.running_mean.tolist(), norm.running_var.tolist()]
 
 
@@ -147,7 +149,7 @@ def _pull(ranks: Ranks, x: Tensor, seeds: list[int], again: bool) -> list[Any]:
     model, acl = build_small().train(), build_acl()
     if again:
         recompute(model)
-    share_layers(model, ranks, sync_bn=True)
+    ranks.share_layers(model, sync_bn=True)
     arguments = {"precision": torch.float64, "seeds": seeds, "ranks": ranks}
     losses, logits = backward(model, acl, ranks.own(x), EIGHT_LABELS, **arguments)
     return [gradients(model, acl).numpy(), logits.numpy(), [v.item() for v in losses.values()]]

@@ -77,7 +77,7 @@ def swap(folder: Path, data: bytes) -> None:
     """Put other bytes into the place of the weights and make model.json fit."""
     path = folder / "model.safetensors"
     path.write_bytes(data)
-    about = {"sha256": saved._file_digest(path), "bytes": len(data)}
+    about = {"sha256": saved.file_digest(path), "bytes": len(data)}
     change(folder, "weights", value=about)
 
 

@@ -25,7 +25,7 @@ from safe.training.loop import PARTS, Trainer
 from safe.training.losses import ACL
 from safe.training.tam import TAM
 from safe.training.train import _fingerprint, train
-from safe.training.transforms import normalize, random_crop_flip
+from safe.training.transforms import CropFlip, normalize
 
 
 def run(config: Config, folder, shards, **changes) -> bool:
@@ -202,8 +202,8 @@ def test_a_step_is_what_it_says_bit_for_bit(project, shards, strategy):
         seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
-        clips = random_crop_flip(batch["faces"], 32, config.augment.flip, generator)
-        clips, _ = tam(clips, batch["label"], generator)
+        clips = CropFlip(32, config.augment.flip)(batch["faces"], batch["label"], generator)
+        clips = tam(clips, batch["label"], generator)
         for group in optimizer.param_groups:
             group["lr"] = config.train.lr * (step + 1) / 10  # ten steps of warm-up
         output = model(normalize(clips))

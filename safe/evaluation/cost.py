@@ -223,7 +223,9 @@ def compare(config: Config, *, classes: int, timed: bool = False) -> list[Row]:
         models = {
             f"SAFE, {config.model.backbone}": build_model(**settings | {"temporal": "s2am2"}),
             "baseline (BiLSTM)": build_model(**settings | {"temporal": "bilstm"}),
-            f"one pass of {config.model.backbone}": build_backbone(config.model.backbone),
+            f"one pass of {config.model.backbone}": build_backbone(
+                config.model.backbone, **settings
+            ),
         }
         if config.model.backbone == "r3d_18":
             padded = build_model(**settings | {"temporal": "s2am2"})

@@ -1,11 +1,14 @@
-"""Which network turns a window of frames into one feature vector?
+"""Backbones: networks that turn a window of frames into one feature vector.
 
-Every backbone maps [B, C, T_w, H, W] to [B, features] and works for any T_w, H and W from 16 pixels
-up.
+Each maps [B, C, T_w, H, W] to [B, features] and works for any T_w, and H and W from 16 pixels up.
+It has `features`, and `sections`: the classes of the blocks that it is a chain of, which
+train.recompute computes again. To add one, write its class, here or in a file of its own, and name
+it in BACKBONES: it gets those parameters of `model` that its constructor names.
 """
 
 import copy
 from collections.abc import Callable
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -16,136 +19,41 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from safe.errors import ModelError
 
-# Which 3D network is light enough for the paper's 2.94 G multiply-adds?
-#
-# X3D-S up to its last pooling. Feichtenhofer: X3D: Expanding Architectures for Efficient Video
-# Recognition. CVPR 2020. Published with its head: 3.76 M parameters; 1.96 G multiply-adds for 13
-# frames of 160 x 160. Ours, without the head 432 -> 2048 -> 400: 2.09 M, and the same 1.96 G there.
-# On a 4-frame window of 112 x 112 it is 0.31 G, and the whole of SAFE on seven of them 2.26 G. What
-# differs: the last normalisation of a block starts at 1, not 0, so that all parameters learn from
-# the first step.
 
-STEM: Final = 24
-"""Channels of the stem."""
+class Residual(nn.Module):
+    """relu(body(x) + shortcut(x)), [B, inner, T, H, W] to [B, outer, T, H / stride, W / stride]."""
 
-STAGES: Final = ((24, 3), (48, 5), (96, 11), (192, 7))
-"""Channels and blocks of each stage."""
-
-EXPANSION: Final = 2.25
-"""Channels inside a block, as a multiple of those outside."""
-
-
-def _squeezed(width: int) -> int:
-    """A sixteenth of width in multiples of 8, at least 8, never less than 0.9 of it."""
-    exact = width / 16
-    rounded = max(8, int(exact + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * exact else rounded + 8
-
-
-class SqueezeExcitation(nn.Module):
-    """Weigh the channels by what the whole window shows (Hu et al., CVPR 2018)."""
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
-        self.squeeze = nn.Linear(width, _squeezed(width))
-        self.excite = nn.Linear(_squeezed(width), width)
+        self.body, self.shortcut = body, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale x [B, D, T, H, W], each channel by a factor between 0 and 1."""
-        weights: Tensor = self.excite(self.squeeze(x.mean((2, 3, 4))).relu()).sigmoid()
-        return x * weights[:, :, None, None, None]
-
-
-class Block(nn.Module):
-    """1 x 1 x 1 wider, 3 x 3 x 3 channel by channel, 1 x 1 x 1 narrower; and the input added."""
-
-    def __init__(self, inner: int, outer: int, *, stride: int, excitation: bool) -> None:
-        super().__init__()
-        wide = int(EXPANSION * outer)
-        steps = (1, stride, stride)
-        self.body = nn.Sequential(
-            nn.Conv3d(inner, wide, 1, bias=False),
-            nn.BatchNorm3d(wide),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(wide, wide, 3, stride=steps, padding=1, groups=wide, bias=False),
-            nn.BatchNorm3d(wide),
-            SqueezeExcitation(wide) if excitation else nn.Identity(),
-            nn.SiLU(inplace=True),
-            nn.Conv3d(wide, outer, 1, bias=False),
-            nn.BatchNorm3d(outer),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if inner != outer or stride != 1:
-            self.shortcut = nn.Sequential(
-                nn.Conv3d(inner, outer, 1, stride=steps, bias=False), nn.BatchNorm3d(outer)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, inner, T, H, W] to [B, outer, T, H / stride, W / stride]."""
+        """Map x to the sum of the two ways."""
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-class Light(nn.Module):
-    """X3D-S up to its last pooling: 432 features. It never strides in time."""
-
-    features = int(EXPANSION * STAGES[-1][0])
-    sections = (Block,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [
-            nn.Conv3d(3, STEM, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
-            nn.Conv3d(STEM, STEM, (5, 1, 1), padding=(2, 0, 0), groups=STEM, bias=False),
-            nn.BatchNorm3d(STEM),
-            nn.ReLU(inplace=True),
-        ]
-        inner = STEM
-        for outer, blocks in STAGES:
-            for i in range(blocks):
-                stride, excitation = (1 if i else 2), i % 2 == 0
-                layers.append(Block(inner, outer, stride=stride, excitation=excitation))
-                inner = outer
-        layers += [
-            nn.Conv3d(inner, self.features, 1, bias=False),
-            nn.BatchNorm3d(self.features),
-            nn.ReLU(inplace=True),
-            nn.AdaptiveAvgPool3d(1),
-            nn.Flatten(),
-        ]
-        self.net = nn.Sequential(*layers)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Map [B, C, T_w, H, W], T_w from 1 and H, W from 16 up, to [B, 432]."""
-        features: Tensor = self.net(windows)
-        return features
+def _projection(inner: int, outer: int, stride: int) -> nn.Module:
+    conv = nn.Conv3d(inner, outer, 1, stride=(1, stride, stride), bias=False)
+    return nn.Sequential(conv, nn.BatchNorm3d(outer))
 
 
 GRID: Final = 4
 """Side of the spatial grid that the small backbone keeps."""
 
 
-class _Block(nn.Module):
+class _Block(Residual):
     """A (2+1)D residual block: 1 x 3 x 3 in space, then 3 x 1 x 1 in time."""
 
     def __init__(self, inner: int, outer: int, stride: int) -> None:
-        super().__init__()
         steps = (1, stride, stride)
-        self.body = nn.Sequential(
+        body = nn.Sequential(
             nn.Conv3d(inner, outer, (1, 3, 3), stride=steps, padding=(0, 1, 1), bias=False),
             nn.BatchNorm3d(outer),
             nn.ReLU(inplace=True),
             nn.Conv3d(outer, outer, (3, 1, 1), padding=(1, 0, 0), bias=False),
             nn.BatchNorm3d(outer),
         )
-        self.shortcut = nn.Sequential(
-            nn.Conv3d(inner, outer, 1, stride=steps, bias=False), nn.BatchNorm3d(outer)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
+        super().__init__(body, _projection(inner, outer, stride))
 
 
 class Small(nn.Module):
@@ -182,6 +90,104 @@ class Small(nn.Module):
         return features
 
 
+STEM: Final = 24
+"""Channels of the stem."""
+
+STAGES: Final = ((24, 3), (48, 5), (96, 11), (192, 7))
+"""Channels and blocks of each stage."""
+
+EXPANSION: Final = 2.25
+"""Channels inside a block, as a multiple of those outside."""
+
+
+def _squeezed(width: int) -> int:
+    """A sixteenth of width in multiples of 8, at least 8, never less than 0.9 of it."""
+    exact = width / 16
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * exact else rounded + 8
+
+
+class SqueezeExcitation(nn.Module):
+    """Weigh the channels by what the whole window shows (Hu et al., CVPR 2018)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(width, _squeezed(width))
+        self.excite = nn.Linear(_squeezed(width), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale x [B, D, T, H, W], each channel by a factor between 0 and 1."""
+        weights: Tensor = self.excite(self.squeeze(x.mean((2, 3, 4))).relu()).sigmoid()
+        return x * weights[:, :, None, None, None]
+
+
+class Block(Residual):
+    """1 x 1 x 1 wider, 3 x 3 x 3 channel by channel, 1 x 1 x 1 narrower; and the input added."""
+
+    def __init__(self, inner: int, outer: int, *, stride: int, excitation: bool) -> None:
+        wide = int(EXPANSION * outer)
+        steps = (1, stride, stride)
+        body = nn.Sequential(
+            nn.Conv3d(inner, wide, 1, bias=False),
+            nn.BatchNorm3d(wide),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(wide, wide, 3, stride=steps, padding=1, groups=wide, bias=False),
+            nn.BatchNorm3d(wide),
+            SqueezeExcitation(wide) if excitation else nn.Identity(),
+            nn.SiLU(inplace=True),
+            nn.Conv3d(wide, outer, 1, bias=False),
+            nn.BatchNorm3d(outer),
+        )
+        same = inner == outer and stride == 1
+        super().__init__(body, nn.Identity() if same else _projection(inner, outer, stride))
+
+
+class Light(nn.Module):
+    """X3D-S up to its last pooling, for the paper's 2.94 G multiply-adds: 432 features.
+
+    Feichtenhofer: X3D: Expanding Architectures for Efficient Video Recognition. CVPR 2020.
+    Published with its head: 3.76 M parameters; 1.96 G multiply-adds for 13 frames of 160 x 160.
+    Ours, without the head 432 -> 2048 -> 400: 2.09 M, and the same 1.96 G there. On a 4-frame
+    window of 112 x 112 it is 0.31 G, and the whole of SAFE on seven of them 2.26 G. What differs:
+    the last normalisation of a block starts at 1, not 0, so that all parameters learn from the
+    first step. It never strides in time.
+    """
+
+    features = int(EXPANSION * STAGES[-1][0])
+    sections = (Block,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv3d(3, STEM, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False),
+            nn.Conv3d(STEM, STEM, (5, 1, 1), padding=(2, 0, 0), groups=STEM, bias=False),
+            nn.BatchNorm3d(STEM),
+            nn.ReLU(inplace=True),
+        ]
+        inner = STEM
+        for outer, blocks in STAGES:
+            for i in range(blocks):
+                stride, excitation = (1 if i else 2), i % 2 == 0
+                layers.append(Block(inner, outer, stride=stride, excitation=excitation))
+                inner = outer
+        layers += [
+            nn.Conv3d(inner, self.features, 1, bias=False),
+            nn.BatchNorm3d(self.features),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+        ]
+        self.net = nn.Sequential(*layers)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Map [B, C, T_w, H, W], T_w from 1 and H, W from 16 up, to [B, 432]."""
+        features: Tensor = self.net(windows)
+        return features
+
+
 def _r3d_18() -> nn.Module:
     # Here, because loading torchvision takes half a second; and on the CPU, because a model may be
     # made on the device meta for its shapes alone, and what a module makes for itself must last.
@@ -191,25 +197,26 @@ def _r3d_18() -> nn.Module:
     return R3D18()
 
 
-BACKBONES: Final[dict[str, Callable[[], Any]]] = {
+BACKBONES: Final[dict[str, Callable[..., Any]]] = {
     "small": Small,
     "light": Light,
     "r3d_18": _r3d_18,
 }
-"""Networks by name; `features` is how many they give, `sections` the classes of their pieces."""
 
 
-def build_backbone(name: str, weights: str | None = None) -> Any:
+def build_backbone(name: str, weights: str | None = None, /, **settings: Any) -> Any:
     """Make a backbone, with Kinetics-400 weights where a path is given.
 
     Args:
         name: a key of BACKBONES.
         weights: path of torchvision's r3d_18 weights, saved as safetensors; None starts at random.
+        settings: parameters of `model`; it gets those that it has.
 
     Raises:
         ModelError: if the file is missing, not safetensors, or does not fit; says where to get it.
     """
-    backbone = BACKBONES[name]()
+    make = BACKBONES[name]
+    backbone = make(**{key: settings[key] for key in signature(make).parameters if key in settings})
     if weights is not None:
         _load_kinetics(backbone, name, Path(weights))
     return backbone

@@ -1,4 +1,4 @@
-"""What is R3D-18 on windows as short as the paper's, without the sums over padding?
+"""R3D-18 on windows as short as the paper's, without the sums over padding.
 
 torchvision's r3d_18 up to global pooling, with its names and weights. It halves time three times: a
 window of 4 frames has a depth of 2 in the second layer group and of 1 from the third on, where one

@@ -1,6 +1,7 @@
-"""Which network do the parameters of `model` mean?"""
+"""Networks by name: the one that the parameters of `model` mean, and which clips it can read."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Final
 
 from torch import nn
@@ -18,7 +19,8 @@ RIVALS: Final[dict[str, Callable[..., nn.Module]]] = {
     "m3dfel": M3DFEL,
     "c3d": C3D,
 }
-"""Published models that SAFE is compared with; each is made from `classes` and `dropout`."""
+"""Published systems that SAFE is compared with. Each is as published; it is made from `classes`
+and those of `dropout`, `frames` and `weights` that it takes."""
 
 
 def refused(name: str, window: int, frames: int) -> str:
@@ -33,41 +35,24 @@ def refused(name: str, window: int, frames: int) -> str:
 
 
 def build_model(
-    classes: int,
-    *,
-    frames: int = DEFAULT_FRAMES,
-    name: str,
-    backbone: str,
-    weights: str | None,
-    temporal: str,
-    window: int,
-    stride: int,
-    hidden: int,
-    dropout: float,
+    classes: int, *, frames: int = DEFAULT_FRAMES, name: str, **settings: Any
 ) -> nn.Module:
-    """Make the network that `name` means, for so many classes and frames: SAFE, or a rival.
+    """Make a network for so many classes and frames.
 
-    A rival is as it was published: of the other parameters it takes dropout, and m3dfel, whose
-    backbone is r3d_18, the weights.
+    Args:
+        classes: K.
+        frames: T of the clips that it will read.
+        name: `safe`, or a key of RIVALS.
+        settings: the other parameters of `model`, by their names in params.yaml.
 
     Raises:
         ModelError: if the weights cannot be loaded into the backbone.
         ValueError: if it cannot read clips of so many frames.
     """
-    if reason := refused(name, window, frames):
+    if reason := refused(name, settings["window"], frames):
         raise ValueError(reason)
-    if name in RIVALS:
-        extra: dict[str, Any] = {"frames": frames} if name in ("former_dfer", "m3dfel") else {}
-        if name == "m3dfel":
-            extra["weights"] = weights
-        return RIVALS[name](classes=classes, dropout=dropout, **extra)
-    return SAFE(
-        classes=classes,
-        backbone=backbone,
-        weights=weights,
-        temporal=temporal,
-        window=window,
-        stride=stride,
-        hidden=hidden,
-        dropout=dropout,
-    )
+    if name not in RIVALS:
+        return SAFE(classes=classes, **settings)
+    given = {"frames": frames, **{key: settings[key] for key in ("dropout", "weights")}}
+    taken = given.keys() & signature(RIVALS[name]).parameters.keys()
+    return RIVALS[name](classes=classes, **{key: given[key] for key in taken})

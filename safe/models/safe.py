@@ -1,19 +1,19 @@
-"""What do the windows of a clip say together, and which of them mattered?
+"""SAFE, from pixels to logits: windows, backbone, S2AM2, attention over the windows, classifier.
 
-In: clips, cut into overlapping windows; then the backbone's features of each window, [B, N, D].
-Out: the sequence as S2AM2 (or the baseline's BiLSTM) reads it, a weight for each window, the
-embedding and the logits. Shapes: B clips, T frames, C channels, H W pixels, N windows, K classes, D
-features.
+Shapes: B clips, T frames, C channels, H W pixels, N windows, K classes, D features.
 """
 
 import math
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safe.models.backbones import build_backbone
+
+HEADS: Final = 4
+"""Heads of the attention over windows."""
 
 GATE_BIAS: Final = 2.0
 """Initial bias of the sparse gate: M starts near sigmoid(2) = 0.88, mostly open yet not saturated
@@ -22,6 +22,71 @@ GATE_BIAS: Final = 2.0
 RESIDUAL_SCALE: Final = 0.1
 """Initial size of W_r and U_r against the other weights: the residual path starts small. It must
 not start at 0, where the ReLU of (5) would pass no gradient to U_r for ever."""
+
+
+class Output(NamedTuple):
+    """What one forward pass gives, in training and in evaluation alike."""
+
+    logits: Tensor  # [B, K]
+    embedding: Tensor  # [B, D], what FCL and t-SNE use
+    attention: Tensor  # [B, N], the weight of each window, sums to 1
+
+
+class SAFE(nn.Module):
+    """A backbone over sliding windows, S2AM2 and attention, Conv1D classifier.
+
+    With `temporal="bilstm"` it is the paper's baseline (Sec. IV-C): a BiLSTM, no attention, and the
+    attention that it reports is uniform.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        backbone: str,
+        weights: str | None,
+        temporal: str,
+        window: int,
+        stride: int,
+        hidden: int,
+        dropout: float,
+        **own: Any,
+    ) -> None:
+        """Make the network from the parameters of `model`; `own` are those of the backbone alone.
+
+        Raises:
+            ModelError: if the weights cannot be loaded into the backbone.
+        """
+        super().__init__()
+        self.window, self.stride = window, stride
+        # channels_last_3d: a quarter to a half faster on CPUs. The same sums, but torch's BatchNorm
+        # adds them up in float32 there, in float64 otherwise: gradients differ by 0.4 %.
+        built = build_backbone(backbone, weights, **own)
+        self.backbone = built.to(memory_format=torch.channels_last_3d)
+        width = 2 * hidden
+        self.temporal: nn.Module
+        self.attention: WindowAttention | None
+        if temporal == "s2am2":
+            self.temporal = S2AM2(self.backbone.features, hidden)
+            self.attention = WindowAttention(width, HEADS)
+        else:
+            self.temporal = BiLSTM(self.backbone.features, hidden)
+            self.attention = None
+        self.classifier = Conv1DClassifier(width, classes, dropout)
+
+    def forward(self, clips: Tensor) -> Output:
+        """Map normalised clips [B, C, T, H, W] to logits, embedding and attention."""
+        windows = sliding_windows(clips, self.window, self.stride)  # [B, N, C, T_w, H, W], a view
+        batch, steps = windows.shape[:2]
+        frames = windows.movedim(2, -1).flatten(0, 1).movedim(-1, 1)  # channels_last_3d, one copy
+        features = self.backbone(frames).unflatten(0, (batch, steps))  # [B, N, F]
+        sequence = self.temporal(features)  # [B, N, D]
+        if self.attention is None:
+            weights = sequence.new_full((batch, steps), 1 / steps)
+        else:
+            sequence, weights = self.attention(sequence)
+        logits, embedding = self.classifier(sequence)
+        return Output(logits, embedding, weights)
 
 
 def window_count(frames: int, window: int, stride: int) -> int:
@@ -100,66 +165,37 @@ class S2AM2(nn.Module):
 
         Under autocast the products are in the lower precision, the state c stays in the weights'.
         """
-        cells = (self.ahead, self.back)
-        recurrent = torch.stack([cell.recurrent() for cell in cells]).mT
-        mlp_bias_1 = torch.stack([cell.mlp_bias_1 for cell in cells])
+        cells, size = (self.ahead, self.back), self.hidden_size
+
+        def both(name: str) -> Tensor:  # of a vector, so that it meets [2, B, size]
+            return torch.stack([getattr(cell, name) for cell in cells])[:, None]
+
+        recurrent = torch.stack([cell.recurrent() for cell in cells]).mT  # [2, hidden, all]
         mlp_weight_2 = torch.stack([cell.mlp_weight_2.T for cell in cells])
-        mlp_bias_2 = torch.stack([cell.mlp_bias_2 for cell in cells])
-        w_a = torch.stack([cell.w_a for cell in cells])
+        mlp_bias_1, mlp_bias_2, w_a = both("mlp_bias_1"), both("mlp_bias_2"), both("w_a")
         from_x = self._project(x)
-        h = run_steps(from_x, recurrent, mlp_bias_1, mlp_weight_2, mlp_bias_2, w_a)
-        ahead, back = h.transpose(1, 2)  # [2, B, N, hidden]
+        sizes = [4 * size, mlp_bias_1.shape[2], size, size]
+        c = w_a.new_zeros(2, from_x.shape[2], size)
+        from_h = w_a.new_zeros(2, from_x.shape[2], sum(sizes))  # of h = 0, without a product
+        states: list[Tensor] = []
+        for step in from_x.unbind(1):
+            if states:
+                from_h = torch.bmm(states[-1], recurrent)
+            gates, hidden, r, u = torch.split(from_h, sizes, dim=2)
+            i, f, g, o = (step + gates).chunk(4, dim=2)
+            m = (torch.bmm((hidden + mlp_bias_1).relu(), mlp_weight_2) + mlp_bias_2).sigmoid()
+            candidate = g.tanh() * m  # (2)
+            c = (f.sigmoid() * c + i.sigmoid() * candidate) * w_a  # (3)
+            c = c + r.sigmoid() * u.relu()  # (4, 5)
+            states.append(o.sigmoid() * c.tanh())
+        ahead, back = torch.stack(states, dim=2)  # [2, B, N, hidden]
         return torch.cat([ahead, back.flip(1)], dim=2)
 
     def _project(self, x: Tensor) -> Tensor:
-        """W x + b of all steps as one product a direction, in reading order.
-
-        Returns:
-            [2, N, B, 4 hidden]; the second direction begins with the last step.
-        """
+        """W x + b of all steps in reading order, a product a direction: [2, N, B, 4 hidden]."""
         ahead = F.linear(x, self.ahead.weight_ih, self.ahead.bias)
         back = F.linear(x.flip(1), self.back.weight_ih, self.back.bias)
         return torch.stack([ahead, back]).transpose(1, 2)
-
-
-def run_steps(
-    from_x: Tensor,
-    recurrent: Tensor,
-    mlp_bias_1: Tensor,
-    mlp_weight_2: Tensor,
-    mlp_bias_2: Tensor,
-    w_a: Tensor,
-) -> Tensor:
-    """Run equations (2) to (5) in both directions at once.
-
-    Args:
-        from_x: W x + b, [2, N, B, 4 hidden].
-        recurrent: all that multiplies h, [2, hidden, R], in the order of S2AM2Cell.recurrent.
-        mlp_bias_1: [2, hidden // 4].
-        mlp_weight_2: [2, hidden // 4, hidden].
-        mlp_bias_2: [2, hidden].
-        w_a: [2, hidden].
-
-    Returns:
-        h [2, N, B, hidden].
-    """
-    size = w_a.shape[1]
-    sizes = [4 * size, mlp_bias_1.shape[1], size, size]
-    mlp_bias_1, mlp_bias_2, w_a = mlp_bias_1[:, None], mlp_bias_2[:, None], w_a[:, None]
-    c = w_a.new_zeros(2, from_x.shape[2], size)
-    from_h = w_a.new_zeros(2, from_x.shape[2], sum(sizes))  # of h = 0, without a product
-    states: list[Tensor] = []
-    for step in from_x.unbind(1):
-        if states:
-            from_h = torch.bmm(states[-1], recurrent)
-        gates, hidden, r, u = torch.split(from_h, sizes, dim=2)
-        i, f, g, o = (step + gates).chunk(4, dim=2)
-        m = (torch.bmm((hidden + mlp_bias_1).relu(), mlp_weight_2) + mlp_bias_2).sigmoid()
-        candidate = g.tanh() * m  # (2)
-        c = (f.sigmoid() * c + i.sigmoid() * candidate) * w_a  # (3)
-        c = c + r.sigmoid() * u.relu()  # (4, 5)
-        states.append(o.sigmoid() * c.tanh())
-    return torch.stack(states, dim=1)
 
 
 class BiLSTM(nn.Module):
@@ -224,70 +260,3 @@ class Conv1DClassifier(nn.Module):
         """Return logits [B, K] and the embedding [B, D // 2], non-negative, of x [B, N, D]."""
         embedding = self.conv(x.mT).relu().mean(2)
         return self.linear(self.dropout(embedding)), embedding
-
-
-# What is SAFE, from pixels to logits?
-#
-# windows -> backbone -> temporal model -> attention over the windows -> Conv1D classifier. Shapes:
-# B clips, T frames, C channels, H W pixels, N windows, D features, K classes.
-
-HEADS = 4
-"""Heads of the attention over windows."""
-
-
-class Output(NamedTuple):
-    """What one forward pass gives, in training and in evaluation alike."""
-
-    logits: Tensor  # [B, K]
-    embedding: Tensor  # [B, D], what FCL and t-SNE use
-    attention: Tensor  # [B, N], the weight of each window, sums to 1
-
-
-class SAFE(nn.Module):
-    """R3D-18 (or another backbone) over sliding windows, S2AM2 and attention, Conv1D classifier.
-
-    With `temporal="bilstm"` it is the paper's baseline (Sec. IV-C): a BiLSTM, no attention, and the
-    attention that it reports is uniform.
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: int,
-        backbone: str,
-        weights: str | None,
-        temporal: str,
-        window: int,
-        stride: int,
-        hidden: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.window, self.stride = window, stride
-        # channels_last_3d: a quarter to a half faster on CPUs. The same sums, but torch's BatchNorm
-        # adds them up in float32 there, in float64 otherwise: gradients differ by 0.4 %.
-        self.backbone = build_backbone(backbone, weights).to(memory_format=torch.channels_last_3d)
-        width = 2 * hidden
-        self.temporal: nn.Module
-        self.attention: WindowAttention | None
-        if temporal == "s2am2":
-            self.temporal = S2AM2(self.backbone.features, hidden)
-            self.attention = WindowAttention(width, HEADS)
-        else:
-            self.temporal = BiLSTM(self.backbone.features, hidden)
-            self.attention = None
-        self.classifier = Conv1DClassifier(width, classes, dropout)
-
-    def forward(self, clips: Tensor) -> Output:
-        """Map normalised clips [B, C, T, H, W] to logits, embedding and attention."""
-        windows = sliding_windows(clips, self.window, self.stride)  # [B, N, C, T_w, H, W], a view
-        batch, steps = windows.shape[:2]
-        frames = windows.movedim(2, -1).flatten(0, 1).movedim(-1, 1)  # channels_last_3d, one copy
-        features = self.backbone(frames).unflatten(0, (batch, steps))  # [B, N, F]
-        sequence = self.temporal(features)  # [B, N, D]
-        if self.attention is None:
-            weights = sequence.new_full((batch, steps), 1 / steps)
-        else:
-            sequence, weights = self.attention(sequence)
-        logits, embedding = self.classifier(sequence)
-        return Output(logits, embedding, weights)

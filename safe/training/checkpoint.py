@@ -1,10 +1,9 @@
-"""How is the state of training kept, so that it goes on exactly where it stopped?
+"""Checkpoints: the state of a run on disk, from which it goes on exactly where it stopped.
 
 A folder a run, outside DVC's outputs (DVC deletes those before a stage runs), keyed by all that
-defines the run. In it are the last two checkpoints, one safetensors file each, named by step.
-Tensors are stored as they are; numbers and history as JSON in the file's metadata, and beside them
-a sha256 over both, so that a file that was altered on disk is not taken up: then the one before is.
-Nothing is pickled.
+defines the run. In it are the last two, one safetensors file each, named by step: tensors as they
+are; numbers and history as JSON in the file's metadata, and beside them a sha256 over both, so that
+a file that was altered on disk is not taken up: then the one before is. Nothing is pickled.
 """
 
 import hashlib

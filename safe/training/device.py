@@ -1,4 +1,4 @@
-"""Which device, precision, optimizer and learning rate does a run use?"""
+"""Device, precision, compilation, optimizer and learning rate of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from safe.errors import ConfigError
 
-if TYPE_CHECKING:  # tools/benchmarks/gpu.py runs this file on machines without pydantic
+if TYPE_CHECKING:  # tools/benchmarks run this file on machines without pydantic
     from safe.config import Train
 
 
@@ -35,12 +35,12 @@ def cpu_has_bf16() -> bool:
 def pick_precision(name: str, device: torch.device, *, trains: bool = True) -> torch.dtype:
     """Turn train.precision or eval.precision into the dtype of autocast; float32 means none.
 
-    `auto` is bf16 on GPUs that have it. To train in bf16 on a CPU is refused: the weight gradient
-    of conv3d is wrong there at depth 2, which r3d_18 has on 4-frame windows, and nothing but the
-    loss would tell. Its forward pass is right.
+    `auto` is bf16 on GPUs that have it.
 
     Raises:
-        ConfigError: for bf16 where the device does not have it, and in training on a CPU.
+        ConfigError: for bf16 where the device does not have it, and in training on a CPU: the
+            weight gradient of conv3d is wrong there at depth 2, which r3d_18 has on 4-frame
+            windows, and nothing but the loss would tell. Its forward pass is right.
     """
     stage = "train" if trains else "eval"
     if device.type == "cuda":
@@ -73,18 +73,13 @@ def pick_compile(
 ) -> bool:
     """Turn train.compile into whether the network is compiled.
 
-    Args:
-        value: the parameter.
-        device: of the run.
-        steps: training steps that are left.
-        plain: whether the run is one process and recomputes nothing.
+    `steps` are those of the run; `plain` is whether it is one process and recomputes nothing.
 
     Raises:
         ConfigError: for true where torch cannot compile, as without a C++ compiler.
     """
-    if value is False or (
-        value == "auto" and not (device.type == "cuda" and plain and steps >= REPAID)
-    ):
+    pays = device.type == "cuda" and plain and steps >= REPAID
+    if value is False or (value == "auto" and not pays):
         return False
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))

@@ -1,7 +1,7 @@
-"""How wrong is the model, with more weight on confusion and on rare classes?
+"""Losses: ACL, with more weight on confusion and on rare classes, equations (6) to (10).
 
-In: logits, embeddings and labels of a batch. Out: the loss and its three parts, equations (6) to
-(10). All of it is computed in float32 whatever the model's precision (float64 stays float64).
+In: logits, embeddings and labels of a batch. Out: the loss and its three parts. All of it is
+computed in float32 whatever the model's precision (float64 stays float64).
 Shapes: B clips, K classes, D features.
 """
 

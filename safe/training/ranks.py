@@ -1,9 +1,11 @@
-"""Which rank is this process, and how do ranks speak?
+"""Ranks: the processes that train one model together, and what they say to each other.
 
 torchrun, or `safe-cli train --nproc`, starts a process a rank and tells each its number in the
 environment. Clip i of a batch is that of rank i mod n, as in safe/shards/order.py. Everything
 random is drawn for the whole batch by every rank, and the loss is that of the whole batch, so what
-one rank does with a batch, several do too, each with its own clips.
+one rank does with a batch, several do too, each with its own clips. The rest of the code knows
+`Ranks` alone, of which one that is ALONE sends and copies nothing.
+Shapes: B clips of the whole batch, C channels.
 """
 
 import os
@@ -34,7 +36,7 @@ _GRACE: Final = 5.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the `count` that train together. One alone sends and copies nothing."""
+    """This process among the `count` that train together."""
 
     rank: int = 0
     count: int = 1
@@ -67,14 +69,19 @@ class Ranks:
             )
         return torch.device("cuda", self.local)
 
+    @property
+    def share(self) -> slice:
+        """Which clips of a whole batch are this rank's."""
+        return slice(self.rank, None, self.count)
+
     def own(self, batch: Tensor) -> Tensor:
         """View this rank's clips of a whole batch: [B, ...] to [B / count, ...]."""
-        return batch[self.rank :: self.count]
+        return batch[self.share]
 
     def gather(self, share: Tensor) -> Tensor:
         """Undo `own`: bring the shares of all ranks together, [B / count, ...] to [B, ...].
 
-        Passes no gradient; gradients.py says how the loss's gets through.
+        Passes no gradient; safe/training/passes.py says how the loss's gets through.
         """
         if self.count == 1:
             return share
@@ -96,6 +103,43 @@ class Ranks:
         sums = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, total in zip(tensors, sums, strict=True):
             tensor.copy_(total.view(tensor.shape))
+
+    def sum_gradients(self, model: nn.Module, loss: nn.Module) -> None:
+        """Add up the model's gradients; each rank has all of the loss's, so the first's count."""
+        if self.count == 1:
+            return
+        whole = [p.grad for p in loss.parameters() if p.grad is not None]
+        if not self.first:
+            for gradient in whole:
+                gradient.zero_()
+        self.sum_each([*whole, *(p.grad for p in model.parameters() if p.grad is not None)])
+
+    def share_layers(self, model: nn.Module, *, sync_bn: bool) -> None:
+        """Let the layers that look at a whole batch, or draw for it, work on this rank's share.
+
+        In place. Dropout draws for the whole batch and takes its own rows. BatchNorm takes mean and
+        variance over the clips of all ranks if `sync_bn`, else over its own. Only `forward` is
+        replaced: names, state and what evaluation does stay. torch.nn.SyncBatchNorm does the same
+        on GPUs only.
+        """
+        for module in model.modules() if self.count > 1 else ():
+            if isinstance(module, nn.Dropout):
+                module.forward = partial(_drop, module, self)  # type: ignore[method-assign]
+            elif sync_bn and isinstance(module, _BatchNorm):
+                alone = module.forward
+                module.forward = partial(_normalize, module, self, alone)  # type: ignore[method-assign]
+
+    def average_statistics(self, model: nn.Module) -> None:
+        """Give every BatchNorm the mean of all ranks' running statistics: ranks stay one model.
+
+        For norms that are not synchronised; those that are have the same already.
+        """
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        running = [values for norm in norms for values in (norm.running_mean, norm.running_var)]
+        kept = [values for values in running if values is not None]
+        self.sum_each(kept)
+        for values in kept:
+            values /= self.count
 
     def check_same(self, name: str, step: int, device: torch.device) -> None:
         """Wait for all ranks and make sure that they are about to do the same.
@@ -183,40 +227,6 @@ def _is_loss(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-# How do the layers that look at a whole batch, or draw for it, work on one rank's share of it?
-#
-# Dropout draws for the whole batch and takes its own rows. BatchNorm takes mean and variance over
-# the
-# clips of all ranks (train.sync_bn), or over its own. Only `forward` is replaced: names, state and
-# what evaluation does stay. torch.nn.SyncBatchNorm does the same on GPUs only; this one is for all
-# devices. Shapes: B clips of the whole batch, C channels.
-
-
-def share_layers(model: nn.Module, ranks: Ranks, *, sync_bn: bool) -> None:
-    """Let the layers of a rank's model do what they would do with the whole batch. In place."""
-    if ranks.count == 1:
-        return
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.forward = partial(_drop, module, ranks)  # type: ignore[method-assign]
-        elif sync_bn and isinstance(module, _BatchNorm):
-            alone = module.forward
-            module.forward = partial(_normalize, module, ranks, alone)  # type: ignore[method-assign]
-
-
-def average_statistics(model: nn.Module, ranks: Ranks) -> None:
-    """Give every BatchNorm the mean of all ranks' running statistics, so that ranks stay one model.
-
-    For norms that are not synchronised; those that are have the same already.
-    """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    running = [values for norm in norms for values in (norm.running_mean, norm.running_var)]
-    kept = [values for values in running if values is not None]
-    ranks.sum_each(kept)
-    for values in kept:
-        values /= ranks.count
-
-
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # ranks talk within
 def _drop(dropout: nn.Dropout, ranks: Ranks, x: Tensor) -> Tensor:
     """Draw as one rank would for all B rows, and keep every count-th: x is [B / count, ...]."""
@@ -271,13 +281,13 @@ class _Norm(torch.autograd.Function):
         return out.to(x.dtype), mean, variance
 
     @staticmethod
-    def backward(ctx: Any, *pulls: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
-        pull = pulls[0].to(weight.dtype)
+        grad = grads[0].to(weight.dtype)
         unit = (x.to(weight.dtype) - _per_channel(mean, x)) * _per_channel(inverse, x)
-        for_bias, for_weight = pull.sum(ctx.axes), (pull * unit).sum(ctx.axes)
+        for_bias, for_weight = grad.sum(ctx.axes), (grad * unit).sum(ctx.axes)
         shift, tilt = ctx.ranks.sum(torch.stack([for_bias, for_weight])) / ctx.count
-        rest = pull - _per_channel(shift, x) - unit * _per_channel(tilt, x)
+        rest = grad - _per_channel(shift, x) - unit * _per_channel(tilt, x)
         for_x = (rest * _per_channel(inverse * weight, x)).to(x.dtype)
         return for_x, for_weight, for_bias, None, None
 

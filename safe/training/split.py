@@ -1,4 +1,4 @@
-"""On which clips is a fold trained, and on which is its epoch chosen and its answers calibrated?"""
+"""Split of a fold: clips to train on, and clips on which epoch and calibration are chosen."""
 
 from typing import Protocol
 

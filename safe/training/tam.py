@@ -1,15 +1,12 @@
-"""Which clips of a batch are mixed with which partners, and where?
-
-In: a batch of clips on any device, their labels and a generator on the CPU. Out: the batch with
-some of its clips mixed (Algorithm 1, or one of its rivals), and how many. Labels never change,
-because a partner always has the clip's own class:
+"""TAM, temporal-aware augmentation (Algorithm 1), its class bank, and what Table III compares.
 
     I_mix = I_u * (1 - M) + I_s * M          label(I_s) = label(I_u), s != u, M in {0, 1}
 
-A batch alone often has no companion for a rare class (DFEW: 116 disgust clips in 9,356), which
-would starve the very classes TAM is for: so the last few unmixed clips of each class are banked.
-All is drawn on the CPU, which knows the labels first: a device gets the places and the masks, and
-moves pixels alone, in few operations. Nothing is read back from it, so nothing waits for it.
+Labels never change, because a partner always has the clip's own class. A batch alone often has no
+companion for a rare class (DFEW: 116 disgust clips in 9,356), which would starve the very classes
+TAM is for: so the last few unmixed clips of each class are banked. All is drawn on the CPU, which
+knows the labels first; a device gets indices and masks, and moves pixels alone, in few operations.
+Nothing is read back from it, so nothing waits for it.
 Shapes: B clips, n of them chosen, T frames, H W pixels, C channels, K classes.
 """
 
@@ -21,18 +18,235 @@ from torch import Tensor
 
 from safe.errors import ModelError
 
-# How do the pixels of partners get into a batch, and those of the batch into the bank?
-#
-# In: a batch, the bank, and what was drawn (tam.py). Both change in place:
+STRATEGIES: Final = ("none", "random", "frame", "videomix", "tam")
+"""What Table III compares. All but none replace about mask_ratio of a chosen clip's volume."""
+
+
+class TAM:
+    """Algorithm 1 as a transform (safe/training/transforms.py), with a class bank.
+
+    The bank holds, for each class, a ring of the last `bank` unmixed clips of the stream: copies,
+    so that whoever gets the batch may write into it. It is made at the first batch, with that
+    batch's clip shape, dtype and device. It knows no clip by name: one that returns before its
+    class has refilled the ring may meet its own earlier crop.
+    """
+
+    counts: Tensor
+    """Of the last batch, int64 [3] on the CPU: how many chosen clips were mixed with a companion of
+    the batch, with a banked clip, and not at all, since no other clip of their class was seen."""
+
+    def __init__(
+        self,
+        *,
+        strategy: str,
+        ratio: float,
+        mask_ratio: float,
+        block: int,
+        bank: int,
+        classes: int,
+    ) -> None:
+        """Set what is drawn.
+
+        Args:
+            strategy: one of STRATEGIES; see draw_masks.
+            ratio: lambda_TAM, the share of a batch that is chosen, 0..1.
+            mask_ratio: rho, the share of a chosen clip that is replaced, 0..1.
+            block: side of a patch, in pixels.
+            bank: clips kept a class, at least 1.
+            classes: K.
+
+        Raises:
+            ValueError: for an unknown strategy.
+        """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} must be one of {', '.join(STRATEGIES)}")
+        self.strategy, self.block = strategy, block
+        self.ratio, self.mask_ratio = ratio, mask_ratio
+        self.bank, self.classes = bank, classes
+        self.counts = torch.zeros(3, dtype=torch.int64)
+        self._seen = torch.zeros(classes, dtype=torch.int64)  # clips of each class so far
+        self._clips: Tensor | None = None  # [K, bank, T, H, W, C]
+
+    def __call__(self, clips: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Mix floor(ratio * B) clips of the batch; keep unmixed ones in the bank.
+
+        Args:
+            clips: [B, T, H, W, C], any dtype, contiguous; becomes the mixed batch, in place.
+            labels: int64 [B], 0..K-1, on the CPU.
+            generator: where all draws come from, on the CPU.
+
+        Raises:
+            ValueError: if H or W is no multiple of block, the clips are not contiguous, or do not
+                fit the banked ones.
+        """
+        if self.strategy == "none":
+            return clips
+        batch, frames, height, width, _ = clips.shape
+        if height % self.block or width % self.block:
+            raise ValueError(
+                f"clips of {width} x {height} pixels cannot be cut into blocks of {self.block}; "
+                "both sides must be multiples of the block"
+            )
+        if not clips.is_contiguous():
+            raise ValueError("clips are mixed in place, for which they must be contiguous")
+        bank = self._open_bank(clips)
+        count = math.floor(self.ratio * batch)
+        chosen = torch.rand(batch, generator=generator).argsort()[:count]
+        sources, self.counts = self._draw_partners(labels, chosen, generator)
+        masks = draw_masks(
+            self.strategy,
+            (count, frames, height, width),
+            mask_ratio=self.mask_ratio,
+            block=self.block,
+            generator=generator,
+        )
+        run = {"frame": width, "videomix": 1}.get(self.strategy, self.block)
+        order = sources.argsort()  # partners of the batch before those of the bank
+        pixels = in_words(clips, bank, masks[order], run)
+        mix = mix_in_turn if clips.device.type == "cpu" else mix_at_once
+        mix(*pixels, chosen[order], sources[order], self._take_slots(labels))
+        return clips
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the bank: seen int64 [K] and, after the first batch, clips [K, bank, T, H, W, C].
+
+        The tensors are never written to later, so this is a snapshot.
+        """
+        banked = {} if self._clips is None else {"clips": self._clips.clone()}
+        return {"seen": self._seen, **banked}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a snapshot, on whatever device the next batch is.
+
+        Raises:
+            ModelError: if the snapshot is of another number of classes or banked clips.
+        """
+        seen, clips = state["seen"].cpu(), state.get("clips")
+        shape = (len(seen), self.bank if clips is None else clips.shape[1])
+        if shape != (self.classes, self.bank):
+            raise ModelError(
+                f"checkpoint: the TAM bank holds {shape[1]} clips of {shape[0]} classes, this run "
+                f"{self.bank} of {self.classes}; resume with the settings it was made with"
+            )
+        self._seen, self._clips = seen, None if clips is None else clips.clone()
+
+    def _open_bank(self, clips: Tensor) -> Tensor:
+        """Return the bank on the clips' device, [K, bank, T, H, W, C]; empty at the first batch."""
+        if self._clips is None:
+            self._clips = clips.new_zeros(self.classes, self.bank, *clips.shape[1:])
+        if self._clips.shape[2:] != clips.shape[1:] or self._clips.dtype != clips.dtype:
+            raise ValueError(
+                f"clips {tuple(clips.shape[1:])} {clips.dtype} do not fit the banked clips "
+                f"{tuple(self._clips.shape[2:])} {self._clips.dtype}; one TAM, one kind of clip"
+            )
+        self._clips = self._clips.to(clips.device)
+        return self._clips
+
+    def _draw_partners(
+        self, labels: Tensor, chosen: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Draw one partner for each of the n chosen clips, uniformly among those allowed.
+
+        Returns:
+            int64 [n], where the partner is: below B in the batch, from B on in the bank; a clip
+            that has none is its own. And `counts`.
+        """
+        label = labels[chosen]
+        companion = (label[:, None] == labels).scatter(1, chosen[:, None], False)  # not itself
+        from_batch = companion.any(1)
+        filled = torch.arange(self.bank) < self._seen[label][:, None]
+        banked = filled & ~from_batch[:, None]
+
+        # The highest of independent uniform numbers is equally likely to be any of them.
+        allowed = torch.cat([companion, banked], dim=1)  # [n, B + bank]
+        score = torch.rand(allowed.shape, generator=generator)
+        drawn = torch.where(allowed, score, -1).argmax(1)  # the first, 0, where none is allowed
+        from_bank = drawn >= len(labels)
+        drawn = drawn + label * self.bank * from_bank  # in the class's own ring
+        found = from_batch | from_bank
+        counts = torch.stack([from_batch, from_bank, ~found]).sum(1)
+        return torch.where(found, drawn, chosen), counts
+
+    def _take_slots(self, labels: Tensor) -> Tensor:
+        """Say which clip of the batch each slot of the bank gets, int64 [K * bank]; -1 keeps.
+
+        They come into the rings in order, and later ones take the slots of older ones.
+        """
+        order = torch.arange(len(labels))
+        earlier = ((labels == labels[:, None]) & (order < order[:, None])).sum(1)
+        slot = labels * self.bank + (self._seen[labels] + earlier) % self.bank
+        self._seen = self._seen.index_add(0, labels, torch.ones_like(labels))
+        nobody = order.new_full((self.classes * self.bank,), -1)
+        return nobody.scatter_reduce(0, slot, order, "amax")
+
+
+def draw_masks(
+    strategy: str,
+    shape: tuple[int, int, int, int],
+    *,
+    mask_ratio: float,
+    block: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw where n clips are replaced by their partners.
+
+    tam       int(mask_ratio * n_p) of the n_p = H/block x W/block patches, the same in all frames.
+    random    as many patches, drawn anew for every frame.
+    frame     int(mask_ratio * T) whole frames.
+    videomix  one box, the same in all frames, with the frame's aspect and, but for whole pixels,
+              the area of tam's patches. Its corner is uniform over all positions where the box lies
+              inside the frame, so its area never varies (VideoMix cuts boxes off at the border).
+
+    Args:
+        strategy: one of STRATEGIES, not none.
+        shape: (n, T, H, W); H and W are multiples of block.
+        mask_ratio: rho, 0..1.
+        block: side of a patch, in pixels.
+        generator: of the draws, on the CPU.
+
+    Returns:
+        bool on the CPU, True where replaced: [n, t, h, w, 1]. Each value is that of T/t frames, H/h
+        rows and W/w columns: t is T or 1, where all frames have the same; h x w are pixels,
+        patches, or 1.
+    """
+    count, frames, height, width = shape
+    if strategy == "frame":
+        drawn = _exactly(int(mask_ratio * frames), (count, frames), generator)
+        return drawn[:, :, None, None, None]
+    rows, columns = height // block, width // block
+    masked = int(mask_ratio * rows * columns)
+    if strategy == "videomix":
+        return _box(count, (height, width), masked * block**2, generator)
+    times = frames if strategy == "random" else 1
+    patches = _exactly(masked, (count, times, rows * columns), generator)
+    return patches.view(count, times, rows, columns, 1)
+
+
+def _box(count: int, size: tuple[int, int], area: int, generator: torch.Generator) -> Tensor:
+    """Draw a box of about `area` pixels inside each frame of size (H, W): bool [n, 1, H, W, 1]."""
+    inside = []
+    share = math.sqrt(area / (size[0] * size[1]))
+    tall = max(1, round(size[0] * share))
+    wide = min(size[1], round(area / tall))
+    for length, side in zip(size, (tall, wide), strict=True):
+        corner = torch.randint(length - side + 1, (count, 1), generator=generator)
+        pixel = torch.arange(length)
+        inside.append((corner <= pixel) & (pixel < corner + side))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None, :, :, None]
+
+
+def _exactly(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Shuffle `count` ones among zeros along the last axis: bool, of the given shape."""
+    return torch.rand(shape, generator=generator).argsort(-1) < count
+
+
+# The pixels. Both the bank and the batch change in place, from what was drawn:
 #
 #     bank  <- unmixed clips of the batch, where a class's ring has moved on
 #     batch <- I_u * (1 - M) + I_s * M, with unmixed partners I_s of the batch or of the old bank
 #
-# What was drawn is on the CPU. There are two ways with the same results: one for devices, which
-# must
-# not wait for the host and where every operation is a launch, and one for CPUs, where every byte
-# counts.
-# Shapes: B clips, n of them chosen, T frames, H W pixels, C channels, K classes.
+# in two ways with the same results: for devices, which must not wait for the host and where every
+# operation is a launch, and for CPUs, where every byte counts.
 
 WORDS: Final = (torch.complex128, torch.int64)
 """What bytes are moved as, the longest that fits; nothing is ever computed with them."""
@@ -78,312 +292,40 @@ def mix_at_once(
         chosen: int64 [n], the clips to be mixed.
         sources: int64 [n], the partner of each, ascending: below B in the batch, from B on in the
             bank.
-        writers: int64 [K * bank], which clip of the batch comes to each place; -1 leaves it.
+        writers: int64 [K * bank], which clip of the batch comes to each slot; -1 leaves it.
     """
     batch = len(clips)
     inside = int((sources < batch).sum())
-    places = (writers >= 0).nonzero()[:, 0]
-    parts = [chosen, sources[:inside], sources[inside:] - batch, places, writers[places]]
+    slots = (writers >= 0).nonzero()[:, 0]
+    parts = [chosen, sources[:inside], sources[inside:] - batch, slots, writers[slots]]
     there = torch.cat(parts).to(clips.device, non_blocking=True)  # one copy for all
-    chosen, in_batch, in_bank, places, kept = torch.split(there, [len(part) for part in parts])
+    chosen, in_batch, in_bank, slots, kept = torch.split(there, [len(part) for part in parts])
     partners = clips.new_empty(len(chosen), *clips.shape[1:])
     torch.index_select(clips, 0, in_batch, out=partners[:inside])
     torch.index_select(bank, 0, in_bank, out=partners[inside:])
-    bank.index_copy_(0, places, clips[kept])
+    bank.index_copy_(0, slots, clips[kept])
     clips.index_copy_(0, chosen, torch.where(masks, partners, clips[chosen]))
 
 
 def mix_in_turn(
-    clips: Tensor,
-    bank: Tensor,
-    masks: Tensor,
-    chosen: Tensor,
-    sources: Tensor,
-    writers: Tensor,
-    late: dict[int, Tensor],
+    clips: Tensor, bank: Tensor, masks: Tensor, chosen: Tensor, sources: Tensor, writers: Tensor
 ) -> None:
-    """Do the same clip by clip: where memory is the limit, on a CPU, with far less of its traffic.
-
-    Clips that are not mixed come into the bank one batch later, and only those whose place the
-    later batch leaves them: few. `late` has them, views [T, H, X] by their places: on the way in
-    those of the batch before, which the bank lacks; on the way out those of this one.
-    """
-    batch, rows, partners = len(clips), chosen.tolist(), sources.tolist()
-    clip, ring = clips.unbind(), bank.unbind()
-    places = {row: place for place, row in enumerate(writers.tolist()) if row >= 0}
+    """Do the same clip by clip, with far less traffic of memory, which is the limit of a CPU."""
+    batch, clip, ring = len(clips), clips.unbind(), bank.unbind()
+    rows, partners = chosen.tolist(), sources.tolist()
+    slots = {row: slot for slot, row in enumerate(writers.tolist()) if row >= 0}
+    changes, renewed = set(rows), set(slots.values())
     unmixed = {
-        source: late[source - batch] if source - batch in late else ring[source - batch].clone()
+        source: ring[slot].clone() if slot in renewed else ring[slot]
         for source in partners
-        if source >= batch
+        if (slot := source - batch) >= 0
     }
-    settle(bank, {place: late[place] for place in late.keys() - set(places.values())})
-    late.clear()
-    changes, needed = set(rows), places.keys() | set(partners)
-
-    def keep(row: int) -> None:
-        """Bring the clip to its place in the bank, or aside, if it is to be mixed."""
-        if row in unmixed:
-            return
+    for row, slot in slots.items():
+        ring[slot].copy_(clip[row])
+    for row in set(partners) - unmixed.keys():
         if row not in changes:
             unmixed[row] = clip[row]
-        elif row in places:
-            unmixed[row] = ring[places[row]].copy_(clip[row])
         else:
-            unmixed[row] = clip[row].clone()
-
+            unmixed[row] = ring[slots[row]] if row in slots else clip[row].clone()
     for row, partner, mask in zip(rows, partners, masks, strict=True):
-        keep(partner)
-        if row in needed:
-            keep(row)
         torch.where(mask, unmixed[partner], clip[row], out=clip[row])
-    late.update({place: clip[row] for row, place in places.items() if row not in changes})
-
-
-def settle(bank: Tensor, late: dict[int, Tensor]) -> None:
-    """Copy late clips to their places in the bank, [K * bank, T, H, X]."""
-    for place, clip in late.items():
-        bank[place].copy_(clip)
-
-
-STRATEGIES: Final = ("none", "random", "frame", "videomix", "tam")
-"""What Table III compares. All but none replace about mask_ratio of a chosen clip's volume."""
-
-
-class TAM:
-    """Temporal-aware augmentation: Algorithm 1, with a class bank.
-
-    The bank holds, for each class, a ring of the last `bank` unmixed clips of the stream. It is
-    made at the first batch, with that batch's clip shape, dtype and device. It knows no clip by
-    name: one that returns before its class has refilled the ring may meet its own earlier crop.
-    """
-
-    def __init__(
-        self,
-        *,
-        strategy: str,
-        ratio: float,
-        mask_ratio: float,
-        block: int,
-        bank: int,
-        classes: int,
-    ) -> None:
-        """Set what is drawn.
-
-        Args:
-            strategy: one of STRATEGIES; see draw_masks.
-            ratio: lambda_TAM, the share of a batch that is chosen, 0..1.
-            mask_ratio: rho, the share of a chosen clip that is replaced, 0..1.
-            block: side of a patch, in pixels.
-            bank: clips kept a class, at least 1.
-            classes: K.
-
-        Raises:
-            ValueError: for an unknown strategy.
-        """
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} must be one of {', '.join(STRATEGIES)}")
-        self.strategy = strategy
-        self.ratio = ratio
-        self.mask_ratio = mask_ratio
-        self.block = block
-        self.bank = bank
-        self.classes = classes
-        self._seen = torch.zeros(classes, dtype=torch.int64)  # clips of each class so far
-        self._clips: Tensor | None = None  # [K, bank, T, H, W, C]
-        self._late: dict[int, Tensor] = {}  # of the last batch, not copied yet; on a CPU only
-
-    def __call__(
-        self, clips: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Mix floor(ratio * B) clips of the batch; then remember the unmixed batch in the bank.
-
-        Args:
-            clips: [B, T, H, W, C], any dtype, contiguous; becomes the mixed batch, in place. On a
-                CPU it must not be written to before the next call, which takes clips over from it.
-            labels: int64 [B], 0..K-1, on the CPU.
-            generator: where all draws come from, on the CPU.
-
-        Returns:
-            The same clips, and int64 [3] on the CPU: how many chosen clips were mixed with a
-            companion of the batch, with a banked clip, and not at all, because no other clip of
-            their class was seen yet.
-
-        Raises:
-            ValueError: if H or W is no multiple of block, the clips are not contiguous, or do not
-                fit the banked ones.
-        """
-        if self.strategy == "none":
-            return clips, torch.zeros(3, dtype=torch.int64)
-        batch, frames, height, width, _ = clips.shape
-        if height % self.block or width % self.block:
-            raise ValueError(
-                f"clips of {width} x {height} pixels cannot be cut into blocks of {self.block}; "
-                "both sides must be multiples of the block"
-            )
-        if not clips.is_contiguous():
-            raise ValueError("clips are mixed in place, for which they must be contiguous")
-        bank = self._open_bank(clips)
-        count = math.floor(self.ratio * batch)
-        chosen = torch.rand(batch, generator=generator).argsort()[:count]
-        sources, counts = self._draw_partners(labels, chosen, generator)
-        masks = draw_masks(
-            self.strategy,
-            (count, frames, height, width),
-            mask_ratio=self.mask_ratio,
-            block=self.block,
-            generator=generator,
-        )
-        run = {"frame": width, "videomix": 1}.get(self.strategy, self.block)
-        order = sources.argsort()  # partners of the batch before those of the bank
-        pixels = in_words(clips, bank, masks[order], run)
-        drawn = (*pixels, chosen[order], sources[order], self._take_places(labels))
-        if clips.device.type == "cpu":
-            mix_in_turn(*drawn, self._late)
-        else:
-            mix_at_once(*drawn)
-        return clips, counts
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the bank: seen int64 [K] and, after the first batch, clips [K, bank, T, H, W, C].
-
-        The tensors are never written to later, so this is a snapshot.
-        """
-        self._settle()
-        banked = {} if self._clips is None else {"clips": self._clips.clone()}
-        return {"seen": self._seen, **banked}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from a snapshot, on whatever device the next batch is.
-
-        Raises:
-            ModelError: if the snapshot is of another number of classes or banked clips.
-        """
-        seen, clips = state["seen"].cpu(), state.get("clips")
-        shape = (len(seen), self.bank if clips is None else clips.shape[1])
-        if shape != (self.classes, self.bank):
-            raise ModelError(
-                f"checkpoint: the TAM bank holds {shape[1]} clips of {shape[0]} classes, this run "
-                f"{self.bank} of {self.classes}; resume with the settings it was made with"
-            )
-        self._seen, self._clips = seen, None if clips is None else clips.clone()
-        self._late.clear()
-
-    def _open_bank(self, clips: Tensor) -> Tensor:
-        """Return the bank on the clips' device, [K, bank, T, H, W, C]; empty at the first batch."""
-        if self._clips is None:
-            self._clips = clips.new_zeros(self.classes, self.bank, *clips.shape[1:])
-        if self._clips.shape[2:] != clips.shape[1:] or self._clips.dtype != clips.dtype:
-            raise ValueError(
-                f"clips {tuple(clips.shape[1:])} {clips.dtype} do not fit the banked clips "
-                f"{tuple(self._clips.shape[2:])} {self._clips.dtype}; one TAM, one kind of clip"
-            )
-        if self._clips.device != clips.device:
-            self._settle()
-            self._clips = self._clips.to(clips.device)
-        return self._clips
-
-    def _settle(self) -> None:
-        """Bring what is late into the bank."""
-        if self._clips is not None and self._late:
-            word = next(iter(self._late.values())).dtype
-            rows = self._clips.view(self.classes * self.bank, *self._clips.shape[2:4], -1)
-            settle(rows.view(word), self._late)
-            self._late.clear()
-
-    def _draw_partners(
-        self, labels: Tensor, chosen: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Draw one partner for each of the n chosen clips, uniformly among those allowed.
-
-        Returns:
-            int64 [n], where the partner is: below B in the batch, from B on in the bank; a clip
-            that has none is its own. And the counts that __call__ returns.
-        """
-        label = labels[chosen]
-        companion = (label[:, None] == labels).scatter(1, chosen[:, None], False)  # not itself
-        from_batch = companion.any(1)
-        filled = torch.arange(self.bank) < self._seen[label][:, None]
-        banked = filled & ~from_batch[:, None]
-
-        # The highest of independent uniform numbers is equally likely to be any of them.
-        allowed = torch.cat([companion, banked], dim=1)  # [n, B + bank]
-        score = torch.rand(allowed.shape, generator=generator)
-        drawn = torch.where(allowed, score, -1).argmax(1)  # the first, 0, where none is allowed
-        from_bank = drawn >= len(labels)
-        drawn = drawn + label * self.bank * from_bank  # in the class's own ring
-        found = from_batch | from_bank
-        counts = torch.stack([from_batch, from_bank, ~found]).sum(1)
-        return torch.where(found, drawn, chosen), counts
-
-    def _take_places(self, labels: Tensor) -> Tensor:
-        """Give the batch's clips places in the rings in order; later ones take those of older ones.
-
-        Returns:
-            int64 [K * bank], which clip of the batch is to lie in each place; -1 leaves it.
-        """
-        order = torch.arange(len(labels))
-        earlier = ((labels == labels[:, None]) & (order < order[:, None])).sum(1)
-        place = labels * self.bank + (self._seen[labels] + earlier) % self.bank
-        self._seen = self._seen.index_add(0, labels, torch.ones_like(labels))
-        nobody = order.new_full((self.classes * self.bank,), -1)
-        return nobody.scatter_reduce(0, place, order, "amax")
-
-
-def draw_masks(
-    strategy: str,
-    shape: tuple[int, int, int, int],
-    *,
-    mask_ratio: float,
-    block: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Draw where n clips are replaced by their partners.
-
-    tam       int(mask_ratio * n_p) of the n_p = H/block x W/block patches, the same in all frames.
-    random    as many patches, drawn anew for every frame.
-    frame     int(mask_ratio * T) whole frames.
-    videomix  one box, the same in all frames, with the frame's aspect and, but for whole pixels,
-              the area of tam's patches. Its corner is uniform over all places where the box lies
-              inside the frame, so its area never varies (VideoMix cuts boxes off at the border).
-
-    Args:
-        strategy: one of STRATEGIES, not none.
-        shape: (n, T, H, W); H and W are multiples of block.
-        mask_ratio: rho, 0..1.
-        block: side of a patch, in pixels.
-        generator: of the draws, on the CPU.
-
-    Returns:
-        bool on the CPU, True where replaced: [n, t, h, w, 1]. Each value is that of T/t frames, H/h
-        rows and W/w columns: t is T or 1, where all frames have the same; h x w are pixels,
-        patches, or 1.
-    """
-    count, frames, height, width = shape
-    if strategy == "frame":
-        drawn = _exactly(int(mask_ratio * frames), (count, frames), generator)
-        return drawn[:, :, None, None, None]
-    rows, columns = height // block, width // block
-    masked = int(mask_ratio * rows * columns)
-    if strategy == "videomix":
-        return _box(count, (height, width), masked * block**2, generator)
-    times = frames if strategy == "random" else 1
-    patches = _exactly(masked, (count, times, rows * columns), generator)
-    return patches.view(count, times, rows, columns, 1)
-
-
-def _box(count: int, size: tuple[int, int], area: int, generator: torch.Generator) -> Tensor:
-    """Draw a box of about `area` pixels inside each frame of size (H, W): bool [n, 1, H, W, 1]."""
-    inside = []
-    share = math.sqrt(area / (size[0] * size[1]))
-    tall = max(1, round(size[0] * share))
-    wide = min(size[1], round(area / tall))
-    for length, side in zip(size, (tall, wide), strict=True):
-        corner = torch.randint(length - side + 1, (count, 1), generator=generator)
-        pixel = torch.arange(length)
-        inside.append((corner <= pixel) & (pixel < corner + side))
-    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None, :, :, None]
-
-
-def _exactly(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Shuffle `count` ones among zeros along the last axis: bool, of the given shape."""
-    return torch.rand(shape, generator=generator).argsort(-1) < count

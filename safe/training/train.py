@@ -1,4 +1,4 @@
-"""How does one run train a fold, and go on after a stop?
+"""Training of one fold, from shards to a model folder, also after a stop.
 
 A run that goes on from a checkpoint equals one that never stopped, bit for bit on the CPU: see
 safe/training/loop.py for why. Several ranks may train it together (safe/training/ranks.py), and
@@ -20,7 +20,7 @@ from safe.config import Config
 from safe.errors import ConfigError
 from safe.files import naming, only_one
 from safe.models.registry import refused
-from safe.saved import save_model
+from safe.saved import file_digest, save_model
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.loader import Batch, load_batches, started
 from safe.shards.source import Source
@@ -52,20 +52,18 @@ def train(
     on_note: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> bool:
-    """Train one fold and write its model folder; goes on from a checkpoint of the same run.
+    """Train one fold and write its model folder; go on from a checkpoint of the same run.
 
     Args:
         config: all of params.yaml.
         shards: the shard folder, here or in a store.
-        fold: the fold whose training split is learnt.
-        out: the model folder: model.safetensors, model.json, dvclive's files in `live/`.
-        checkpoints: folder outside DVC's outputs; this run's state lies in a subfolder by
-        fingerprint.
+        fold: whose training split is learnt.
+        out: the model folder, with dvclive's files in `live/`.
+        checkpoints: folder outside DVC's outputs; a run's lie in a subfolder, by its fingerprint.
         commit: of the code, for model.json.
         seen: the memory of shards that safe.shards.verify found good; None: all are read.
-        stop_after: leave a checkpoint and return after this step of the run, unless it ended
-        before.
-        on_epoch: called by the first rank with the epoch's number (from 1) and its figures.
+        stop_after: leave a checkpoint and return after this step, unless the run ended before.
+        on_epoch: called by the first rank with the epoch's number (from 1) and its metrics.
         on_note: called by it with a line if a damaged checkpoint was passed over.
         ranks: which train together. All see the folder of checkpoints.
 
@@ -147,7 +145,7 @@ def _run(
 ) -> bool:
     """Step through the rest of the run; False if it stopped at `stop_after`."""
     runtime, first_rank = trainer.config.runtime, trainer.ranks.first
-    with _figures(out / "live") if first_rank else nullcontext(_nowhere) as log:
+    with _live(out / "live") if first_rank else nullcontext(_nowhere) as log:
         for row in trainer.history:  # DVC emptied the folder: write the past epochs again
             log(row)
         began = saved = time.monotonic()
@@ -173,8 +171,8 @@ def _run(
 
 
 @contextmanager
-def _figures(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Give a function that writes an epoch's figures into dvclive's files."""
+def _live(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Give a function that writes an epoch's metrics into dvclive's files."""
     from dvclive import Live  # here: it takes most of a second
 
     live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
@@ -194,7 +192,7 @@ def _figures(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
 
 
 def _nowhere(row: dict[str, float]) -> None:
-    """Write nothing: what ranks other than the first do with an epoch's figures."""
+    """Write nothing: what ranks other than the first do with an epoch's metrics."""
 
 
 def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
@@ -204,13 +202,13 @@ def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
         table.update(column.tobytes())
     sections = config.model_dump(include={"seed", "augment", "tam", "model", "acl", "train"})
     del sections["model"]["weights"]  # a path; what counts is what it holds
-    device = pick_device(config.runtime.device)
+    weights, device = Path(config.model.weights or ""), pick_device(config.runtime.device)
     chooses = config.train.select != "last"
     return fingerprint(
         {
             **sections,
             "selection": config.eval.model_dump(include={"batch", "bins"}) if chooses else None,
-            "weights": _sha256(config.model.weights),
+            "weights": file_digest(weights) if weights.is_file() else None,  # missing: told later
             "fold": fold,
             "preprocessing": folder.preprocessing_id,
             "shards": [entry["sha256"] for entry in folder.index["shards"]],
@@ -222,14 +220,6 @@ def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
             "precision": str(pick_precision(config.train.precision, device)),
         }
     )
-
-
-def _sha256(weights: str | None) -> str | None:
-    """Return the sha256 of model.weights; None without, or without the file (told later)."""
-    if weights is None or not Path(weights).is_file():
-        return None
-    with Path(weights).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:

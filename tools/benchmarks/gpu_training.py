@@ -28,9 +28,9 @@ from torchvision.models.video import r3d_18
 from safe.models.backbones import BACKBONES, build_backbone
 from safe.models.r3d import R3D18, StemConv
 from safe.training.device import build_optimizer
-from safe.training.loop import backward, recompute
+from safe.training.passes import Forward, recompute
 from safe.training.tam import TAM
-from safe.training.transforms import center_crop, normalize, random_crop_flip
+from safe.training.transforms import CropFlip, Transforms, center_crop, normalize
 from tools.benchmarks.gpu import (
     MIXING,
     WINDOWS,
@@ -118,7 +118,8 @@ def _whole(setup: Setup, seed: int) -> tuple[nn.Module, Pass]:
 
     def run(network: nn.Module, precision: torch.dtype, rounded: bool) -> None:
         given = (_round(clips) if rounded else clips).to(_wide(precision))
-        backward(network, acl, given, labels, precision=precision, seeds=[0])
+        outputs = Forward(network, given, precision=precision, seeds=[0])
+        outputs.backward(acl(outputs.logits, outputs.embedding, labels)["loss"])
 
     return model, run
 
@@ -252,7 +253,7 @@ class Step:
             backend = "inductor" if setup.device.type == "cuda" else "eager"
             self.network = torch.compile(self.model, backend=backend)
         self.acl = build_loss(setup)
-        self.tam = TAM(**MIXING)
+        self.prepare = Transforms([CropFlip(self.crop, 0.5), TAM(**MIXING)])
         self.optimizer = build_optimizer(RECIPE, self.model, self.acl)
         self.faces, self.labels = draw_faces(setup, batch)
         if graphed:
@@ -262,17 +263,12 @@ class Step:
 
     def __call__(self) -> None:
         """Crop, mix, normalise, forward, backward, clip, update."""
-        clips = random_crop_flip(self.faces, self.crop, 0.5, self.generator)
-        clips, _ = self.tam(clips, self.labels, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
-        backward(
-            self.network,
-            self.acl,
-            normalize(clips),
-            self.labels.to(clips.device, non_blocking=True),
-            precision=self.precision,
-            seeds=self.seeds,
-        )
+        clips = self.prepare(self.faces, self.labels, self.generator)
+        labels = self.labels.to(clips.device, non_blocking=True)
+        outputs = Forward(self.network, clips, precision=self.precision, seeds=self.seeds)
+        losses = self.acl(outputs.logits, outputs.embedding, labels)
+        outputs.backward(losses["loss"])
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_GRAD)
         self.optimizer.step()
 

@@ -35,9 +35,9 @@ from pipeline.synthetic.plan import synthesize
 from safe.params import load_config
 from safe.sample import DEFAULT_FRAMES, decode_strip
 from safe.shards.folder import ShardFolder, open_shards
-from safe.shards.loader import load_batches
+from safe.shards.loader import Batch, load_batches
 from safe.shards.order import TrainPlan
-from safe.training.transforms import MEAN, STD, normalize, random_crop_flip_normalize
+from safe.training.transforms import MEAN, STD, CropFlip, Transforms, normalize
 from tools.benchmarks import loader as rivals
 from tools.benchmarks.report import Figure, interleaved, publish, ratio, spread
 from tools.benchmarks.usual_loader import usual_loader, write_frames
@@ -185,17 +185,21 @@ class Laps:
         self.pool.map(_decode, [range(i, len(self.strips), processes) for i in range(processes)], 1)
         self.taken.setdefault(name, []).append((time.perf_counter() - start) / len(self.strips))
 
-    def _faces(self, folder: ShardFolder, seeds: Iterator[int]) -> Iterator[Tensor]:
+    def _read(self, folder: ShardFolder, seeds: Iterator[int]) -> Iterator[Batch]:
         rows = np.arange(len(self.strips))
         plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=1, seed=next(seeds))
-        return (batch["faces"] for batch in load_batches(folder, plan, workers=WORKERS))
+        return load_batches(folder, plan, workers=WORKERS)
+
+    def _faces(self, folder: ShardFolder, seeds: Iterator[int]) -> Iterator[Tensor]:
+        return (batch["faces"] for batch in self._read(folder, seeds))
 
     def _ours(self, folder: ShardFolder) -> Callable[[], Iterator[Tensor]]:
         seeds, generator = count(), torch.Generator().manual_seed(0)
+        prepare = Transforms([CropFlip(CROP, 0.5)])
 
         def batches() -> Iterator[Tensor]:
-            for faces in self._faces(folder, seeds):
-                yield random_crop_flip_normalize(faces, CROP, 0.5, generator, out=self.pixels)
+            for batch in self._read(folder, seeds):
+                yield prepare(batch["faces"], batch["label"], generator)
 
         return batches
 

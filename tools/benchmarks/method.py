@@ -102,7 +102,7 @@ def tam(sizes: Sizes) -> list[Figure]:
     )
     tensors = LiteralTAM(generator, classes=K, arrays=False)
     arrays = LiteralTAM(generator, classes=K, arrays=True)
-    batches = cycle([clips.clone(), clips.clone()])  # ours writes into its batch, and keeps it
+    batches = cycle([clips.clone(), clips.clone()])  # ours writes into its batch
     seconds = interleaved(
         {
             "ours": lambda: ours(next(batches), labels, generator),

@@ -24,7 +24,6 @@ from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.synthetic.plan import synthesize
 from safe.params import load_config
-from safe.sample import DEFAULT_FRAMES
 from tools.faults.page import keep
 
 CONFIG: Final = load_config(
@@ -99,7 +98,7 @@ def soak_batches(count: int, scratch: Path, *, every: int) -> list[Look]:
     from safe.shards.folder import open_shards
     from safe.shards.loader import load_batches
     from safe.shards.order import TrainPlan
-    from safe.training.transforms import normalize, random_crop_flip
+    from safe.training.transforms import CropFlip, Transforms
     from tools.benchmarks.memory import write
 
     torch.set_num_threads(1)
@@ -108,12 +107,9 @@ def soak_batches(count: int, scratch: Path, *, every: int) -> list[Look]:
     rows = np.arange(len(folder.label))
     epochs = -(-count // (len(rows) // BATCH))
     plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=epochs, seed=0)
-    pixels, generator = (
-        torch.empty(BATCH, DEFAULT_FRAMES, CROP, CROP, 3),
-        torch.Generator().manual_seed(0),
-    )
+    prepare, generator = Transforms([CropFlip(CROP, 0.5)]), torch.Generator().manual_seed(0)
     for done, batch in enumerate(load_batches(folder, plan, workers=WORKERS), start=1):
-        normalize(random_crop_flip(batch["faces"], CROP, 0.5, generator), out=pixels)
+        prepare(batch["faces"], batch["label"], generator)
         if done % every == 0:
             looks.append(look(done))
         if done == count:

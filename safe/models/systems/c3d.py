@@ -1,4 +1,4 @@
-"""What is C3D, the first deep network on whole clips?
+"""C3D, the first deep network on whole clips.
 
 Tran, Bourdev, Fergus, Torresani, Paluri: Learning Spatiotemporal Features with 3D Convolutional
 Networks. ICCV 2015. Eight convolutions of 3 x 3 x 3, five poolings, two fully connected layers.

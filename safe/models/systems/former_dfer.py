@@ -1,4 +1,4 @@
-"""What is Former-DFER, a transformer over the face and another over the frames?
+"""Former-DFER, a transformer over the face and another over the frames.
 
 Zhao, Liu: Former-DFER: Dynamic Facial Expression Recognition Transformer. ACM Multimedia 2021.
 CS-Former: resnet18, with a transformer over the 7 x 7 grid between its third and fourth stage.

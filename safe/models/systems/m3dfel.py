@@ -1,4 +1,4 @@
-"""What is M3DFEL, which takes a clip for a bag of short instances?
+"""M3DFEL, which takes a clip for a bag of short instances.
 
 Wang, Li, Wu, Shen, Liu, Ding, Zhou: Rethinking the Learning Paradigm for Dynamic Facial Expression
 Recognition. CVPR 2023. r3d_18 on four instances of four frames; a BiLSTM of two layers; multi-head

@@ -1,4 +1,4 @@
-"""What is ResNet18+LSTM, the baseline that DFEW's authors measured?
+"""ResNet18+LSTM, the baseline that DFEW's authors measured.
 
 Jiang, Zong, Zheng, Tang, Xia, Lu, Liu: DFEW: A Large-Scale Database for Recognizing Dynamic Facial
 Expressions in the Wild. ACM Multimedia 2020. Features of each frame, an LSTM over the frames, a
