@@ -17,10 +17,10 @@ from scipy.special import log_softmax
 
 from safe.config import Calibrate, Runtime
 from safe.errors import ModelError
-from safe.evaluation.calibration import Calibration, threshold_for, trust_figures
+from safe.evaluation.calibration import Calibration, trust_figures
 from safe.evaluation.evaluate import check_fit
 from safe.evaluation.inference import predict, write_predictions
-from safe.evaluation.metrics import Floats, Ints, nll
+from safe.evaluation.metrics import Floats, Ints, nll, threshold_for
 from safe.saved import load_model, save_calibrated
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.store import Store
