@@ -262,8 +262,8 @@ def table_markdown(
         bins: M of the ECE.
 
     Returns:
-        Markdown that ends with a newline. A row without runs says "missing", never 0 or nan; one
-        that is not built says so; "no clip" is a recall of a class without test clips.
+        Markdown. A row without runs says "missing", never 0 or nan; one that is not built says so;
+        "no clip" is a recall of a class without test clips.
 
     Raises:
         DataError: if runs that are compared are not of the same clips, or a reference is no row.

@@ -1,7 +1,7 @@
-"""Which runs does an experiment of the paper need, and what did the paper report?
+"""Sheets: which runs an experiment of the paper needs, and what the paper reported.
 
-A sheet is one YAML file a table or figure, in the folder experiments/ (load_sheet). It names rows,
-each a set of parameters; folds and seeds, over which every row is run; and the paper's figures.
+A sheet is one YAML file a table or figure, in the folder experiments/. It names rows, each a set of
+parameters; folds and seeds, over which every row is run; and the paper's figures.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,8 @@ from safe.taxonomy import NAME
 
 CALIBRATED: Final = ("ece_calibrated", "nll_calibrated", "brier_calibrated")
 FIGURES: Final = ("war", "uar", "ece", "nll", "brier", *CALIBRATED)
-"""What a sheet may show beside recall.<class>: keys of safe.evaluation.metrics.summarize, and
-three of them
-after calibration. Which classes there are, only the runs tell (safe/evaluation/compare.py)."""
+"""What a sheet may show beside recall.<class>: keys of safe.evaluation.metrics.summarize, and three
+of them after calibration. Which classes there are, only the runs tell."""
 
 _MAY_BE: Final = f"one of {', '.join(FIGURES)}, or recall. and the name of a class"
 
