@@ -1,4 +1,4 @@
-"""What is wrong with this machine, dataset, shards and models, and what mends it?
+"""Doctor: what is wrong with this machine, dataset, shards and models, and what mends it.
 
 Puts the examinations together, prints them, and chooses the exit code by the worst finding.
 """
@@ -25,13 +25,222 @@ from safe.errors import ConfigError, DataError, printable
 from safe.finding import Bar, Examination, Finding, Severity, number, silent, some
 
 if TYPE_CHECKING:
-    from safe.shards.cache import StoredShards
     from safe.shards.folder import ShardFolder
 
+EXIT_CODES: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "error": 2}
 
-# Can this machine run the pipeline: torch, GPU, decoder, detector, disk, memory, open files?
-#
-# What is asked for is tried, not looked up: a module is imported, a convolution runs on the GPU.
+_WIDTH: Final = 80
+_STORE_PATIENCE: Final = 10.0  # seconds, where a training waits for runtime.patience
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+
+
+def run_doctor(
+    params: Path,
+    overrides: list[str] | None,
+    *,
+    quick: bool = False,
+    as_json: bool = False,
+    need_gib: float | None = None,
+) -> int:
+    """Examine everything, print what was found, and return the exit code."""
+    try:
+        config, layout = read(params, overrides)
+    except ConfigError as error:
+        parts = {"parameters": Examination()}
+        parts["parameters"].error("parameters", params, str(error), "mend that key")
+    else:
+        bar = silent if as_json else progress
+        parts = examine(config, layout, quick=quick, need_gib=need_gib, bar=bar)
+    findings = [finding for part in parts.values() for finding in part.findings]
+    code = max((EXIT_CODES[finding.severity] for finding in findings), default=0)
+    say(_json(parts, findings, quick, code) if as_json else _text(parts, findings, quick))
+    return code
+
+
+def examine(
+    config: Config,
+    layout: Layout,
+    *,
+    quick: bool = False,
+    need_gib: float | None = None,
+    bar: Bar = silent,
+) -> dict[str, Examination]:
+    """Examine all that params.yaml means, and return the parts by title, in order.
+
+    Args:
+        config: the parameters.
+        layout: where things lie, relative to the working directory.
+        quick: leave out what reads every byte: contents of raw clips, checksums of shards, weights.
+        need_gib: GiB that must be free; None: what the stages still to come will need, estimated.
+        bar: shows progress.
+    """
+    from pipeline.doctor import examine_dataset, examine_faces
+
+    prepared = layout.shards.is_dir()
+    dataset, rows = examine_dataset(
+        config.data,
+        layout.manifest,
+        forgotten=FORGOTTEN,
+        prepared=prepared,
+        hashes=not quick,
+        bar=bar,
+    )
+    if need_gib is None:
+        need_gib = plan_gib(
+            config,
+            clips=len(rows) or config.synthesize.clips,
+            raw=config.data.name == "synthetic" and not rows and not prepared,
+            faces=not layout.faces.is_file() and not prepared,
+            shards=not prepared,
+        )
+    written = (layout.shards, checkpoints(), layout.trains)
+    parts = {
+        "machine": examine_machine(config, folders=written, need_gib=need_gib),
+        "dataset": dataset,
+        "faces": examine_faces(layout.faces, rows.keys(), prepared=prepared),
+    }
+    if any(finding.kind == "torch" for finding in parts["machine"].findings):
+        return parts  # what follows is read with torch
+    return parts | _examine_runs(config, layout, rows, quick=quick, bar=bar)
+
+
+def _examine_runs(
+    config: Config,
+    layout: Layout,
+    rows: Mapping[str, Mapping[str, Any]],
+    *,
+    quick: bool,
+    bar: Bar,
+) -> dict[str, Examination]:
+    """Examine shards, models and predictions."""
+    from pipeline.face.preprocessing import preprocessing
+    from pipeline.index import read_forgotten
+    from pipeline.manifest import read_classes
+    from safe.doctor import examine_models, examine_predictions, examine_shards
+
+    forgotten, classes, right = set[str](), None, None
+    with suppress(DataError):  # here and below: another examination tells
+        forgotten = read_forgotten(FORGOTTEN, config.data.name)
+    with suppress(DataError, OSError):
+        classes = read_classes(layout.manifest)
+    with suppress(DataError):
+        right = preprocessing(config.data.source, faces=config.faces, shard=config.shard)
+    found, shards = examine_shards(
+        layout.shards,
+        listed=rows,
+        classes=classes,
+        forgotten=forgotten,
+        right=right,
+        read=not quick,
+        seen=layout.seen,
+        bar=bar,
+    )
+    if config.runtime.shards is not None:
+        stored = _examine_store(found, config, layout)
+        shards = shards or stored
+    models = examine_models(layout.trains, folds=config.data.folds, shards=shards, read=not quick)
+    names = [path.parent.name[5:] for path in layout.trains.glob("fold-*/model.json")]
+    folds = {int(name) for name in names if name.isdecimal()}
+    calibrated = examine_models(
+        layout.calibrates, folds=sorted(folds), shards=shards, read=not quick
+    )
+    models.facts |= calibrated.facts
+    models.findings += calibrated.findings
+    said = examine_predictions(layout.evals, models=folds, shards=shards, forgotten=forgotten)
+    return {"shards": found, "models": models, "predictions": said}
+
+
+def _examine_store(found: Examination, config: Config, layout: Layout) -> "ShardFolder | None":
+    """Open the shards of runtime.shards and compare them with those here; None where it fails.
+
+    The contents of their tars are left to those who fetch them.
+    """
+    from safe.shards.folder import open_shards
+    from safe.shards.push import check_same
+
+    store = open_store(config, str(config.runtime.shards))
+    store = replace(store, patience=min(store.patience, _STORE_PATIENCE))
+    try:
+        check_same(layout.shards, store)
+        folder = open_shards(store)
+    except DataError as error:
+        remedy = "`safe-cli push-shards` sends shards there; else mend runtime.shards, or null"
+        found.refused("store", str(store), error, remedy)
+        return None
+    found.facts["stored_shards"] = len(folder.files)
+    return folder
+
+
+def _json(
+    parts: dict[str, Examination], findings: Sequence[Finding], quick: bool, code: int
+) -> str:
+    severities = Counter(finding.severity for finding in findings)
+    whole = {
+        "quick": quick,
+        "exit_code": code,
+        "counts": {name: severities[name] for name in EXIT_CODES},
+        "facts": {title: part.facts for title, part in parts.items()},
+        "findings": [
+            {"part": title, **vars(finding)}
+            for title, part in parts.items()
+            for finding in part.findings
+        ],
+    }
+    return json.dumps(whole, indent=1)
+
+
+def _text(parts: dict[str, Examination], findings: Sequence[Finding], quick: bool) -> str:
+    """Write a block for each part: its facts, then each finding with its remedy."""
+    lines = []
+    for title, part in parts.items():
+        lines.append(f"{title}: {_count(part.findings) or 'ok'}")
+        # as `900 clips, torch 2.15.0, disk free 20.1 GiB`, to be broken at commas
+        facts = ", ".join(_fact(name, value) for name, value in part.facts.items())
+        lines += _wrap(re.sub("(?<!,) ", _NO_BREAK, facts), "  ", "  ")
+        for finding in part.findings:
+            told = f"{finding.severity:<8}{finding.where}: {finding.what}"
+            lines += _wrap(told, "  ", " " * 10)
+            lines += _wrap(f"-> {finding.remedy}", " " * 10, " " * 13)
+    lines += ["", f"doctor: {_count(findings) or 'nothing found'}"]
+    if quick:
+        lines.append("quick: contents of raw clips, checksums of shards and weights were not read")
+    return "\n".join(printable(line) for line in lines)
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    """Write `2 errors, 1 note`; nothing where there is none."""
+    counts = Counter(finding.severity for finding in findings)
+    return ", ".join(number(counts[name], name) for name in reversed(EXIT_CODES) if counts[name])
+
+
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(_fact(key, inner) for key, inner in value.items())
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    words = name.replace("_", " ")
+    if words.endswith(" gib"):
+        return f"{words.removesuffix(' gib')} {value} GiB"
+    if isinstance(value, int):
+        return f"{value:,} {words}" if name.endswith("s") else f"{words} {value:,}"
+    return f"{words} {value}"
+
+
+def _wrap(text: str, first: str, rest: str) -> list[str]:
+    """Break a text at blanks only, and not within a command, so that it can be copied."""
+    text = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _NO_BREAK), text)
+    lines = textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_NO_BREAK, " ") for line in lines]
+
+
+# The machine: what is asked for is tried, not looked up.
 
 CONSTRAINTS: Final = Path(__file__).parents[1] / "constraints.txt"
 """Versions that were tried together; absent where only the packages are installed."""
@@ -55,7 +264,7 @@ _STATE_GIB: Final = {"small": 0.25, "light": 0.5, "r3d_18": 2.0}  # models, chec
 def examine_machine(
     config: Config, *, folders: Sequence[Path], need_gib: float, versions: Path = CONSTRAINTS
 ) -> Examination:
-    """Examine the machine for what params.yaml plans.
+    """Examine the machine for what params.yaml plans: torch, GPU, decoder, disk, memory, versions.
 
     Args:
         config: the parameters.
@@ -65,22 +274,20 @@ def examine_machine(
     """
     found = Examination({"python": platform.python_version()})
     _try_torch(found, config)
-    _try_decoder(found, config)
+    if config.data.source == "video":  # face crops need no decoder
+        _try_decoder(found, config)
     _look_at_disk(found, folders, need_gib)
     _look_at_limits(found)
-    _compare_versions(found, versions)
+    if versions.is_file():
+        _compare_versions(found, versions)
     return found
 
 
 def plan_gib(config: Config, *, clips: int, raw: bool, faces: bool, shards: bool) -> float:
-    """Estimate the GiB that the stages will still write.
+    """Estimate the GiB that the stages will still write for so many clips.
 
-    Args:
-        config: the parameters.
-        clips: of the dataset.
-        raw: whether the synthetic clips are still to be drawn.
-        faces: whether faces is still to run, which leaves strips for shard.
-        shards: whether shard is still to run.
+    `raw`: whether the synthetic clips are still to be drawn; `faces` and `shards`: whether these
+    stages are still to run. faces leaves strips for shard.
     """
     drawn = clips * config.synthesize.size**2 * _VIDEO_BYTES * raw
     pixels = clips * config.shard.frames * config.shard.size**2
@@ -123,15 +330,12 @@ def _try_torch(found: Examination, config: Config) -> None:
         found.facts |= {"gpu": about.name, "gpu_gib": round(about.total_memory / _GIB, 1)}
     elif config.runtime.device == "auto" and Path("/dev/nvidia0").exists():
         what = f"an NVIDIA GPU is here, but torch {torch.__version__} cannot use it"
-        found.warn(
-            "gpu-unused", "runtime.device", what, "mend the driver, or install torch for CUDA"
-        )
+        remedy = "mend the driver, or install torch for CUDA"
+        found.warn("gpu-unused", "runtime.device", what, remedy)
 
 
 def _try_decoder(found: Examination, config: Config) -> None:
-    """Load what decodes videos and finds faces; face crops need neither."""
-    if config.data.source != "video":
-        return
+    """Load what decodes videos and finds faces."""
     try:
         import av
 
@@ -202,8 +406,6 @@ def _free_memory() -> float | None:
 
 def _compare_versions(found: Examination, constraints: Path) -> None:
     """Compare packages with the versions that were tried together."""
-    if not constraints.is_file():
-        return
     lines = constraints.read_text(encoding="utf-8").splitlines()
     tried = dict(line.split("==") for line in lines if "==" in line and line[0] != "#")
     other = []
@@ -219,238 +421,3 @@ def _compare_versions(found: Examination, constraints: Path) -> None:
         what = f"other versions than were tried together: {some(other)}"
         remedy = f"figures may differ in the last digits; {INSTALL}"
         found.note("versions", constraints, what, remedy)
-
-
-EXIT_CODES: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "error": 2}
-
-_WIDTH: Final = 80
-_STORE_PATIENCE: Final = 10.0  # seconds, where a training waits for runtime.patience
-_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
-
-
-def run_doctor(
-    params: Path,
-    overrides: list[str] | None,
-    *,
-    quick: bool = False,
-    as_json: bool = False,
-    need_gib: float | None = None,
-) -> int:
-    """Examine everything, print what was found, and return the exit code."""
-    try:
-        config, layout = read(params, overrides)
-    except ConfigError as error:
-        parts = {"parameters": Examination()}
-        parts["parameters"].error("parameters", params, str(error), "mend that key")
-    else:
-        bar = silent if as_json else progress
-        parts = examine(config, layout, quick=quick, need_gib=need_gib, bar=bar)
-    findings = [finding for part in parts.values() for finding in part.findings]
-    code = max((EXIT_CODES[finding.severity] for finding in findings), default=0)
-    say(_json(parts, quick, code) if as_json else _text(parts, quick))
-    return code
-
-
-def examine(
-    config: Config,
-    layout: Layout,
-    *,
-    quick: bool = False,
-    need_gib: float | None = None,
-    bar: Bar = silent,
-) -> dict[str, Examination]:
-    """Examine all that params.yaml means, and return the parts by title, in order.
-
-    Args:
-        config: the parameters.
-        layout: where things lie, relative to the working directory.
-        quick: leave out what reads every byte: contents of raw clips, checksums of shards, weights.
-        need_gib: GiB that must be free; None: what the stages still to come will need, estimated.
-        bar: shows progress.
-    """
-    from pipeline.doctor import examine_dataset, examine_faces
-    from pipeline.index import read_forgotten
-
-    prepared = layout.shards.is_dir()
-    dataset, rows = examine_dataset(
-        config.data,
-        layout.manifest,
-        forgotten=FORGOTTEN,
-        prepared=prepared,
-        hashes=not quick,
-        bar=bar,
-    )
-    if need_gib is None:
-        need_gib = plan_gib(
-            config,
-            clips=len(rows) or config.synthesize.clips,
-            raw=config.data.name == "synthetic" and not rows and not prepared,
-            faces=not layout.faces.is_file() and not prepared,
-            shards=not prepared,
-        )
-    written = (layout.shards, checkpoints(), layout.trains)
-    parts = {
-        "machine": examine_machine(config, folders=written, need_gib=need_gib),
-        "dataset": dataset,
-        "faces": examine_faces(layout.faces, rows.keys(), prepared=prepared),
-    }
-    if any(finding.kind == "torch" for finding in parts["machine"].findings):
-        return parts  # what follows is read with torch
-    try:
-        forgotten = read_forgotten(FORGOTTEN, config.data.name)
-    except DataError:  # the dataset's examination tells
-        forgotten = set()
-    return parts | _examine_runs(config, layout, rows, forgotten, quick=quick, bar=bar)
-
-
-def _examine_runs(
-    config: Config,
-    layout: Layout,
-    rows: Mapping[str, Mapping[str, Any]],
-    forgotten: set[str],
-    *,
-    quick: bool,
-    bar: Bar,
-) -> dict[str, Examination]:
-    """Examine shards, models and predictions."""
-    from pipeline.manifest import read_classes
-    from safe.doctor import examine_models, examine_predictions, examine_shards
-
-    classes = None
-    with suppress(DataError, OSError):  # the dataset's examination tells
-        classes = read_classes(layout.manifest)
-    found, shards = examine_shards(
-        layout.shards,
-        listed=rows,
-        classes=classes,
-        forgotten=forgotten,
-        right=_preprocessing(config),
-        read=not quick,
-        seen=layout.seen,
-        bar=bar,
-    )
-    if config.runtime.shards is not None:
-        stored = _examine_store(found, open_store(config, config.runtime.shards), layout)
-        shards = shards or stored
-    trained = examine_models(layout.trains, folds=config.data.folds, shards=shards, read=not quick)
-    parts = {"shards": found, "models": trained}
-    names = [path.parent.name[5:] for path in layout.trains.glob("fold-*/model.json")]
-    folds = {int(name) for name in names if name.isdecimal()}
-    calibrated = examine_models(
-        layout.calibrates, folds=sorted(folds), shards=shards, read=not quick
-    )
-    trained.facts |= calibrated.facts
-    trained.findings += calibrated.findings
-    parts["predictions"] = examine_predictions(
-        layout.evals, models=folds, shards=shards, forgotten=forgotten
-    )
-    return parts
-
-
-def _examine_store(
-    found: Examination, store: "StoredShards", layout: Layout
-) -> "ShardFolder | None":
-    """Open the shards of runtime.shards and compare them with those here; None where it fails.
-
-    The contents of their tars are left to those who fetch them.
-    """
-    from safe.shards.folder import open_shards
-    from safe.shards.push import check_same
-
-    store = replace(store, patience=min(store.patience, _STORE_PATIENCE))
-    try:
-        check_same(layout.shards, store)
-        folder = open_shards(store)
-    except DataError as error:
-        remedy = "`safe-cli push-shards` sends shards there; else mend runtime.shards, or null"
-        found.refused("store", str(store), error, remedy)
-        return None
-    found.facts["stored_shards"] = len(folder.files)
-    return folder
-
-
-def _preprocessing(config: Config) -> dict[str, Any] | None:
-    """Return what the parameters mean; None without the detector, of which the machine tells."""
-    from pipeline.face.preprocessing import preprocessing
-
-    try:
-        return preprocessing(config.data.source, faces=config.faces, shard=config.shard)
-    except DataError:
-        return None
-
-
-def _json(parts: dict[str, Examination], quick: bool, code: int) -> str:
-    findings = [finding for part in parts.values() for finding in part.findings]
-    severities = Counter(finding.severity for finding in findings)
-    whole = {
-        "quick": quick,
-        "exit_code": code,
-        "counts": {name: severities[name] for name in EXIT_CODES},
-        "facts": {title: part.facts for title, part in parts.items()},
-        "findings": [
-            {"part": title, **vars(finding)}
-            for title, part in parts.items()
-            for finding in part.findings
-        ],
-    }
-    return json.dumps(whole, indent=1)
-
-
-def _text(parts: dict[str, Examination], quick: bool) -> str:
-    """Write a block for each part: its facts, then each finding with its remedy."""
-    lines = []
-    for title, part in parts.items():
-        lines.append(f"{title}: {_count(part.findings) or 'ok'}")
-        lines += _wrap(_facts(part.facts), "  ", "  ")
-        for finding in part.findings:
-            told = f"{finding.severity:<8}{finding.where}: {finding.what}"
-            lines += _wrap(told, "  ", " " * 10)
-            lines += _wrap(f"-> {finding.remedy}", " " * 10, " " * 13)
-    total = _count([finding for part in parts.values() for finding in part.findings])
-    lines += ["", f"doctor: {total or 'nothing found'}"]
-    if quick:
-        lines.append("quick: contents of raw clips, checksums of shards and weights were not read")
-    return "\n".join(printable(line) for line in lines)
-
-
-def _count(findings: Sequence[Finding]) -> str:
-    """Write `2 errors, 1 note`; nothing where there is none."""
-    counts = Counter(finding.severity for finding in findings)
-    return ", ".join(number(counts[name], name) for name in reversed(EXIT_CODES) if counts[name])
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    """Write facts as `900 clips, torch 2.15.0, disk free 20.1 GiB`, to be broken at commas."""
-    return ", ".join(_whole(_fact(name, value)) for name, value in facts.items())
-
-
-def _fact(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(_fact(key, inner) for key, inner in value.items())
-    if isinstance(value, bool):
-        value = "yes" if value else "no"
-    words = name.replace("_", " ")
-    if words.endswith(" gib"):
-        return f"{words.removesuffix(' gib')} {value} GiB"
-    if isinstance(value, int):
-        return f"{value:,} {words}" if name.endswith("s") else f"{words} {value:,}"
-    return f"{words} {value}"
-
-
-def _whole(text: str) -> str:
-    """Keep what is between two commas on one line."""
-    return re.sub("(?<!,) ", _NO_BREAK, text)
-
-
-def _wrap(text: str, first: str, rest: str) -> list[str]:
-    """Break a text at blanks only, and not within a command, so that it can be copied."""
-    text = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _NO_BREAK), text)
-    lines = textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [line.replace(_NO_BREAK, " ") for line in lines]

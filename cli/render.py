@@ -15,7 +15,7 @@ from cli.layout import Layout
 from cli.progress import say
 from safe.config import Config
 from safe.errors import ConfigError, DataError
-from safe.evaluation.compare import Entry, Estimate, estimate, table_markdown
+from safe.evaluation.compare import Entry, Estimate, estimates, table_markdown
 from safe.evaluation.held import read_out
 from safe.evaluation.sheet import Sheet, find_sheet, plan, read_settings
 from safe.files import whole_file
@@ -127,10 +127,7 @@ def _commits(found: Results) -> str:
 
 def _estimates(job: _Job) -> dict[str, dict[str, Estimate]]:
     return {
-        name: {
-            figure: estimate(entry, figure, bins=job.config.eval.bins, name=name)
-            for figure in job.sheet.figures
-        }
+        name: estimates(entry, job.sheet.figures, bins=job.config.eval.bins, name=name)
         for name, entry in job.entries.items()
     }
 

@@ -1,7 +1,6 @@
-"""Are the shards whole, do they hold the clips of the manifest, and does none leak into the test?
+"""Examinations of shards, models and predictions: are they whole, and do they fit one another?
 
-The shard folder goes in, with what else is known of its clips; an Examination comes out. Nothing is
-written but the memory of tars that were found good.
+Nothing is written but the memory of tars that were found good.
 """
 
 import math
@@ -36,7 +35,7 @@ def examine_shards(
     seen: Path | None = None,
     bar: Bar = silent,
 ) -> tuple[Examination, ShardFolder | None]:
-    """Examine a shard folder.
+    """Examine a shard folder; return it too, opened, or None where that fails.
 
     Args:
         root: the folder.
@@ -47,9 +46,6 @@ def examine_shards(
         read: whether to read every tar that was not found good before.
         seen: the memory of those that were (safe.shards.verify).
         bar: shows how many tars were read.
-
-    Returns:
-        The examination, and the opened folder; None if it cannot be opened.
     """
     found = Examination()
     if not root.is_dir():
@@ -83,20 +79,13 @@ def examine_shards(
 def _lacks_tars(found: Examination, root: Path) -> bool:
     """Look for every tar of the index. An index that cannot be read is left to open_shards."""
     try:
-        tars = read_index(root).tars.tolist()
+        sizes = {name: size for name, _, size in read_index(root).tars.tolist()}
     except DataError:
         return False
-    sizes = {name: size for name, _, size in tars}
     lost = [name for name in sizes if not (root / name).is_file()]
-    cut = [
-        name for name in sizes if name not in lost and (root / name).stat().st_size != sizes[name]
-    ]
-    if lost:
-        what = f"{number(len(lost), 'shard')} of index.json missing: {some(lost)}"
-        found.error("shard-missing", root, what, ANEW)
-    if cut:
-        what = f"{number(len(cut), 'shard')} of another size than in index.json: {some(cut)}"
-        found.error("shard-size", root, what, ANEW)
+    cut = [n for n in sizes if n not in lost and (root / n).stat().st_size != sizes[n]]
+    found.clips("shard-missing", root, lost, "of index.json missing", ANEW, what="shard")
+    found.clips("shard-size", root, cut, "of another size than in index.json", ANEW, what="shard")
     return bool(lost or cut)
 
 
@@ -113,16 +102,13 @@ def _compare_settings(
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
     ]
-    if not other:
+    if other:
+        what = f"made with other settings than params.yaml has: {some(other)}"
+        remedy = "`dvc repro`, or `safe-cli shard`, makes them anew; or set the parameters back"
+        found.warn("shards-settings", folder.root, what, remedy)
+    else:
         what = f"the preprocessing id {made['id']} is not that of the settings beside it"
         found.error("shards-id", folder.root / "index.json", what, ANEW)
-        return
-    found.warn(
-        "shards-settings",
-        folder.root,
-        f"made with other settings than params.yaml has: {some(other)}",
-        "`dvc repro`, or `safe-cli shard`, makes them anew; or set the parameters back",
-    )
 
 
 def _compare_clips(
@@ -134,7 +120,7 @@ def _compare_clips(
 ) -> None:
     """Check that manifest = in shards + left out, with its classes, labels and buckets."""
     left_out = {entry["clip"]: entry["bucket"] for entry in folder.index["left_out"]}
-    labels = dict(zip(folder.clip.tolist(), folder.label.tolist(), strict=True))
+    labels = {k: folder.classes[v] for k, v in zip(folder.clip.tolist(), folder.label, strict=True)}
     buckets = dict(zip(folder.clip.tolist(), folder.bucket.tolist(), strict=True)) | left_out
     tell_forgotten(found, folder.root, sorted(forgotten & buckets.keys()))
     if not listed:
@@ -145,25 +131,20 @@ def _compare_clips(
         parts = [f"lacks {some(lost)}"] * bool(lost) + [f"has beside it {some(more)}"] * bool(more)
         found.error("shards-sum", folder.root, f"{sums}: {'; '.join(parts)}", ANEW)
     if classes != folder.classes:
-        here = ", ".join(folder.classes)
-        what = f"of the classes {here}, the manifest of {', '.join(classes)}"
+        what = f"of the classes {', '.join(folder.classes)}, the manifest of {', '.join(classes)}"
         found.error("shards-classes", folder.root, what, ANEW)
-    wrong = [
-        f"{key} ({folder.classes[label]}, in the manifest {classes[listed[key]['label']]})"
-        for key, label in labels.items()
-        if key in listed and classes[listed[key]["label"]] != folder.classes[label]
-    ]
-    if wrong:
-        what = f"{number(len(wrong), 'clip')} with another label: {some(wrong)}"
-        found.error("shards-labels", folder.root, what, ANEW)
-    moved = [
-        f"{key} ({bucket}, in the manifest {listed[key]['bucket']})"
-        for key, bucket in buckets.items()
-        if key in listed and listed[key]["bucket"] != bucket
-    ]
-    if moved:
-        what = f"{number(len(moved), 'clip')} in another bucket: {some(moved)}"
-        found.error("shards-folds", folder.root, what, ANEW)
+    named = {key: classes[row["label"]] for key, row in listed.items()}
+    held = {key: row["bucket"] for key, row in listed.items()}
+    for kind, told, here, there in (
+        ("shards-labels", "with another label", labels, named),
+        ("shards-folds", "in another bucket", buckets, held),
+    ):
+        wrong = [
+            f"{key} ({value}, in the manifest {there[key]})"
+            for key, value in here.items()
+            if key in there and there[key] != value
+        ]
+        found.clips(kind, folder.root, wrong, told, ANEW)
 
 
 def _find_same_faces(found: Examination, folder: ShardFolder) -> None:
@@ -195,15 +176,12 @@ def _read_tars(found: Examination, folder: ShardFolder, seen: Path | None, bar: 
                 verify(_part(folder, start, stop), seen=seen)
             except DataError:
                 for tar in range(start, stop):
-                    _read_tar(found, folder, tar, seen)
+                    try:
+                        verify(_part(folder, tar, tar + 1), seen=seen)
+                    except DataError as error:
+                        path = folder.root / folder.files[tar]
+                        found.refused("shard-damaged", path, error, ANEW)
             done(stop)
-
-
-def _read_tar(found: Examination, folder: ShardFolder, tar: int, seen: Path | None) -> None:
-    try:
-        verify(_part(folder, tar, tar + 1), seen=seen)
-    except DataError as error:
-        found.refused("shard-damaged", folder.root / folder.files[tar], error, ANEW)
 
 
 def _part(folder: ShardFolder, start: int, stop: int) -> ShardFolder:
@@ -219,11 +197,6 @@ def _part(folder: ShardFolder, start: int, stop: int) -> ShardFolder:
     )
 
 
-# Do the models and predictions of the folds fit the shards?
-#
-# Model folders and predictions go in, with the opened shards; an Examination comes out.
-
-
 def examine_models(
     stage: Path, *, folds: Sequence[int], shards: ShardFolder | None, read: bool = True
 ) -> Examination:
@@ -236,10 +209,7 @@ def examine_models(
         read: whether to read the weights and rebuild the network, or model.json only.
     """
     found, verb = Examination(), stage.name
-    there = _folds(stage)
-    found.facts[verb] = some([f"fold {fold}" for fold in there], 10) or "no fold"
-    _tell_absent(found, stage, [fold for fold in folds if fold not in there])
-    for fold, folder in there.items():
+    for fold, folder in _folds(found, stage, folds).items():
         anew = f"`safe-cli {verb} --fold {fold}` makes it anew"
         try:
             info = load_model(folder)[1] if read else read_info(folder / "model.json")
@@ -254,11 +224,7 @@ def examine_models(
 
 
 def examine_predictions(
-    stage: Path,
-    *,
-    models: Set[int],
-    shards: ShardFolder | None,
-    forgotten: Set[str],
+    stage: Path, *, models: Set[int], shards: ShardFolder | None, forgotten: Set[str]
 ) -> Examination:
     """Examine the folders `fold-<k>` that eval wrote.
 
@@ -268,10 +234,8 @@ def examine_predictions(
         shards: what the predictions are of; None where there are none.
         forgotten: keys that must not be here.
     """
-    found, there = Examination(), _folds(stage)
-    found.facts[stage.name] = some([f"fold {fold}" for fold in there], 10) or "no fold"
-    _tell_absent(found, stage, [fold for fold in sorted(models) if fold not in there])
-    for fold, folder in there.items():
+    found = Examination()
+    for fold, folder in _folds(found, stage, sorted(models)).items():
         path, anew = folder / "predictions.parquet", f"`safe-cli eval --fold {fold}` makes it anew"
         try:
             said = read_predictions(path)
@@ -284,20 +248,19 @@ def examine_predictions(
             found.error("predictions-finite", path, "holds logits that are no numbers", anew)
         tell_forgotten(found, path, sorted(forgotten & set(said.clip)))
         if shards is not None:
-            _compare_predictions(found, path, fold, said, shards)
+            _compare_predictions(found, path, fold, said, shards, anew)
     return found
 
 
-def _folds(stage: Path) -> dict[int, Path]:
-    """Return the folders fold-<k> by k, in order."""
+def _folds(found: Examination, stage: Path, wanted: Sequence[int]) -> dict[int, Path]:
+    """Return the folders fold-<k> by k, in order; tell which of those wanted are not there."""
     paths = [path for path in stage.glob("fold-*") if path.name[5:].isdecimal()]
-    return dict(sorted((int(path.name[5:]), path) for path in paths))
-
-
-def _tell_absent(found: Examination, stage: Path, folds: list[int]) -> None:
-    if folds:
-        what = f"not made yet: fold {some([str(fold) for fold in folds], 5)}"
+    there = dict(sorted((int(path.name[5:]), path) for path in paths))
+    found.facts[stage.name] = some([f"fold {fold}" for fold in there], 10) or "no fold"
+    if absent := [str(fold) for fold in wanted if fold not in there]:
+        what = f"not made yet: fold {some(absent, 5)}"
         found.note(f"{stage.name}-absent", stage, what, f"`safe-cli {stage.name}` makes it")
+    return there
 
 
 def _compare_model(
@@ -358,16 +321,13 @@ def _examine_calibration(
     except DataError as error:
         found.refused("calibrate-predictions", path, error, anew)
         return
-    if leaked:
-        what = f"calibrated on {number(len(leaked), 'clip')} of the test split: {some(leaked)}"
-        found.error("calibrate-leak", path, what, anew)
+    found.clips("calibrate-leak", path, leaked, "calibrated on {} of the test split", anew)
 
 
 def _compare_predictions(
-    found: Examination, path: Path, fold: int, split: Split, shards: ShardFolder
+    found: Examination, path: Path, fold: int, split: Split, shards: ShardFolder, anew: str
 ) -> None:
     """Compare the clips, classes and labels of predictions with the fold's test split."""
-    anew = f"`safe-cli eval --fold {fold}` makes it anew"
     try:
         rows = shards.split(fold)[1]
     except DataError as error:
@@ -387,6 +347,4 @@ def _compare_predictions(
         found.error("predictions-classes", path, what, anew)
         return
     wrong = [key for key in sorted(right.keys() & said.keys()) if right[key] != said[key]]
-    if wrong:
-        what = f"another label than in the shards for {number(len(wrong), 'clip')}: {some(wrong)}"
-        found.error("predictions-labels", path, what, anew)
+    found.clips("predictions-labels", path, wrong, "another label than in the shards for {}", anew)

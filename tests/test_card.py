@@ -5,7 +5,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from support import small_config
 from cli.export import run_card
 from safe.errors import DataError, ModelError
 from safe.evaluation.calibration import Calibration
-from safe.evaluation.inference import Predictions, write_predictions
 from safe.evaluation.metrics import softmax, summarize
+from safe.evaluation.predictions import Split, write_predictions
 from safe.models.registry import build_model
 from safe.report.card import write_card
 from safe.saved import info_digest, read_info, save_model
@@ -86,13 +85,11 @@ def made(base, tmp_path):
 
 def evaluate(out: Path, label: Any, logits: Any, classes: Any = BASIC, **more: Any) -> None:
     """Write what `safe-cli eval` writes, with the keys that a card needs."""
-    clips = np.array([f"c{i:03d}" for i in range(N)])
-    folder = SimpleNamespace(clip=clips, label=label, classes=classes)
     wide = np.ones((N, 2), np.float32) / 2
+    clips = tuple(f"c{i:03d}" for i in range(N))
     out.mkdir()
-    write_predictions(
-        out / "predictions.parquet", folder, Predictions(np.arange(N), logits, wide, wide)
-    )
+    split = Split(clips, label, classes, logits, embedding=wide, attention=wide)
+    write_predictions(out / "predictions.parquet", split)
     metrics = summarize(logits, label, 15, classes) | {
         "weights": read_info(out.parent / "model" / "model.json")["weights"]["sha256"],
         "n_test": N, "n_left_out": 4, "fold": 1, "selection": "val",

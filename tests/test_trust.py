@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from safe.evaluation.calibration import FIGURES, Calibration, aurc, risk_at, trust_figures
-from safe.evaluation.metrics import brier, ece, softmax
+from safe.evaluation.calibration import FIGURES, Calibration, trust_figures
+from safe.evaluation.metrics import aurc, brier, ece, risk_at, softmax
 from safe.taxonomy import BASIC
 
 K = len(BASIC)
@@ -68,10 +68,10 @@ def test_the_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(1)
     logits = np.zeros((100, K))
     held = 0
-    for seed in range(100):
+    for _ in range(100):
         labels = np.where(rng.random(100) < 0.8, 0, 1)
         read = Calibration(level=0.8, cutoffs=(0.0, *(1.0,) * (K - 1)), clips=1)  # set = {0}
-        found = trust_figures(logits, labels, read, bins=15, resamples=60, seed=seed)
+        found = trust_figures(logits, labels, read, bins=15, resamples=1)
         held += found["coverage_low"] <= 0.8 <= found["coverage_high"]
     assert 88 <= held <= 99
 

@@ -1,4 +1,4 @@
-"""What does a model answer about a stretch of a video, and how is it written down?
+"""Answers: what a model says of a stretch of a video, as rows of JSON lines or Parquet.
 
 One row is one face during one window of time, or a gap: a stretch without a face to look at. The
 same rows go into JSON lines or into Parquet, one by one, so that a long video takes no memory. The
@@ -7,7 +7,7 @@ classes are apparent expressions. Shapes: n windows, K classes.
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,7 +24,7 @@ from safe.taxonomy import ABSTAIN, Classes, encode
 Format = Literal["jsonl", "parquet"]
 
 _ROWS: Final = 1024
-"""Rows of a Parquet row group: what is held before it is written."""
+"""What is held before it is written: in Parquet a row group."""
 
 
 @dataclass(frozen=True)
@@ -124,35 +124,24 @@ def judge(logits: ArrayLike, calibration: Calibration, classes: Classes) -> list
 def writing(path: Path, form: Format, classes: Classes) -> Iterator[Callable[[Answer], None]]:
     """Give a function that writes one row; the file appears whole when the block ends.
 
-    Args:
-        path: the file. An error in the block leaves no file, and an older one as it was.
-        form: jsonl: one object a line, UTF-8; parquet: `schema`, zstd.
-        classes: those of the rows, K names.
+    jsonl is one object a line, UTF-8; parquet is `schema`, zstd. An error in the block leaves no
+    file, and an older one as it was.
     """
-    write_rows = _jsonl if form == "jsonl" else _parquet
-    with whole_file(path) as temporary, write_rows(temporary, classes) as write:
-        yield write
-
-
-@contextmanager
-def _jsonl(path: Path, classes: Classes) -> Iterator[Callable[[Answer], None]]:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-
-        def write(answer: Answer) -> None:
-            row = answer.record(classes)
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-
-        yield write
-
-
-@contextmanager
-def _parquet(path: Path, classes: Classes) -> Iterator[Callable[[Answer], None]]:
     waiting: list[dict[str, Any]] = []
     columns = schema(classes)
-    with pq.ParquetWriter(path, columns, compression="zstd") as file:
+    with whole_file(path) as temporary, ExitStack() as opened:
+        if form == "jsonl":
+            text = opened.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
+        else:
+            table = pq.ParquetWriter(temporary, columns, compression="zstd")
+            opened.enter_context(table)
 
         def flush() -> None:
-            file.write_table(pa.Table.from_pylist(waiting, schema=columns))
+            if form == "jsonl":
+                rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in waiting)
+                text.writelines(f"{row}\n" for row in rows)
+            elif waiting:
+                table.write_table(pa.Table.from_pylist(waiting, schema=columns))
             waiting.clear()
 
         def write(answer: Answer) -> None:
@@ -161,5 +150,4 @@ def _parquet(path: Path, classes: Classes) -> Iterator[Callable[[Answer], None]]
                 flush()
 
         yield write
-        if waiting:
-            flush()
+        flush()

@@ -1,24 +1,29 @@
-"""How do the rows of an experiment's table compare, over seeds and over clips?
+"""Comparison of the rows of an experiment's table, over seeds and over clips, and its Markdown.
 
 In: the predictions of each row, a split a seed, and what the paper gives. Out: estimates, paired
-differences and tests. Two kinds of doubt, never mixed: the DEVIATION is over seeds (another
-training, the same clips), the 95 % INTERVAL is over clips (the same trainings, other clips like
-these). Figures are those of safe.evaluation.metrics.summarize, in its units.
+differences, tests, and the table. Two kinds of doubt, never mixed: the DEVIATION is over seeds
+(another training, the same clips), the 95 % INTERVAL is over clips (the same trainings, other clips
+like these; safe/evaluation/intervals.py). Metrics and units: safe.evaluation.metrics.summarize, and
+<metric>_calibrated of the scaled logits.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from safe.errors import DataError
 from safe.evaluation.intervals import (
     RECALL,
+    RESAMPLES,
+    Interval,
     Mcnemar,
+    intervals,
     mcnemar,
     mean_and_deviation,
     percentile_interval,
-    resample_figure,
+    resampled,
 )
 from safe.evaluation.metrics import Floats, summarize, uar_name
 from safe.evaluation.predictions import Split
@@ -28,13 +33,13 @@ _CALIBRATED = "_calibrated"
 
 @dataclass(frozen=True)
 class Estimate:
-    """One figure of one row of a table."""
+    """One metric of one row of a table."""
 
     values: tuple[float, ...]
-    """One a seed; empty where no run is there. Percent for war, uar and recalls."""
+    """One a seed; empty without runs, and of a recall without clips."""
     low: float
     high: float
-    """95 % interval of the mean over the seeds, from a bootstrap over clips; nan without runs."""
+    """95 % interval over clips of the mean over the seeds; nan without values."""
     paper: float | None
     """What the paper gives, or None."""
 
@@ -56,85 +61,68 @@ class Entry:
     splits: Mapping[int, Split]
     """By seed: the test clips of all its folds, pooled. Empty: missing; some seeds: partial."""
     paper: Mapping[str, float]
-    """What the paper gives, by figure; its own deviation as <figure>_std."""
+    """What the paper gives, by metric; its own deviation as <metric>_std."""
     against: str | None = None
     """The row that this one is compared with."""
     built: bool = True
     """False for a published model that is not built here: it has figures of the paper only."""
 
 
-def estimate(
-    entry: Entry,
-    figure: str,
-    *,
-    bins: int = 15,
-    resamples: int = 1000,
-    seed: int = 0,
-    name: str = "row",
-) -> Estimate:
-    """Estimate a figure of a row.
-
-    The interval is of the mean over the seeds: each resample of the clips is applied to all seeds
-    together (safe.evaluation.intervals.resample_figure), and the ends are percentiles of the R
-    means. Its
-    width does not hold the doubt from having few seeds: that is the deviation's. The ECE of a
-    resample is on average above that of the clips (a resample adds noise, whose absolute value
-    counts), so where the ECE is small its interval lies high; differences suffer less.
-
-    Args:
-        entry: the row.
-        figure: one of safe.evaluation.sheet.FIGURES, or recall.<class>.
-        bins: M of the ECE.
-        resamples: R.
-        seed: decides the resamples; not a seed of the training.
-        name: what an error calls the row.
-
-    Returns:
-        The estimate; without values if there is no run, or no clip of the class of a recall.
+def estimates(
+    entry: Entry, metrics: Sequence[str], *, bins: int = 15, name: str = "row"
+) -> dict[str, Estimate]:
+    """Estimate metrics of a row, which an error calls `name`.
 
     Raises:
         DataError: if the seeds are not of the same classes, or of the same clips in the same order;
-            or if the recall is that of a class which they have not.
-        ValueError: if the figure is not known.
+            if a recall is that of a class which they have not, or they are not calibrated.
+        ValueError: if a metric is not known.
     """
-    interval = percentile_interval(_resampled(entry, figure, bins, resamples, seed, name))
-    return Estimate(_values(entry, figure, bins), *interval, entry.paper.get(figure))
+    _check_pair(entry, entry, (name, name))
+    ends = _of_logits(intervals, entry, metrics, bins, name)
+    nothing: Interval = (float("nan"), float("nan"))
+    return {
+        metric: Estimate(_values(entry, metric, bins), low, high, entry.paper.get(metric))
+        for metric in metrics
+        for low, high in [ends.get(metric, nothing)]
+    }
 
 
-def difference(
+def differences(
     entry: Entry,
     other: Entry,
-    figure: str,
+    metrics: Sequence[str],
     *,
     bins: int = 15,
-    resamples: int = 1000,
-    seed: int = 0,
     names: tuple[str, str] = ("row", "reference"),
-) -> tuple[float, float, float]:
-    """Return figure(entry) - figure(other), each a mean over the seeds that both have.
+) -> dict[str, tuple[float, float, float]]:
+    """Return metric(entry) - metric(other), each a mean over the seeds that both have.
 
     Paired: a resample takes each clip with the predictions of all seeds of both, so what is hard
-    for both cancels. Args as in estimate.
+    for both cancels.
 
     Returns:
         Mean difference and the ends of its 95 % interval; nan if the two have no seed in common.
 
     Raises:
-        DataError: as estimate, for all runs of the two.
-        ValueError: if the figure is not known.
+        As estimates, for all runs of the two.
     """
     _check_pair(entry, other, names)
     both = [seed for seed in entry.splits if seed in other.splits]
-    pair = [
-        replace(row, splits={seed: row.splits[seed] for seed in both}) for row in (entry, other)
-    ]
-    a, b = (
-        _resampled(row, figure, bins, resamples, seed, name)
-        for row, name in zip(pair, names, strict=True)
+    a, b = (replace(row, splits={k: row.splits[k] for k in both}) for row in (entry, other))
+    drawn_a, drawn_b = (
+        _of_logits(resampled, row, metrics, bins, name)
+        for row, name in zip((a, b), names, strict=True)
     )
-    ours, theirs = (_values(row, figure, bins) for row in pair)
-    point = float(np.mean(ours) - np.mean(theirs)) if ours and theirs else float("nan")
-    return point, *percentile_interval(a - b)
+    found = {}
+    for metric in metrics:
+        ours, theirs = _values(a, metric, bins), _values(b, metric, bins)
+        if ours and theirs:
+            ends = percentile_interval(drawn_a[metric] - drawn_b[metric])
+            found[metric] = (float(np.mean(ours) - np.mean(theirs)), *ends)
+        else:
+            found[metric] = (float("nan"),) * 3
+    return found
 
 
 def mcnemar_by_seed(
@@ -146,11 +134,15 @@ def mcnemar_by_seed(
     right. The seeds share the clips, so their p are not independent and must not be combined.
 
     Raises:
-        DataError: as difference.
+        DataError: as differences.
     """
     _check_pair(entry, other, names)
-    right = [{k: s.predicted == s.label for k, s in row.splits.items()} for row in (entry, other)]
-    return {k: mcnemar(right[0][k], right[1][k]) for k in sorted(right[0].keys() & right[1].keys())}
+    both = sorted(entry.splits.keys() & other.splits.keys())
+    pairs = {seed: (entry.splits[seed], other.splits[seed]) for seed in both}
+    return {
+        seed: mcnemar(a.predicted == a.label, b.predicted == b.label)
+        for seed, (a, b) in pairs.items()
+    }
 
 
 def judge(point: float, low: float, high: float, paper: float | None) -> str:
@@ -167,39 +159,47 @@ def judge(point: float, low: float, high: float, paper: float | None) -> str:
     return "agrees" if point * paper > 0 else "against the paper"
 
 
-def _values(entry: Entry, figure: str, bins: int) -> tuple[float, ...]:
-    """The figure of each seed that has it."""
-    plain = figure.removesuffix(_CALIBRATED)
+def _values(entry: Entry, metric: str, bins: int) -> tuple[float, ...]:
+    """The metric of each seed that has it."""
     splits = entry.splits.values()
-    found = [summarize(_logits(s, figure), s.label, bins, s.classes) for s in splits]
+    found = [summarize(_logits(s, metric), s.label, bins, s.classes) for s in splits]
+    plain = metric.removesuffix(_CALIBRATED)
     return tuple(value for each in found if (value := each.get(plain)) is not None)
 
 
-def _logits(split: Split, figure: str) -> Floats:
-    """The logits that a figure is made of: <figure>_calibrated is of the scaled ones."""
-    if not figure.endswith(_CALIBRATED):
+def _of_logits(
+    function: Callable[..., dict[str, Any]],
+    entry: Entry,
+    metrics: Sequence[str],
+    bins: int,
+    name: str,
+) -> dict[str, Any]:
+    """Call intervals() or resampled() with the logits of all seeds; of the scaled ones apart."""
+    found: dict[str, Any] = {}
+    splits = list(entry.splits.values())
+    for scaled in (False, True) if splits else ():
+        chosen = [m for m in metrics if m.endswith(_CALIBRATED) == scaled]
+        if not chosen:
+            continue
+        logits = np.stack([_logits(split, chosen[0]) for split in splits])
+        labels, classes = splits[0].label, splits[0].classes
+        for metric in chosen:
+            if metric.startswith(RECALL) and metric.removeprefix(RECALL) not in classes:
+                known = ", ".join(classes)
+                raise DataError(f"{name}: {metric}: the runs have only the classes {known}")
+        plain = [metric.removesuffix(_CALIBRATED) for metric in chosen]
+        drawn = function(plain, labels, logits, classes, bins=bins)
+        found |= {metric: drawn[key] for metric, key in zip(chosen, plain, strict=True)}
+    return found
+
+
+def _logits(split: Split, metric: str) -> Floats:
+    """The logits that a metric is made of: <metric>_calibrated is of the scaled ones."""
+    if not metric.endswith(_CALIBRATED):
         return split.logits
     if split.scaled is None:
-        raise DataError(f"{figure}: the model was not calibrated; run it with train.select: val")
+        raise DataError(f"{metric}: the model was not calibrated; run it with train.select: val")
     return split.scaled
-
-
-def _resampled(
-    entry: Entry, figure: str, bins: int, resamples: int, seed: int, name: str
-) -> Floats:
-    """The mean over the seeds on each resample, float64 [R]; nan without runs."""
-    _check_pair(entry, entry, (name, name))
-    splits = list(entry.splits.values())
-    if not splits:
-        return np.full(resamples, np.nan)
-    logits = np.stack([_logits(split, figure) for split in splits])
-    labels, classes = splits[0].label, splits[0].classes
-    if figure.startswith(RECALL) and figure.removeprefix(RECALL) not in classes:
-        raise DataError(f"{name}: {figure}: the runs have only the classes {', '.join(classes)}")
-    plain = figure.removesuffix(_CALIBRATED)
-    return resample_figure(
-        plain, labels, logits, classes, bins=bins, resamples=resamples, seed=seed
-    )
 
 
 def _check_pair(entry: Entry, other: Entry, names: tuple[str, str]) -> None:
@@ -223,10 +223,6 @@ def _check_pair(entry: Entry, other: Entry, names: tuple[str, str]) -> None:
                 "same order with the same labels; evaluate both on the same shards and folds"
             )
 
-
-# How does a table of an experiment read, ours beside the paper's?
-#
-# In: the rows (safe.evaluation.compare.Entry). Out: Markdown.
 
 PERCENT = ("war", "uar", "recall.")
 """What the figures in percent begin with."""
@@ -252,24 +248,22 @@ def table_markdown(
     selection: str = "last",
     note: str = "",
     bins: int = 15,
-    resamples: int = 1000,
 ) -> str:
-    """Write the rows beside the paper's, then each row against its reference.
+    """Write the rows, by name, beside the paper's, then each row against its reference.
 
     Args:
         rows: by name, in order.
-        figures: keys of safe.evaluation.metrics.summarize but n.
+        figures: which metrics.
         asked: seeds that each row should have.
         dataset: ours.
         paper_dataset: the paper's; if it is another, the text says what that forbids.
-        selection: how the epoch was chosen: last, val or test, as train.select.
+        selection: train.select.
         note: a paragraph under the tables.
         bins: M of the ECE.
-        resamples: R of the intervals.
 
     Returns:
-        Markdown that ends with a newline. A row without runs says "missing", never 0 or nan; one
-        that is not built says so; "no clip" is a recall of a class without test clips.
+        Markdown. A row without runs says "missing", never 0 or nan; one that is not built says so;
+        "no clip" is a recall of a class without test clips.
 
     Raises:
         DataError: if runs that are compared are not of the same clips, or a reference is no row.
@@ -279,14 +273,15 @@ def table_markdown(
             raise DataError(f"row {name}: its reference {row.against} must be one of the rows")
     parts = [
         _preface(rows, dataset, paper_dataset, selection),
-        _figures(rows, figures, asked=asked, bins=bins, resamples=resamples),
+        _figures(rows, figures, asked=asked, bins=bins),
         "`±`: sample standard deviation over seeds (none for one seed). `95 %`: interval of the "
-        f"mean over seeds, over clips (bootstrap of the clips, {resamples:,} resamples).",
+        "mean over seeds, over clips: Wilson's for WAR and recalls, else and for differences a "
+        f"bootstrap of the clips ({RESAMPLES:,} resamples).",
     ]
     if any(row.against is not None for row in rows.values()):
         parts += [
             "### Pairs",
-            _pairs(rows, bins=bins, resamples=resamples),
+            _pairs(rows, bins=bins),
             "Row minus reference on the same clips. Verdict: undecided where the interval holds 0, "
             "else whether the sign is the paper's. McNemar: clips that the row alone / its "
             "reference alone has right, and the exact two-sided p of that seed. Both are about "
@@ -318,24 +313,20 @@ def _over(splits: Iterable[Split]) -> Iterator[str]:
             yield f" {uar_name(clips)}: no test clip of {', '.join(lost)}."
 
 
-def _figures(
-    rows: Mapping[str, Entry], figures: Sequence[str], *, asked: int, bins: int, resamples: int
-) -> str:
+def _figures(rows: Mapping[str, Entry], figures: Sequence[str], *, asked: int, bins: int) -> str:
     """The first table: each row beside the paper's."""
+    beside = [figure for figure in figures if any(figure in row.paper for row in rows.values())]
     header = ["row", "seeds"]
-    lines = {
-        name: [_escape(name), f"{len(row.splits)}/{asked}" if row.built else "-"]
-        for name, row in rows.items()
-    }
     for figure in figures:
-        beside = any(figure in row.paper for row in rows.values())
         title = _title(figure)
-        header += [title, "95 %", *([f"{title} paper", "ours - paper"] if beside else [])]
-        for name, row in rows.items():
-            found = estimate(row, figure, bins=bins, resamples=resamples, name=name)
+        header += [title, "95 %", *([f"{title} paper", "ours - paper"] * (figure in beside))]
+    lines = []
+    for name, row in rows.items():
+        lines.append([_escape(name), f"{len(row.splits)}/{asked}" if row.built else "-"])
+        for figure, found in estimates(row, figures, bins=bins, name=name).items():
             cells = _cells(row, found, figure)
-            lines[name] += cells if beside else cells[:2]
-    return _layout(header, lines.values(), left=1)
+            lines[-1] += cells if figure in beside else cells[:2]
+    return _layout(header, lines, left=1)
 
 
 def _cells(row: Entry, found: Estimate, figure: str) -> list[str]:
@@ -353,25 +344,24 @@ def _cells(row: Entry, found: Estimate, figure: str) -> list[str]:
     return [ours, _ends(figure, found.low, found.high), paper, gap]
 
 
-def _pairs(rows: Mapping[str, Entry], *, bins: int, resamples: int) -> str:
+def _pairs(rows: Mapping[str, Entry], *, bins: int) -> str:
     """The second table: each row against its reference."""
     header = ["row", "against"]
     for figure in PAIRED:
         header += [f"{_title(figure)} difference", "95 %", "paper", "verdict"]
     lines = [
-        _pair(name, row, row.against, rows[row.against], bins=bins, resamples=resamples)
+        _pair((name, row.against), row, rows[row.against], bins)
         for name, row in rows.items()
         if row.against is not None
     ]
     return _layout([*header, "McNemar"], lines, left=2)
 
 
-def _pair(
-    name: str, row: Entry, against: str, other: Entry, *, bins: int, resamples: int
-) -> list[str]:
+def _pair(names: tuple[str, str], row: Entry, other: Entry, bins: int) -> list[str]:
     """A line of the second table."""
-    names, cells = (name, against), [_escape(name), _escape(against)]
-    for figure in PAIRED:
+    cells = [_escape(name) for name in names]
+    apart = differences(row, other, PAIRED, bins=bins, names=names)
+    for figure, (point, low, high) in apart.items():
         both = figure in row.paper and figure in other.paper
         paper = row.paper[figure] - other.paper[figure] if both else None
         beside = "-" if paper is None else _show(figure, paper, "+")
@@ -379,9 +369,6 @@ def _pair(
             built = row.built and other.built
             cells += ["missing" if built else "not built here", "-", beside, "-"]
             continue
-        point, low, high = difference(
-            row, other, figure, bins=bins, resamples=resamples, names=names
-        )
         ends = _ends(figure, low, high, "+")
         cells += [_show(figure, point, "+"), ends, beside, judge(point, low, high, paper)]
     tests = [

@@ -1,4 +1,4 @@
-"""What does one clip cost: parameters, multiply-adds, milliseconds and bytes?
+"""Cost of one clip: parameters, multiply-adds, milliseconds and bytes.
 
 In: any model that maps clips [B, C, T, H, W] to something. `count` needs shapes only and gives the
 same figures on every machine; `measure` runs the model on one device, and holds for that device.

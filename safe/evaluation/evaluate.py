@@ -1,20 +1,17 @@
-"""How good is a fold's model on its test split?"""
+"""The stage eval: a fold's model on its test split."""
 
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
 from safe.config import Eval, Runtime
 from safe.errors import ModelError
 from safe.evaluation.calibration import Calibration, trust_figures
-from safe.evaluation.inference import predict, write_predictions
+from safe.evaluation.inference import predict
 from safe.evaluation.metrics import summarize
 from safe.evaluation.perturb import perturb
+from safe.evaluation.predictions import write_predictions
 from safe.files import whole_file
 from safe.saved import load_model
 from safe.shards.folder import ShardFolder, open_shards
@@ -38,11 +35,10 @@ def evaluate(
     `seen` is the memory of shards that safe.shards.verify found good; without it all are read.
 
     Returns:
-        What metrics.json holds: the figures of safe.evaluation.metrics.summarize, of the model's
+        What metrics.json holds: the metrics of safe.evaluation.metrics.summarize, of the model's
         own logits; those of safe.evaluation.calibration, of its calibrated answers; calibration and
-        calibrated_on, how and on
-        how many clips; weights, the sha256 of the model's; n_test, n_left_out, fold, selection,
-        perturb, severity, precision.
+        calibrated_on, how and on how many clips; weights, their sha256; n_test, n_left_out, fold,
+        selection, perturb, severity, precision.
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, of other classes, or
@@ -64,12 +60,16 @@ def evaluate(
         device=device,
         precision=pick_precision(settings.precision, device, trains=False),
         workers=runtime.workers,
-        change=None if settings.perturb == "none" else partial(_perturb, settings=settings),
+        change=None
+        if settings.perturb == "none"
+        else partial(
+            perturb, name=settings.perturb, severity=settings.severity, seed=settings.seed
+        ),
     )
     calibration = Calibration.from_info(info)
     figures = {
-        **summarize(found.logits, folder.label[rows], settings.bins, folder.classes),
-        **trust_figures(found.logits, folder.label[rows], calibration, bins=settings.bins),
+        **summarize(found.logits, found.label, settings.bins, folder.classes),
+        **trust_figures(found.logits, found.label, calibration, bins=settings.bins),
         "calibration": calibration.method,
         "calibrated_on": calibration.clips,
         "weights": info["weights"]["sha256"],
@@ -81,16 +81,10 @@ def evaluate(
         "severity": settings.severity,
         "precision": settings.precision,
     }
-    write_predictions(out / "predictions.parquet", folder, found)
+    write_predictions(out / "predictions.parquet", found)
     with whole_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
-
-
-def _perturb(faces: Tensor, rows: NDArray[np.int64], *, settings: Eval) -> Tensor:
-    return perturb(
-        faces, rows, name=settings.perturb, severity=settings.severity, seed=settings.seed
-    )
 
 
 def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder: Path) -> None:

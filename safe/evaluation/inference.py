@@ -1,24 +1,21 @@
-"""What does a model say about faces, as fast as it can?"""
+"""Inference: what a model says of faces, and of every clip of a split, exactly once each.
+
+Shapes: B clips of a batch, T frames, n clips of a split, K classes, D features, N windows.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from safe.errors import DataError
-from safe.evaluation.metrics import Floats
-from safe.files import whole_file
+from safe.evaluation.metrics import Floats, Ints
+from safe.evaluation.predictions import Split
 from safe.models.backbones import fold_norms
 from safe.shards.folder import ShardFolder
 from safe.shards.loader import load_batches
 from safe.shards.order import in_order
-from safe.taxonomy import encode
 from safe.training.transforms import center_crop, normalize
 
 
@@ -57,38 +54,25 @@ class Recogniser:
         return logits, embedding, attention
 
 
-# What does a model say about every clip of a split, exactly once each?
-#
-# Its answers become predictions.parquet; every figure, table and plot is made from that, never by
-# running the model again.
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the model gave, one entry a row of the split, in the table's order."""
-
-    rows: NDArray[np.int64]  # [n]
-    logits: NDArray[np.float32]  # [n, K]
-    embedding: NDArray[np.float32]  # [n, D]
-    attention: NDArray[np.float32]  # [n, N]
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,
     folder: ShardFolder,
-    rows: NDArray[np.int64],
+    rows: Ints,
     *,
     crop: int,
     batch: int,
     device: torch.device,
     precision: torch.dtype,
     workers: int,
-    change: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None,
-) -> Predictions:
-    """Run the model over `rows` with the centre crop, each row exactly once.
+    change: Callable[[Tensor, Ints], Tensor] | None = None,
+) -> Split:
+    """Run the model over `rows` with the centre crop, each row exactly once, in this order.
 
     `change`, if given, perturbs uint8 faces [B, T, S, S, 3] of some rows before the crop.
+
+    Returns:
+        The outputs, float32.
 
     Raises:
         DataError: if a clip cannot be read, or the pass did not see each row once.
@@ -97,31 +81,20 @@ def predict(
     seen, found = [], []
     there = torch.device("cpu") if change else device  # a perturbation works on the CPU
     for loaded in load_batches(folder, in_order(rows, batch), workers=workers, device=there):
-        faces = loaded["faces"]
-        if change is not None:
-            faces = change(faces, loaded["row"].numpy())
-        seen.append(loaded["row"].numpy())
-        found.append(answer(faces))
+        faces, some = loaded["faces"], loaded["row"].numpy()
+        seen.append(some)
+        found.append(answer(change(faces, some) if change else faces))
     order = np.concatenate(seen)
     if not np.array_equal(order, rows):
         raise DataError(
             f"{folder.place}: {len(order)} clips came from the loader, expected {len(rows)}"
         )
     logits, embedding, attention = (np.concatenate(part) for part in zip(*found, strict=True))
-    return Predictions(order, logits, embedding, attention)
-
-
-def write_predictions(path: Path, folder: ShardFolder, found: Predictions) -> None:
-    """Write a predictions.parquet; it appears whole."""
-    floats = pa.list_(pa.float32())
-    table = pa.table(
-        {
-            "clip": pa.array(folder.clip[found.rows].tolist(), pa.string()),
-            "label": pa.array(folder.label[found.rows], pa.int8()),
-            "logits": pa.array(list(found.logits), floats),
-            "embedding": pa.array(list(found.embedding), floats),
-            "attention": pa.array(list(found.attention), floats),
-        }
-    ).replace_schema_metadata(encode(folder.classes))
-    with whole_file(path) as temporary:
-        pq.write_table(table, temporary)
+    return Split(
+        clip=tuple(folder.clip[rows].tolist()),
+        label=folder.label[rows].astype(np.int64),
+        classes=folder.classes,
+        logits=logits,
+        embedding=embedding,
+        attention=attention,
+    )

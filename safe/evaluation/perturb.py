@@ -1,4 +1,4 @@
-"""What is done to the faces before a robustness evaluation?
+"""Perturbations of faces for a robustness evaluation.
 
 In: uint8 faces as the loader gives them, before the centre crop, and the row of each clip. Out: the
 same, damaged by one perturbation at one severity. Gaussian noise and frame drop are those of Table

@@ -1,7 +1,7 @@
-"""What did a model say about each clip of a split?
+"""Predictions: what a model said of each clip of a split, and the file predictions.parquet.
 
-Reads the predictions.parquet that evaluate.py writes. Shapes: n clips, K classes, D features,
-N windows.
+Every metric, table and picture is made from that file, never by running the model again.
+Shapes: n clips, K classes, D features, N windows.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from safe.errors import DataError
 from safe.evaluation.metrics import Floats, Ints, softmax
-from safe.taxonomy import BASIC, KEY, Classes, decode
+from safe.files import whole_file
+from safe.taxonomy import BASIC, KEY, Classes, decode, encode
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Split:
     classes: Classes
     """Their K names."""
     logits: Floats
-    """float64 [n, K]."""
+    """[n, K]."""
     embedding: Floats
-    """float64 [n, D], what the classifier and FCL see."""
+    """[n, D], what the classifier and FCL see."""
     attention: Floats
-    """float64 [n, N], weights of the windows; each row sums to one."""
+    """[n, N], weights of the windows; each row sums to one."""
     scaled: Floats | None = None
-    """float64 [n, K], the logits after the model's calibration, where that was asked for."""
+    """[n, K], the logits after the model's calibration, where that was asked for."""
 
     @property
     def predicted(self) -> Ints:
@@ -48,12 +49,20 @@ class Split:
         return softmax(self.logits)
 
 
-def read_predictions(source: Path | IO[bytes], name: str | None = None) -> Split:
-    """Read a predictions.parquet.
+def write_predictions(path: Path, split: Split) -> None:
+    """Write a predictions.parquet; it appears whole."""
+    columns = {"clip": pa.array(split.clip, pa.string()), "label": pa.array(split.label, pa.int8())}
+    for name in ("logits", "embedding", "attention"):
+        columns[name] = pa.array(list(getattr(split, name)), pa.list_(pa.float32()))
+    with whole_file(path) as temporary:
+        table = pa.table(columns).replace_schema_metadata(encode(split.classes))
+        pq.write_table(table, temporary)
 
-    Args:
-        source: its path, or the open file.
-        name: what an error calls it; the path by default.
+
+def read_predictions(source: Path | IO[bytes], name: str | None = None) -> Split:
+    """Read a predictions.parquet from its path or the open file; numbers are float64.
+
+    `name` is what an error calls it; the path by default.
 
     Raises:
         DataError: if it is missing, damaged or empty, or its labels or logits do not fit its
@@ -61,16 +70,14 @@ def read_predictions(source: Path | IO[bytes], name: str | None = None) -> Split
     """
     name = name or str(source)
     try:
-        found = pq.read_table(source)
-        table = found.to_pydict()
+        table = pq.read_table(source)
+        metadata = table.schema.metadata or {}
         split = Split(
-            clip=tuple(table["clip"]),
+            clip=tuple(table["clip"].to_pylist()),
             label=np.array(table["label"], dtype=np.int64),
-            classes=_classes(found.schema.metadata),
-            **{
-                k: np.array(table[k], dtype=np.float64)
-                for k in ("logits", "embedding", "attention")
-            },
+            # files of earlier versions name no classes, and have the basic seven
+            classes=decode(metadata) if KEY.encode() in metadata else BASIC,
+            **{k: _matrix(table[k]) for k in ("logits", "embedding", "attention")},
         )
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{name}: not found or damaged; `safe-cli eval` makes it") from error
@@ -82,9 +89,12 @@ def read_predictions(source: Path | IO[bytes], name: str | None = None) -> Split
     return split
 
 
-def _classes(metadata: dict[bytes, bytes] | None) -> Classes:
-    """Read the classes; files of earlier versions name none, and have the basic seven."""
-    return decode(metadata) if KEY.encode() in (metadata or {}) else BASIC
+def _matrix(column: pa.ChunkedArray) -> Floats:
+    """Lists of one length as float64 [n, length]; an error if they are not."""
+    values = column.cast(pa.list_(pa.float64())).combine_chunks()
+    (length,) = np.unique(values.value_lengths()) if len(values) else (0,)
+    found: Floats = values.flatten().to_numpy().reshape(len(values), length)
+    return found
 
 
 def pool(splits: Sequence[Split]) -> Split:
@@ -99,6 +109,7 @@ def pool(splits: Sequence[Split]) -> Split:
                 f"predictions of different classes cannot be pooled: {', '.join(split.classes)}, "
                 f"and {', '.join(splits[0].classes)}; evaluate all folds on the same shards"
             )
+    scaled = [split.scaled for split in splits if split.scaled is not None]
     return Split(
         clip=tuple(clip for split in splits for clip in split.clip),
         label=np.concatenate([split.label for split in splits]),
@@ -106,9 +117,5 @@ def pool(splits: Sequence[Split]) -> Split:
         logits=np.concatenate([split.logits for split in splits]),
         embedding=np.concatenate([split.embedding for split in splits]),
         attention=np.concatenate([split.attention for split in splits]),
-        scaled=None if any(split.scaled is None for split in splits) else _scaled(splits),
+        scaled=np.concatenate(scaled) if len(scaled) == len(splits) else None,
     )
-
-
-def _scaled(splits: Sequence[Split]) -> Floats:
-    return np.concatenate([split.scaled for split in splits if split.scaled is not None])

@@ -25,9 +25,8 @@ _WORDS: Final = {"null", "true", "false", "nan", "inf"}  # these mean something 
 
 CALIBRATED: Final = ("ece_calibrated", "nll_calibrated", "brier_calibrated")
 FIGURES: Final = ("war", "uar", "ece", "nll", "brier", *CALIBRATED)
-"""What a sheet may show beside recall.<class>: keys of safe.evaluation.metrics.summarize, and
-three of them
-after calibration. Which classes there are, only the runs tell (safe/evaluation/compare.py)."""
+"""What a sheet may show beside recall.<class>: keys of safe.evaluation.metrics.summarize, and three
+of them after calibration. Which classes there are, only the runs tell."""
 
 _MAY_BE: Final = f"one of {', '.join(FIGURES)}, or recall. and the name of a class"
 

@@ -1,7 +1,6 @@
-"""What do the folds of an experiment say together?
+"""Summary of the folds of an experiment: metrics.json, the tables of `dvc plots`, two pictures.
 
-Reads exactly the folds asked for, never a glob: old fold folders may lie beside them. Writes
-metrics.json (what `dvc exp show` shows), the tables that `dvc plots` draws, and two pictures.
+Reads exactly the folds asked for, never a glob: old fold folders may lie beside them.
 """
 
 import csv
@@ -14,8 +13,8 @@ import numpy as np
 
 from safe.errors import DataError
 from safe.evaluation.calibration import FIGURES, Calibration, pooled_figures
-from safe.evaluation.intervals import bootstrap_interval
-from safe.evaluation.metrics import reliability, softmax, summarize, uar, war
+from safe.evaluation.intervals import intervals, mean_and_deviation
+from safe.evaluation.metrics import reliability, summarize
 from safe.evaluation.predictions import Split, pool, read_predictions
 from safe.files import whole_file
 from safe.report.pictures import draw_confusion, draw_reliability
@@ -30,10 +29,9 @@ def summarize_folds(
     whose test split has the class); war_std and uar_std are the sample standard deviations (0 for
     one fold); uar_classes is the least number of classes that a fold's uar is over. war_pooled and
     uar_pooled come from all test clips in one confusion matrix; war_low to war_high and uar_low to
-    uar_high are their 95 % intervals (bootstrap over clips). Those of safe.evaluation.calibration
-    (ece_calibrated,
-    coverage, risk_at_80, ...) are of all test clips together, each read by its own fold's
-    calibration.
+    uar_high are their intervals (safe.evaluation.intervals). Those of safe.evaluation.calibration
+    (ece_calibrated, coverage, risk_at_80, ...) are of all test clips together, each read by its own
+    fold's calibration; None where a fold has none.
 
     Args:
         evals: folder of `fold-<k>/metrics.json` and `predictions.parquet`.
@@ -53,26 +51,21 @@ def summarize_folds(
         raise DataError(
             f"{evals}: folds selected by different rules ({', '.join(rules)}); train anew"
         )
-    splits = {
-        fold: read_predictions(evals / f"fold-{fold}" / "predictions.parquet") for fold in folds
-    }
-    every = pool(list(splits.values()))
+    splits = [read_predictions(evals / f"fold-{fold}" / "predictions.parquet") for fold in folds]
+    every = pool(splits)
     pooled = summarize(every.logits, every.label, bins, every.classes)
+    ends = intervals(("war", "uar"), every.label, every.logits[None], bins=bins)
     result: dict[str, Any] = {"dataset": dataset, "n_folds": len(folds)}
-    for name in ("war", "uar"):
-        values = [fold[name] for fold in metrics]
-        result[name] = _mean(values)
-        result[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        result[f"{name}_pooled"] = pooled[name]
-        figure = {"war": war, "uar": uar}[name]
-        low, high = bootstrap_interval(every.label, every.predicted, figure, len(every.classes))
-        result[f"{name}_low"], result[f"{name}_high"] = 100 * low, 100 * high
+    for name, (low, high) in ends.items():
+        result[name], result[f"{name}_std"] = mean_and_deviation([fold[name] for fold in metrics])
+        result |= {f"{name}_pooled": pooled[name], f"{name}_low": low, f"{name}_high": high}
     recalls = [f"recall.{name}" for name in every.classes]
     for name in ("ece", "nll", "brier", *recalls):
-        result[name] = _mean([fold[name] for fold in metrics])
+        known = [fold[name] for fold in metrics if fold[name] is not None]
+        result[name] = float(np.mean(known)) if known else None
     result["uar_classes"] = min(sum(fold[r] is not None for r in recalls) for fold in metrics)
     infos = [_json(models / f"fold-{fold}" / "model.json", "calibrate") for fold in folds]
-    result |= _trust(list(splits.values()), infos, bins)
+    result |= _trust(splits, infos, bins)
     result["selection"] = rules[0]
     for name in ("perturb", "severity", "precision"):
         result[name] = metrics[0][name]
@@ -80,7 +73,8 @@ def summarize_folds(
         result[name] = sum(fold[name] for fold in metrics)
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
     _write_tables(out, [info["history"] for info in infos], every, bins)
-    draw_confusion({f"fold {fold}": split for fold, split in splits.items()}, out / "confusion.png")
+    named = {f"fold {fold}": split for fold, split in zip(folds, splits, strict=True)}
+    draw_confusion(named, out / "confusion.png")
     draw_reliability({dataset: every}, bins, out / "reliability.png")
     with whole_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
@@ -97,33 +91,15 @@ def _json(path: Path, verb: str) -> Any:
 
 
 def _trust(splits: list[Split], infos: list[dict[str, Any]], bins: int) -> dict[str, float | None]:
-    """Figures of the calibrated answers on all test clips; None where a fold has no calibration."""
     readers = [Calibration.from_info(info) for info in infos]
     if not all(reader.clips for reader in readers):
         return dict.fromkeys(FIGURES)
-    scaled = [reader.scaled(split.logits) for reader, split in zip(readers, splits, strict=True)]
-    pairs = [(reader, softmax(z)) for reader, z in zip(readers, scaled, strict=True)]
-    return pooled_figures(
-        np.concatenate(scaled),
-        np.concatenate([split.label for split in splits]),
-        sets=None
-        if any(reader.level is None for reader in readers)
-        else np.concatenate([reader.sets(p) for reader, p in pairs]),
-        abstains=np.concatenate([reader.abstains(p) for reader, p in pairs]),
-        bins=bins,
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    pairs = zip(readers, splits, strict=True)
+    return pooled_figures([(read, split.logits, split.label) for read, split in pairs], bins=bins)
 
 
 def _write_tables(
-    out: Path,
-    histories: list[list[dict[str, float]]],
-    every: Split,
-    bins: int,
+    out: Path, histories: list[list[dict[str, float]]], every: Split, bins: int
 ) -> None:
     columns = [name for name in histories[0][0] if name != "clips_per_s"]
     epochs = min(len(history) for history in histories)

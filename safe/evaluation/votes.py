@@ -1,7 +1,7 @@
-"""Does a model doubt where people doubt?
+"""Comparison of a model's doubt with people's: its probabilities beside the shares of their votes.
 
-A clip's label is what most of ten people chose; how many chose otherwise, it does not tell. So a
-model's probabilities are held against the shares of the votes. Shapes: n clips, K classes.
+A clip's label is what most of ten people chose; how many chose otherwise, it does not tell.
+Shapes: n clips, K classes.
 """
 
 from typing import Any, Final
@@ -12,22 +12,16 @@ from scipy.special import rel_entr, xlogy
 from scipy.stats import spearmanr
 
 from safe.errors import DataError
-from safe.evaluation.intervals import percentile_interval
+from safe.evaluation.intervals import RESAMPLES, Z, draws, percentile_interval
 from safe.evaluation.metrics import Floats
 
 FIGURES: Final = ("vote_kl", "vote_distance", "vote_agreement", "vote_confidence", "doubt_rank")
 
 
 def vote_figures(
-    probabilities: Floats, votes: ArrayLike, *, resamples: int = 1000, seed: int = 0
+    probabilities: Floats, votes: ArrayLike, *, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """Compare probabilities with the shares of people's votes.
-
-    Args:
-        probabilities: float [n, K].
-        votes: int [n, K], how many people chose each class; at least one in each row.
-        resamples: of the bootstrap over clips.
-        seed: decides the resamples.
+    """Compare probabilities [n, K] with votes int [n, K], how many people chose each class.
 
     Returns:
         Means over the clips, each with its 95 % interval as <figure>_low and _high:
@@ -56,26 +50,28 @@ def vote_figures(
         "vote_agreement": np.take_along_axis(shares, chosen, axis=1)[:, 0],
         "vote_confidence": np.take_along_axis(probabilities, chosen, axis=1)[:, 0],
     }
-    doubt = np.stack([-xlogy(p, p).sum(axis=1) for p in (probabilities, shares)])
-    rng = np.random.default_rng(seed)
-    drawn = [rng.integers(len(counts), size=len(counts)) for _ in range(resamples)]
+    table = np.column_stack(list(each.values()))
+    drawn = np.concatenate([times @ table for times in draws(len(table), resamples=resamples)])
     found: dict[str, Any] = {}
-    for name, values in each.items():
+    for name, values, means in zip(each, table.T, drawn.T / len(table), strict=True):
         found[name] = float(values.mean())
-        means = np.array([values[rows].mean() for rows in drawn])
         found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(means)
-    found["doubt_rank"] = _rank(doubt)
-    ranks = [_rank(doubt[:, rows]) for rows in drawn] if found["doubt_rank"] is not None else []
-    low, high = percentile_interval(np.array([np.nan if r is None else r for r in ranks]))
-    found["doubt_rank_low"] = None if np.isnan(low) else low
-    found["doubt_rank_high"] = None if np.isnan(high) else high
-    found["people"] = float(shares.max(axis=1).mean())
-    found["n"] = len(counts)
-    return found
+    found |= _rank(*(-xlogy(p, p).sum(axis=1) for p in (probabilities, shares)))
+    return found | {"people": float(shares.max(axis=1).mean()), "n": len(counts)}
 
 
-def _rank(doubt: Floats) -> float | None:
-    """Spearman's correlation of the rows of [2, n]; None where one is constant."""
-    if (np.ptp(doubt, axis=1) == 0).any():
-        return None
-    return float(spearmanr(doubt[0], doubt[1]).statistic)
+def _rank(ours: Floats, theirs: Floats) -> dict[str, float | None]:
+    """Spearman's correlation with the interval of Bonett and Wright (2000); None where undefined.
+
+    arctanh(r) is about normal with the variance (1 + r^2 / 2) / (n - 3).
+    """
+    names, n = ("doubt_rank", "doubt_rank_low", "doubt_rank_high"), len(ours)
+    if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return dict.fromkeys(names)
+    r = float(spearmanr(ours, theirs).statistic)
+    if n <= 3:
+        return dict.fromkeys(names) | {"doubt_rank": r}
+    half = Z * np.sqrt((1 + r**2 / 2) / (n - 3))
+    with np.errstate(divide="ignore"):  # of r = 1, whose ends are 1 too
+        ends = np.tanh(np.arctanh(r) + half * np.array([-1, 1]))
+    return dict(zip(names, (r, *map(float, ends)), strict=True))

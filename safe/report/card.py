@@ -1,8 +1,9 @@
-"""What must someone know of a model before using it, on two pages?
+"""The model card: what someone must know of a model before using it, on two pages of Markdown.
 
-A model folder and its evaluation go in; a model card in Markdown comes out (Mitchell et al.: Model
-Cards for Model Reporting. FAT* 2019), with front matter that model hubs read. Every figure is
-computed from the predictions, none is written here; the sentences are in card.md.j2 and terms.py.
+In: a model folder and its evaluation. Out: a card (Mitchell et al.: Model Cards for Model
+Reporting. FAT* 2019), with front matter that model hubs read. Every number is computed from the
+predictions, by the functions that the report and metrics.json use; the sentences are in card.md.j2
+and below.
 """
 
 import json
@@ -15,142 +16,16 @@ from typing import Any, Final
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
-from scipy.stats import binomtest
 
 from safe.errors import DataError, ModelError
 from safe.evaluation.calibrate import selection_rows
 from safe.evaluation.calibration import Calibration, trust_figures
-from safe.evaluation.intervals import bootstrap_interval
-from safe.evaluation.metrics import Ints, confusion, uar, uar_name, war
-from safe.evaluation.predictions import Split, read_predictions
+from safe.evaluation.intervals import RECALL, intervals
+from safe.evaluation.metrics import confusion, summarize, uar_name
+from safe.evaluation.predictions import read_predictions
 from safe.files import whole_file
 from safe.saved import load_model
-from safe.shards.folder import ShardFolder, open_shards
-from safe.taxonomy import Classes
-
-# Which figures stand on a model card, with which intervals?
-#
-# An evaluation goes in; numbers come out, rounded only where they are shown as they are.
-
-Interval = tuple[float | None, float | None, float | None]
-"""A figure and the ends of its 95 % interval; None where it is not defined."""
-
-
-def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -> dict[str, Any]:
-    """Compute what an evaluation says of a model.
-
-    Args:
-        folder: of metrics.json and predictions.parquet.
-        info: the model's model.json.
-        calibration: what it says of the model's answers.
-
-    Returns:
-        metrics, what metrics.json holds; n, test clips; war and uar, an Interval each in percent;
-        uar_name, which says over how many classes UAR is; rows, a dict a class; fewest and weakest,
-        two of them; absent, names of those without test clips; before and after, what
-        safe.evaluation.calibration
-        says of the plain softmax and of the calibrated answers: ece and aurc as Intervals, nll and
-        brier as text, the rest in percent.
-
-    Raises:
-        DataError: if a file is missing or damaged, or they are not of this model.
-    """
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        told = (metrics["weights"], metrics["n_test"], metrics["war"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not found or damaged; `safe-cli eval` makes it") from error
-    split = read_predictions(folder / "predictions.parquet")
-    if list(split.classes) != info["classes"]:
-        raise DataError(f"{folder}: of other classes than the model; run `safe-cli eval` for it")
-    classes = split.classes
-    matrix = confusion(split.label, split.predicted, len(classes))
-    found = (info["weights"]["sha256"], len(split.clip), 100 * war(matrix))
-    if told[:2] != found[:2] or abs(told[2] - found[2]) > 1e-6:
-        raise DataError(
-            f"{folder}: of another model or another evaluation: weights, clips and WAR are {told}, "
-            f"here {found}; run `safe-cli eval` for this model"
-        )
-    rows = [_row(matrix, k, classes) for k in range(len(classes))]
-    drawn = {
-        figure: bootstrap_interval(split.label, split.predicted, figure, len(classes))
-        for figure in (war, uar)
-    }
-    present = [row for row in rows if row["n"]]
-    bins = int(info["params"]["eval"]["bins"])
-    return {
-        "metrics": metrics,
-        "n": len(split.clip),
-        "war": _percent(war(matrix), *drawn[war]),
-        "uar": _percent(uar(matrix), *drawn[uar]),
-        "uar_name": uar_name(matrix.sum(axis=1)),
-        "absent": [row["name"] for row in rows if not row["n"]],
-        "rows": rows,
-        "fewest": min(present, key=lambda row: row["n"]),
-        "weakest": min(present, key=lambda row: row["recall"][0]),
-        "before": _trust(split, Calibration(), bins),
-        "after": _trust(split, calibration, bins),
-    }
-
-
-def _row(matrix: Ints, k: int, classes: Classes) -> dict[str, Any]:
-    """What the table by class says of class k."""
-    wrong = matrix[k].copy()
-    wrong[k] = 0
-    guessed = matrix[:, k].sum()
-    return {
-        "name": classes[k],
-        "n": int(matrix[k].sum()),
-        "recall": _recall(int(matrix[k, k]), int(matrix[k].sum())),
-        "precision": f"{100 * matrix[k, k] / guessed:.0f}" if guessed else "never said",
-        "taken_for": f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-",
-    }
-
-
-def _recall(right: int, clips: int) -> Interval:
-    """Recall in percent with Wilson's interval: resampling would give none where all are wrong."""
-    if not clips:
-        return None, None, None
-    ends = binomtest(right, clips).proportion_ci(method="wilson")
-    return 100 * right / clips, 100 * ends.low, 100 * ends.high
-
-
-def _trust(split: Split, calibration: Calibration, bins: int) -> dict[str, Any]:
-    """Figures of safe.evaluation.calibration with what is shown of each."""
-    found = trust_figures(split.logits, split.label, calibration, bins=bins)
-
-    def triple(name: str, times: float = 1.0) -> Interval:
-        ends = (found[name], found[f"{name}_low"], found[f"{name}_high"])
-        value, low, high = (None if end is None else times * end for end in ends)
-        return value, low, high
-
-    def one(name: str, digits: int, times: float = 1.0) -> str:
-        value = found[name]
-        return "-" if value is None else f"{times * value:.{digits}f}"
-
-    return {
-        "ece": triple("ece_calibrated"),
-        "aurc": triple("aurc"),
-        "nll": one("nll_calibrated", 3),
-        "brier": one("brier_calibrated", 3),
-        "coverage": triple("coverage", 100),
-        "set_size": one("set_size", 2),
-        "answered": one("answered", 0, 100),
-        "selective_risk": triple("selective_risk", 100),
-        "risk_at_80": triple("risk_at_80", 100),
-        "error": one("error", 1, 100),
-    }
-
-
-def _percent(value: float, low: float, high: float) -> Interval:
-    shown = [None if np.isnan(end) else 100 * end for end in (value, low, high)]
-    return shown[0], shown[1], shown[2]
-
-
-# What do a model's answers mean, under which terms may it be used, and for what not?
-#
-# The words that go with a model wherever it goes: into the ONNX file and onto the model card.
+from safe.shards.folder import open_shards
 
 MEANING: Final = (
     "The answer names the apparent expression of a face: what it looks like to those who labelled "
@@ -193,7 +68,6 @@ DUTIES: Final = (
 )
 """What the law asks of uses that are neither refused nor prohibited."""
 
-
 PAPER: Final = (
     "Cite the paper: Feng-Qi Cui, Anyang Tong, Jinyang Huang, Jie Zhang, Meng Li, Xin Yan, "
     "Linsheng Huang, Dan Guo, Meng Wang: Towards Trustworthy Dynamic Facial Expression Recognition "
@@ -220,11 +94,11 @@ _UNKNOWN: Final = (
 def write_card(
     folder: Path, out: Path, *, evaluation: Path | None = None, shards: Path | None = None
 ) -> None:
-    """Write the card of a model.
+    """Write the card of the model in `folder` to the Markdown file `out`.
 
     Args:
         folder: the model folder.
-        out: the Markdown file.
+        out: the file.
         evaluation: folder of its metrics.json and predictions.parquet; without it the card says so.
         shards: those it was trained on; without them, or with others, clips by class are left out.
 
@@ -295,25 +169,90 @@ def _about(info: dict[str, Any]) -> dict[str, Any]:
 def _counts(info: dict[str, Any], folder: Path, shards: Path | None) -> dict[str, Any]:
     """Clips by split and class, and why clips were left out, where the shards are those it had."""
     opened = None if shards is None else open_shards(shards)
-    fits = opened is not None and (opened.preprocessing_id, list(opened.classes)) == (
-        info["preprocessing"]["id"],
-        info["classes"],
-    )
-    if opened is None or not fits:
+    if (
+        opened is None
+        or opened.preprocessing_id != info["preprocessing"]["id"]
+        or list(opened.classes) != info["classes"]
+    ):
         return {"known": False, "counts": [], "left_out": {}}
     train, test = opened.split(info["fold"])
     held = selection_rows(info, opened, info["fold"], folder)
     rows = {"training": train if held is None else np.setdiff1d(train, held)}
     rows |= {} if held is None else {"selection": held}
     rows |= {"test": test}
-    counts = [
-        {"split": name, "clips": opened.class_counts(chosen)} for name, chosen in rows.items()
-    ]
-    return {"known": True, "counts": counts, "left_out": _left_out(opened)}
+    reasons = Counter(str(entry["reason"]) for entry in opened.index["left_out"])
+    return {
+        "known": True,
+        "counts": [{"split": k, "clips": opened.class_counts(v)} for k, v in rows.items()],
+        "left_out": dict(reasons.most_common()),
+    }
 
 
-def _left_out(opened: ShardFolder) -> dict[str, int]:
-    return dict(Counter(str(entry["reason"]) for entry in opened.index["left_out"]).most_common())
+def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -> dict[str, Any]:
+    """Compute what an evaluation says of a model.
+
+    Args:
+        folder: of metrics.json and predictions.parquet.
+        info: the model's model.json.
+        calibration: what it says of the model's answers.
+
+    Returns:
+        metrics, what metrics.json holds; n, test clips; plain, WAR, UAR and recalls in percent,
+        each with `_low` and `_high`; uar_name, which says over how many classes UAR is; rows, a
+        dict a class; fewest and weakest, two of them; absent, names of those without test clips;
+        before and after, safe.evaluation.calibration's metrics of the plain softmax and of the
+        calibrated answers.
+
+    Raises:
+        DataError: if a file is missing or damaged, or they are not of this model.
+    """
+    path = folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        told = (metrics["weights"], metrics["n_test"], metrics["war"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not found or damaged; `safe-cli eval` makes it") from error
+    split = read_predictions(folder / "predictions.parquet")
+    classes, bins = split.classes, int(info["params"]["eval"]["bins"])
+    if list(classes) != info["classes"]:
+        raise DataError(f"{folder}: of other classes than the model; run `safe-cli eval` for it")
+    values: dict[str, Any] = summarize(split.logits, split.label, bins, classes)
+    found = (info["weights"]["sha256"], len(split.clip), values["war"])
+    if told[:2] != found[:2] or abs(told[2] - found[2]) > 1e-6:
+        raise DataError(
+            f"{folder}: of another model or another evaluation: weights, clips and WAR are {told}, "
+            f"here {found}; run `safe-cli eval` for this model"
+        )
+    keys = ["war", "uar", *(f"{RECALL}{name}" for name in classes)]
+    ends = intervals(keys, split.label, split.logits[None], classes, bins=bins)
+    values |= {f"{key}_low": low for key, (low, _) in ends.items()}
+    values |= {f"{key}_high": high for key, (_, high) in ends.items()}
+    matrix = confusion(split.label, split.predicted, len(classes))
+    rows: list[dict[str, Any]] = []
+    for k, name in enumerate(classes):
+        said, wrong = matrix[:, k].sum(), np.where(np.arange(len(classes)) == k, 0, matrix[k])
+        rows.append(
+            {
+                "name": name,
+                "key": f"{RECALL}{name}",
+                "n": int(matrix[k].sum()),
+                "precision": f"{100 * matrix[k, k] / said:.0f}" if said else "never said",
+                "taken_for": f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-",
+            }
+        )
+    present = [row for row in rows if row["n"]]
+    return {
+        "metrics": metrics,
+        "n": len(split.clip),
+        "plain": values,
+        "uar_name": uar_name(matrix.sum(axis=1)),
+        "absent": [row["name"] for row in rows if not row["n"]],
+        "rows": rows,
+        "fewest": min(present, key=lambda row: row["n"]),
+        "weakest": min(present, key=lambda row: values[row["key"]]),
+        "before": trust_figures(split.logits, split.label, Calibration(), bins=bins),
+        "after": trust_figures(split.logits, split.label, calibration, bins=bins),
+    }
 
 
 def _front_matter(facts: dict[str, Any]) -> dict[str, Any]:
@@ -328,10 +267,9 @@ def _front_matter(facts: dict[str, Any]) -> dict[str, Any]:
         "metrics": ["accuracy", "recall"],
     }
     if (figures := facts["figures"]) and figures["metrics"]["perturb"] == "none":
-        values = {"accuracy": ("WAR", figures["war"]), "recall": ("UAR", figures["uar"])}
         metrics = [
-            {"type": kind, "name": f"{word}, %", "value": round(value[0], 2)}
-            for kind, (word, value) in values.items()
+            {"type": kind, "name": f"{key.upper()}, %", "value": round(figures["plain"][key], 2)}
+            for kind, key in (("accuracy", "war"), ("recall", "uar"))
         ]
         where = {"name": f"{name}, fold {facts['info']['fold']}, test", "type": name}
         task = {"type": "video-classification"}
@@ -347,16 +285,17 @@ def _environment() -> Environment:
         autoescape=False,  # Markdown
         keep_trailing_newline=True,
     )
-    made.filters["interval"] = _shown
+    made.filters["shown"] = _shown
     made.globals["percent"] = lambda share: f"{100 * share:g} %"
     return made
 
 
-def _shown(figure: Interval, digits: int) -> str:
-    """Write a figure with its interval: `75.3 (69.1 to 81.5)`; `-` where it is not defined."""
-    value, low, high = figure
+def _shown(found: dict[str, Any], key: str, digits: int, times: float = 1) -> str:
+    """Write a number with its interval, if it has one: `75.3 (69.1 to 81.5)`; `-` for None."""
+    value, low, high = (found.get(name) for name in (key, f"{key}_low", f"{key}_high"))
     if value is None:
         return "-"
-    if low is None or high is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    text = f"{times * value:.{digits}f}"
+    if low is not None and high is not None:
+        text += f" ({times * low:.{digits}f} to {times * high:.{digits}f})"
+    return text

@@ -17,8 +17,14 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from safe.errors import DataError
-from safe.evaluation.calibration import COVERAGE_SHOWN, risk_coverage
-from safe.evaluation.metrics import Floats, Ints, ece, reliability
+from safe.evaluation.metrics import (
+    COVERAGE_SHOWN,
+    Floats,
+    Ints,
+    ece,
+    reliability,
+    risk_coverage,
+)
 from safe.report.canvas import SERIES, class_looks
 from safe.report.gather import Experiment
 from safe.report.results import Figure

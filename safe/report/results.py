@@ -2,27 +2,21 @@
 
 WAR, UAR, recalls and the figures before calibration come from the logits, as in
 results/metrics.json; the others by way of the calibration. All over the test clips of all folds
-together. Intervals are 95 %: Wilson's for shares of a class, else from a bootstrap over clips.
+together, with the 95 % intervals of safe.evaluation.intervals.
 Shapes: n clips, K classes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import binomtest
+from numpy.typing import NDArray
 
 from safe.evaluation.calibration import pooled_figures
-from safe.evaluation.compare import Entry, difference, mcnemar_by_seed
-from safe.evaluation.intervals import (
-    RECALL,
-    Mcnemar,
-    bootstrap_interval,
-    percentile_interval,
-    resample_figure,
-)
-from safe.evaluation.metrics import Floats, Ints, confusion, summarize, uar, uar_name, war
+from safe.evaluation.compare import Entry, differences, estimates, mcnemar_by_seed
+from safe.evaluation.intervals import RECALL, Mcnemar, intervals, share_interval
+from safe.evaluation.metrics import Floats, Ints, confusion, summarize, uar_name
 from safe.evaluation.predictions import Split
 from safe.report.gather import Experiment
 
@@ -70,36 +64,11 @@ class Figure:
         return f"{value:.{self.digits}f}".replace("-", "\u2212")  # as wide as a plus
 
 
-def interval(key: str, split: Split, bins: int) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a figure of safe.evaluation.metrics.summarize, in its unit.
-
-    That of WAR and UAR is the very one of results/metrics.json, a recall's that of share().
-    """
-    if key in ("war", "uar"):
-        figure = {"war": war, "uar": uar}[key]
-        low, high = bootstrap_interval(split.label, split.predicted, figure, len(split.classes))
-        return 100 * low, 100 * high
-    if key.startswith(RECALL):
-        name = key.removeprefix(RECALL)
-        k = split.classes.index(name)
-        row = confusion(split.label, split.predicted, len(split.classes))[k]
-        found = share(name, int(row[k]), int(row.sum()))
-        return found.low, found.high
-    values = resample_figure(key, split.label, split.logits[None], split.classes, bins=bins)
-    low, high = percentile_interval(values)
-    return (None, None) if np.isnan(low) else (low, high)
-
-
-def share(name: str, hits: int, of: int) -> Figure:
-    """Return hits / of in percent with Wilson's interval (1927); not defined for `of` 0.
-
-    A bootstrap of 27 right clips of 27 gives 100 % every time, as if there were no doubt; Wilson's
-    interval, of a binomial share, then goes from 88 % to 100 %.
-    """
-    if not of:
+def share(name: str, hits: Ints | NDArray[np.bool_]) -> Figure:
+    """Return the share of clips [n] that are hits, in percent; not defined for none."""
+    if not len(hits):
         return Figure(name, None, unit="%")
-    ends = binomtest(hits, of).proportion_ci(method="wilson")
-    return Figure(name, 100 * hits / of, 100 * float(ends.low), 100 * float(ends.high), "%")
+    return Figure(name, 100 * float(np.mean(hits)), *share_interval(hits, unit=100), "%")
 
 
 PLAIN: Final = {
@@ -116,12 +85,11 @@ def plain_figures(experiment: Experiment) -> dict[str, Figure]:
     """Return the figures of PLAIN, before any calibration."""
     split, bins = experiment.split, experiment.bins
     found = summarize(split.logits, split.label, bins, split.classes)
-    figures = {}
-    for key, (name, unit, says) in PLAIN.items():
-        if key == "uar":
-            name = uar_of(split)
-        figures[key] = Figure(name, found[key], *interval(key, split, bins), unit, says)
-    return figures
+    ends = intervals(PLAIN, split.label, split.logits[None], bins=bins)
+    return {
+        key: Figure(uar_of(split) if key == "uar" else name, found[key], *ends[key], unit, says)
+        for key, (name, unit, says) in PLAIN.items()
+    }
 
 
 def uar_of(split: Split) -> str:
@@ -146,13 +114,8 @@ _TRUST: Final = {
 
 def trust_figures(experiment: Experiment) -> dict[str, Figure]:
     """Return the figures of calibration over all folds, each read by its own calibration."""
-    found = pooled_figures(
-        experiment.scaled,
-        experiment.split.label,
-        sets=experiment.sets,
-        abstains=experiment.abstains,
-        bins=experiment.bins,
-    )
+    folds = [(f.calibration, f.split.logits, f.split.label) for f in experiment.folds.values()]
+    found = pooled_figures(folds, bins=experiment.bins)
     figures = {}
     for key, (name, unit, says) in _TRUST.items():
         scale = 100 if unit == "%" else 1
@@ -178,14 +141,12 @@ class ByClass:
 
 def by_class(experiment: Experiment) -> list[ByClass]:
     """Return recall and precision of each class with intervals."""
-    split = experiment.split
-    matrix = confusion(split.label, split.predicted, len(split.classes))
+    label, predicted = experiment.split.label, experiment.split.predicted
     rows = []
-    for k, name in enumerate(split.classes):
-        clips, said, hits = int(matrix[k].sum()), int(matrix[:, k].sum()), int(matrix[k, k])
-        rows.append(
-            ByClass(name, clips, said, share("recall", hits, clips), share("precision", hits, said))
-        )
+    for k, name in enumerate(experiment.classes):
+        own, taken = label == k, predicted == k
+        recall, precision = share("recall", taken[own]), share("precision", own[taken])
+        rows.append(ByClass(name, int(own.sum()), int(taken.sum()), recall, precision))
     return rows
 
 
@@ -242,7 +203,7 @@ def by_set(experiment: Experiment, overall: Figure) -> list[Sets]:
         Sets(
             name,
             int(own.sum()),
-            share("coverage", int(holds[own].sum()), int(own.sum())),
+            share("coverage", holds[own]),
             float(sizes[own].mean()),
         )
         for k, name in enumerate(experiment.classes)
@@ -323,18 +284,13 @@ def compare(ours: Experiment, theirs: Experiment) -> Comparison:
     pairs: list[Pair] = []
     test = None
     if clips:
-        x, y = _entry(ours.split, a), _entry(theirs.split, b)
+        x, y = _entry(ours, a), _entry(theirs, b)
         present = [ours.classes[k] for k in np.unique(ours.split.label[a])]
-        keys = [*PLAIN, *(f"{RECALL}{name}" for name in present)]
-        pairs = [_pair(key, x, y, ours.bins) for key in keys]
-        if ours.calibrated or theirs.calibrated:
-            scaled = (
-                _entry(replace(ours.split, logits=ours.scaled), a),
-                _entry(replace(theirs.split, logits=theirs.scaled), b),
-            )
-            pairs[len(PLAIN) : len(PLAIN)] = [
-                _pair(key, *scaled, ours.bins, calibrated=True) for key in ("ece", "nll", "brier")
-            ]
+        calibrated = [f"{key}_calibrated" for key in ("ece", "nll", "brier")]
+        if not (ours.calibrated or theirs.calibrated):
+            calibrated = []
+        keys = [*PLAIN, *calibrated, *(f"{RECALL}{name}" for name in present)]
+        pairs = _pairs(keys, x, y, ours.bins)
         test = mcnemar_by_seed(x, y)[0]
     return Comparison(
         theirs,
@@ -397,8 +353,9 @@ def _common(ours: Experiment, theirs: Experiment) -> tuple[list[int], list[int]]
     return [i for i, _ in pairs], [j for _, j in pairs]
 
 
-def _entry(split: Split, rows: list[int]) -> Entry:
-    """Take some clips of a split as the one run of a table's row."""
+def _entry(experiment: Experiment, rows: list[int]) -> Entry:
+    """Take some clips of an experiment as the one run of a table's row."""
+    split = experiment.split
     part = Split(
         clip=tuple(split.clip[i] for i in rows),
         label=split.label[rows],
@@ -406,23 +363,28 @@ def _entry(split: Split, rows: list[int]) -> Entry:
         logits=split.logits[rows],
         embedding=split.embedding[rows],
         attention=split.attention[rows],
+        scaled=experiment.scaled[rows],
     )
     return Entry({0: part}, {})
 
 
-def _pair(key: str, a: Entry, b: Entry, bins: int, *, calibrated: bool = False) -> Pair:
-    name, unit, says = PLAIN.get(key, (f"Recall {key.removeprefix(RECALL)}", "%", ""))
-    name = uar_of(a.splits[0]) if key == "uar" else name
-    name = f"{name}, calibrated" if calibrated else name
-
-    def side(entry: Entry) -> Figure:
-        split = entry.splits[0]
-        value = summarize(split.logits, split.label, bins, split.classes)[key]
-        return Figure(name, value, *interval(key, split, bins), unit, says)
-
-    point, low, high = difference(a, b, key, bins=bins)
-    if low <= 0 <= high or np.isnan(low):
-        verdict = "undecided"
-    else:
-        verdict = "better" if (point > 0) == key.startswith(HIGHER) else "worse"
-    return Pair(name, side(a), side(b), Figure(name, point, low, high, unit), verdict)
+def _pairs(keys: list[str], a: Entry, b: Entry, bins: int) -> list[Pair]:
+    ours, theirs = estimates(a, keys, bins=bins), estimates(b, keys, bins=bins)
+    apart = differences(a, b, keys, bins=bins)
+    pairs = []
+    for key in keys:
+        plain = key.removesuffix("_calibrated")
+        name, unit, says = PLAIN.get(plain, (f"Recall {key.removeprefix(RECALL)}", "%", ""))
+        name = uar_of(a.splits[0]) if key == "uar" else name
+        name = name if plain == key else f"{name}, calibrated"
+        point, low, high = apart[key]
+        if low <= 0 <= high or np.isnan(low):
+            verdict = "undecided"
+        else:
+            verdict = "better" if (point > 0) == key.startswith(HIGHER) else "worse"
+        first, second = (
+            Figure(name, each.values[0], each.low, each.high, unit, says)
+            for each in (ours[key], theirs[key])
+        )
+        pairs.append(Pair(name, first, second, Figure(name, point, low, high, unit), verdict))
+    return pairs

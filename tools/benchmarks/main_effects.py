@@ -9,7 +9,7 @@ difference, with its interval over clips, is four times as many trainings as one
 import sys
 
 from cli.experiments import gather
-from safe.evaluation.compare import Entry, difference
+from safe.evaluation.compare import Entry, differences
 from safe.evaluation.sheet import find_sheet, plan, read_settings
 
 PAIRS = {
@@ -37,8 +37,8 @@ def main() -> None:
             )
             for side in (0, 1)
         )
-        for figure in ("war", "uar", "ece", "nll"):
-            point, low, high = difference(having, without, figure)
+        apart = differences(having, without, ("war", "uar", "ece", "nll"))
+        for figure, (point, low, high) in apart.items():
             print(f"{module:5} {figure:4} {point:+.4f} [{low:+.4f}, {high:+.4f}]")
 
 
