@@ -1,4 +1,4 @@
-"""How does a user get the page of an experiment, and beside which others?"""
+"""The page of an experiment, beside which others, and what is known of its data."""
 
 import platform
 import subprocess
@@ -14,9 +14,8 @@ from cli.progress import say
 from safe.errors import ConfigError, DataError, SafeError
 from safe.files import whole_file
 from safe.params import read_mapping
-from safe.report.gather import Experiment, Reader, gather
+from safe.report.gather import Experiment, Reader, Sources, gather
 from safe.report.page import render_page
-from safe.report.sources import Sources
 
 PACKAGES = ("safe-dfer", "torch", "numpy", "scikit-learn", "dvc")
 

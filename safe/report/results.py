@@ -1,18 +1,20 @@
-"""Which figures does the page show of one experiment, and how sure are they?
+"""The numbers of the page: metrics with intervals, comparisons, data, cost, params.
 
-WAR, UAR, recalls and the figures before calibration come from the logits, as in
+WAR, UAR, recalls and the metrics before calibration come from the logits, as in
 results/metrics.json; the others by way of the calibration. All over the test clips of all folds
 together. Intervals are 95 %: Wilson's for shares of a class, else from a bootstrap over clips.
 Shapes: n clips, K classes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
 
+from safe.errors import DataError, ModelError
 from safe.evaluation.calibration import pooled_figures
 from safe.evaluation.compare import Entry, difference, mcnemar_by_seed
 from safe.evaluation.intervals import (
@@ -22,15 +24,14 @@ from safe.evaluation.intervals import (
     percentile_interval,
     resample_figure,
 )
-from safe.evaluation.metrics import Floats, Ints, confusion, summarize, uar, uar_name, war
+from safe.evaluation.metrics import confusion, summarize, uar, uar_name, war
 from safe.evaluation.predictions import Split
-from safe.report.gather import Experiment
-
-# What is a number with its 95 % interval, and how does it read?
+from safe.report.gather import Experiment, Sources
+from safe.shards.folder import ShardFolder, open_shards
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A number with its 95 % interval."""
 
     name: str
@@ -40,12 +41,7 @@ class Figure:
     unit: str = ""
     """"%", "nats", "classes", or nothing for a fraction."""
     says: str = ""
-    """What the figure is, in a few words."""
-
-    @property
-    def digits(self) -> int:
-        """Behind the point: one for percentages, two for classes, three otherwise."""
-        return {"%": 1, "classes": 2}.get(self.unit, 3)
+    """What it is, in a few words."""
 
     @property
     def text(self) -> str:
@@ -67,67 +63,20 @@ class Figure:
     def _told(self, value: float | None) -> str:
         if value is None:
             return "not defined"
-        return f"{value:.{self.digits}f}".replace("-", "\u2212")  # as wide as a plus
+        digits = {"%": 1, "classes": 2}.get(self.unit, 3)
+        return f"{value:.{digits}f}".replace("-", "\u2212")  # as wide as a plus
 
 
-def interval(key: str, split: Split, bins: int) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a figure of safe.evaluation.metrics.summarize, in its unit.
+# Of one experiment
 
-    That of WAR and UAR is the very one of results/metrics.json, a recall's that of share().
-    """
-    if key in ("war", "uar"):
-        figure = {"war": war, "uar": uar}[key]
-        low, high = bootstrap_interval(split.label, split.predicted, figure, len(split.classes))
-        return 100 * low, 100 * high
-    if key.startswith(RECALL):
-        name = key.removeprefix(RECALL)
-        k = split.classes.index(name)
-        row = confusion(split.label, split.predicted, len(split.classes))[k]
-        found = share(name, int(row[k]), int(row.sum()))
-        return found.low, found.high
-    values = resample_figure(key, split.label, split.logits[None], split.classes, bins=bins)
-    low, high = percentile_interval(values)
-    return (None, None) if np.isnan(low) else (low, high)
-
-
-def share(name: str, hits: int, of: int) -> Figure:
-    """Return hits / of in percent with Wilson's interval (1927); not defined for `of` 0.
-
-    A bootstrap of 27 right clips of 27 gives 100 % every time, as if there were no doubt; Wilson's
-    interval, of a binomial share, then goes from 88 % to 100 %.
-    """
-    if not of:
-        return Figure(name, None, unit="%")
-    ends = binomtest(hits, of).proportion_ci(method="wilson")
-    return Figure(name, 100 * hits / of, 100 * float(ends.low), 100 * float(ends.high), "%")
-
-
-PLAIN: Final = {
+_PLAIN: Final = {
     "war": ("WAR", "%", "share of all clips that are right"),
     "uar": ("UAR", "%", "mean of the recalls of the classes"),
     "ece": ("ECE", "", "distance of confidence from accuracy"),
     "nll": ("NLL", "nats", "negative log-likelihood"),
     "brier": ("Brier", "", "squared error of the probabilities, 0 to 2"),
 }
-"""Figures of the logits: name, unit, what they are."""
-
-
-def plain_figures(experiment: Experiment) -> dict[str, Figure]:
-    """Return the figures of PLAIN, before any calibration."""
-    split, bins = experiment.split, experiment.bins
-    found = summarize(split.logits, split.label, bins, split.classes)
-    figures = {}
-    for key, (name, unit, says) in PLAIN.items():
-        if key == "uar":
-            name = uar_of(split)
-        figures[key] = Figure(name, found[key], *interval(key, split, bins), unit, says)
-    return figures
-
-
-def uar_of(split: Split) -> str:
-    """Name UAR: with the number of classes that it is over, where a class has no clips."""
-    return uar_name(np.bincount(split.label, minlength=len(split.classes)))
-
+"""Metrics of the logits: name, unit, what they are."""
 
 _TRUST: Final = {
     "ece_calibrated": ("ECE, calibrated", "", "after scaling the logits"),
@@ -144,73 +93,115 @@ _TRUST: Final = {
 }
 
 
-def trust_figures(experiment: Experiment) -> dict[str, Figure]:
-    """Return the figures of calibration over all folds, each read by its own calibration."""
+def plain_metrics(split: Split, bins: int) -> dict[str, Metric]:
+    """Return WAR, UAR, ECE, NLL and Brier score, before any calibration."""
+    return {key: _metric(key, split, bins) for key in _PLAIN}
+
+
+def trust_metrics(experiment: Experiment) -> dict[str, Metric]:
+    """Return the metrics of calibration over all folds, each read by its own calibration."""
     found = pooled_figures(
-        experiment.scaled,
+        np.asarray(experiment.split.scaled),
         experiment.split.label,
         sets=experiment.sets,
         abstains=experiment.abstains,
         bins=experiment.bins,
     )
-    figures = {}
+    metrics = {}
     for key, (name, unit, says) in _TRUST.items():
         scale = 100 if unit == "%" else 1
         value, low, high = (
             None if (number := found.get(end)) is None else scale * number
             for end in (key, f"{key}_low", f"{key}_high")
         )
-        figures[key] = Figure(name, value, low, high, unit, says)
-    return figures
+        metrics[key] = Metric(name, value, low, high, unit, says)
+    return metrics
 
 
-@dataclass(frozen=True)
-class ByClass:
-    """One class: its test clips, recall and precision in percent."""
+def _metric(key: str, split: Split, bins: int, *, calibrated: bool = False) -> Metric:
+    """Return a metric of safe.evaluation.metrics.summarize with its interval.
+
+    That of WAR and UAR is the very one of results/metrics.json, a recall's that of share().
+    """
+    logits = np.asarray(split.scaled) if calibrated else split.logits
+    value = summarize(logits, split.label, bins, split.classes)[key]
+    if key.startswith(RECALL):
+        name = key.removeprefix(RECALL)
+        k = split.classes.index(name)
+        of = split.label == k
+        return share(f"Recall {name}", int((split.predicted[of] == k).sum()), int(of.sum()))
+    name, unit, says = _PLAIN[key]
+    if key in ("war", "uar"):
+        figure = {"war": war, "uar": uar}[key]
+        ends = bootstrap_interval(split.label, split.predicted, figure, len(split.classes))
+        low, high = (100 * end for end in ends)
+    else:
+        drawn = resample_figure(key, split.label, logits[None], split.classes, bins=bins)
+        low, high = percentile_interval(drawn)
+    name = uar_of(split) if key == "uar" else f"{name}, calibrated" if calibrated else name
+    if np.isnan(low):
+        return Metric(name, value, unit=unit, says=says)
+    return Metric(name, value, low, high, unit, says)
+
+
+def share(name: str, hits: int, of: int) -> Metric:
+    """Return hits / of in percent with Wilson's interval (1927); not defined for `of` 0.
+
+    A bootstrap of 27 right clips of 27 gives 100 % every time, as if there were no doubt; Wilson's
+    interval, of a binomial share, then goes from 88 % to 100 %.
+    """
+    if not of:
+        return Metric(name, None, unit="%")
+    ends = binomtest(hits, of).proportion_ci(method="wilson")
+    return Metric(name, 100 * hits / of, 100 * float(ends.low), 100 * float(ends.high), "%")
+
+
+def uar_of(split: Split) -> str:
+    """Name UAR: with the number of classes that it is over, where a class has no clips."""
+    return uar_name(np.bincount(split.label, minlength=len(split.classes)))
+
+
+class ByClass(NamedTuple):
+    """One class: its test clips, recall and precision in percent, and its row of confusion."""
 
     name: str
     clips: int
-    said: int
-    """Clips that are taken for it."""
-    recall: Figure
-    precision: Figure
+    recall: Metric
+    precision: Metric
+    cells: list[tuple[int, float | None]]
+    """For each class the clips that are taken for it, and their percent of the row."""
 
 
-def by_class(experiment: Experiment) -> list[ByClass]:
-    """Return recall and precision of each class with intervals."""
-    split = experiment.split
+def by_class(split: Split) -> list[ByClass]:
+    """Return recall, precision and confusion of each class."""
     matrix = confusion(split.label, split.predicted, len(split.classes))
     rows = []
     for k, name in enumerate(split.classes):
         clips, said, hits = int(matrix[k].sum()), int(matrix[:, k].sum()), int(matrix[k, k])
-        rows.append(
-            ByClass(name, clips, said, share("recall", hits, clips), share("precision", hits, said))
-        )
+        cells = [(int(n), 100 * float(n) / clips if clips else None) for n in matrix[k]]
+        ratios = share("recall", hits, clips), share("precision", hits, said)
+        rows.append(ByClass(name, clips, *ratios, cells))
     return rows
 
 
 def by_fold(experiment: Experiment) -> list[dict[str, Any]]:
-    """Return for each fold its clips, figures and the epoch that was chosen."""
+    """Return for each fold its clips, metrics, speed and the epoch that was chosen."""
     rows = []
     for number, fold in experiment.folds.items():
-        figures = summarize(
-            fold.split.logits, fold.split.label, experiment.bins, experiment.classes
-        )
-        chosen = fold.info.get("selection", {})
-        history = fold.info.get("history", [])
+        split, info = fold.split, fold.info
+        values = summarize(split.logits, split.label, experiment.bins, split.classes)
+        rates = [row["clips_per_s"] for row in info.get("history", ()) if "clips_per_s" in row]
         rows.append(
             {
                 "fold": number,
-                "n_test": len(fold.split.label),
+                "n_test": len(split.label),
                 "n_left_out": fold.metrics.get("n_left_out"),
-                "train_clips": fold.info.get("train_clips"),
-                "epoch": chosen.get("epoch"),
-                "rate": float(np.median([row["clips_per_s"] for row in history]))
-                if history and "clips_per_s" in history[0]
-                else None,
-                "uar_name": uar_of(fold.split),
+                "train_clips": info.get("train_clips"),
+                "epoch": info.get("selection", {}).get("epoch"),
+                "rate": float(np.median(rates)) if rates else None,
+                "uar_name": uar_of(split),
                 **{
-                    key: Figure(PLAIN[key][0], figures[key], unit=PLAIN[key][1])
+                    key: Metric(_PLAIN[key][0], values[key], unit=_PLAIN[key][1])
                     for key in ("war", "uar", "ece", "nll")
                 },
             }
@@ -218,87 +209,49 @@ def by_fold(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-@dataclass(frozen=True)
-class Sets:
+class BySet(NamedTuple):
     """What the prediction sets of a class, or of all, are worth."""
 
     name: str
     clips: int
-    coverage: Figure
+    coverage: Metric
     size: float
     """Mean number of classes in a set."""
 
 
-def by_set(experiment: Experiment, overall: Figure) -> list[Sets]:
+def by_set(experiment: Experiment, overall: Metric) -> list[BySet]:
     """Return coverage and size of the sets for each class that has clips, then for all clips.
 
-    `overall` is the coverage of all clips, as trust_figures gives it.
+    `overall` is the coverage of all clips, as trust_metrics gives it.
     """
     sets, label = experiment.sets, experiment.split.label
     if sets is None:
         return []
     holds, sizes = sets[np.arange(len(label)), label], sets.sum(axis=1)
-    rows = [
-        Sets(
-            name,
-            int(own.sum()),
-            share("coverage", int(holds[own].sum()), int(own.sum())),
-            float(sizes[own].mean()),
-        )
-        for k, name in enumerate(experiment.classes)
-        if (own := label == k).any()
-    ]
-    return [*rows, Sets("all", len(label), overall, float(sizes.mean()))]
-
-
-def confusion_rows(experiment: Experiment) -> list[dict[str, Any]]:
-    """Return the confusion matrix, a row a true class: name, clips and cells.
-
-    A cell has its clips, its share of the row in percent (None for a class without clips) and that
-    share in twentieths, for the shade.
-    """
-    split, classes = experiment.split, experiment.classes
-    matrix: Ints = confusion(split.label, split.predicted, len(classes))
     rows = []
-    for k, name in enumerate(classes):
-        clips = int(matrix[k].sum())
-        shares: Floats | None = 100 * matrix[k] / clips if clips else None
-        cells = [
-            {
-                "clips": int(matrix[k, j]),
-                "share": None if shares is None else float(shares[j]),
-                "shade": 0 if shares is None else round(float(shares[j]) / 5),
-                "hit": j == k,
-            }
-            for j in range(len(classes))
-        ]
-        rows.append({"name": name, "clips": clips, "cells": cells})
-    return rows
+    for k in np.unique(label):
+        own = label == k
+        clips = int(own.sum())
+        covered = share("coverage", int(holds[own].sum()), clips)
+        rows.append(BySet(experiment.classes[k], clips, covered, float(sizes[own].mean())))
+    return [*rows, BySet("all", len(label), overall, float(sizes.mean()))]
 
 
-# How does an experiment compare with another one, on the clips that both were tested on?
-#
-# Differences are paired: a resample takes a clip with what both models say of it, so what is hard
-# for both cancels (safe/evaluation/compare.py). n clips, K classes.
-
-HIGHER: Final = ("war", "uar", RECALL)
-"""What figures of which more is better begin with."""
+# Of two: paired, a resample takes a clip with what both models say of it
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One figure of both, and how the first differs from the second."""
+class Pair(NamedTuple):
+    """One metric of both, and how the first differs from the second."""
 
     name: str
-    ours: Figure
-    theirs: Figure
-    difference: Figure
+    ours: Metric
+    theirs: Metric
+    difference: Metric
     verdict: str
     """better, worse or undecided (the interval holds 0)."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """An experiment beside another."""
 
     other: Experiment
@@ -311,52 +264,88 @@ class Comparison:
     pairs: tuple[Pair, ...]
     """Empty where no clip is common."""
     test: Mcnemar | None
-    params: tuple[tuple[str, str, str], ...]
+    params: list[tuple[str, str, str]]
     """Key, ours, theirs, where they differ."""
 
 
 def compare(ours: Experiment, theirs: Experiment) -> Comparison:
-    """Compare two experiments on their common clips: figures, McNemar's test, params."""
+    """Compare two experiments on their common clips: metrics, McNemar's test, params."""
     same = ours.classes == theirs.classes
-    a, b = _common(ours, theirs) if same else ([], [])
-    clips = len(a)
+    place = {pair: i for i, pair in enumerate(zip(*_keys(theirs.split), strict=True))}
+    rows = [
+        (i, place[pair])
+        for i, pair in enumerate(zip(*_keys(ours.split), strict=True))
+        if same and pair in place
+    ]
     pairs: list[Pair] = []
     test = None
-    if clips:
-        x, y = _entry(ours.split, a), _entry(theirs.split, b)
-        present = [ours.classes[k] for k in np.unique(ours.split.label[a])]
-        keys = [*PLAIN, *(f"{RECALL}{name}" for name in present)]
-        pairs = [_pair(key, x, y, ours.bins) for key in keys]
+    if rows:
+        a, b = zip(*rows, strict=True)
+        x, y = _part(ours.split, a), _part(theirs.split, b)
+        keys = [(key, False) for key in _PLAIN]
         if ours.calibrated or theirs.calibrated:
-            scaled = (
-                _entry(replace(ours.split, logits=ours.scaled), a),
-                _entry(replace(theirs.split, logits=theirs.scaled), b),
-            )
-            pairs[len(PLAIN) : len(PLAIN)] = [
-                _pair(key, *scaled, ours.bins, calibrated=True) for key in ("ece", "nll", "brier")
-            ]
-        test = mcnemar_by_seed(x, y)[0]
+            keys += [(key, True) for key in ("ece", "nll", "brier")]
+        keys += [(f"{RECALL}{ours.classes[k]}", False) for k in np.unique(x.label)]
+        pairs = [_pair(key, x, y, ours.bins, calibrated=calibrated) for key, calibrated in keys]
+        test = mcnemar_by_seed(Entry({0: x}, {}), Entry({0: y}, {}))[0]
     return Comparison(
         theirs,
         same,
-        clips,
-        len(ours.split.clip) - clips,
-        len(theirs.split.clip) - clips,
+        len(rows),
+        len(ours.split.clip) - len(rows),
+        len(theirs.split.clip) - len(rows),
         tuple(pairs),
         test,
-        tuple(differing(ours.params, theirs.params)),
+        differing(ours.params, theirs.params),
     )
 
 
-def flat(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Write nested params as `section.key` to value."""
-    found: dict[str, Any] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            found |= {f"{key}.{inner}": each for inner, each in flat(value).items()}
-        else:
-            found[key] = value
-    return found
+def _keys(split: Split) -> tuple[Sequence[str], Sequence[int]]:
+    return split.clip, split.label.tolist()
+
+
+def _part(split: Split, rows: Sequence[int]) -> Split:
+    """Take some clips of a split."""
+    at = list(rows)
+    return Split(
+        clip=tuple(split.clip[i] for i in at),
+        label=split.label[at],
+        classes=split.classes,
+        logits=split.logits[at],
+        embedding=split.embedding[at],
+        attention=split.attention[at],
+        scaled=np.asarray(split.scaled)[at],
+    )
+
+
+def _pair(key: str, a: Split, b: Split, bins: int, *, calibrated: bool) -> Pair:
+    ours, theirs = (_metric(key, split, bins, calibrated=calibrated) for split in (a, b))
+    asked = f"{key}_calibrated" if calibrated else key
+    point, low, high = difference(Entry({0: a}, {}), Entry({0: b}, {}), asked, bins=bins)
+    if low <= 0 <= high or np.isnan(low):
+        verdict = "undecided"
+    else:
+        verdict = "better" if (point > 0) == (ours.unit == "%") else "worse"
+    return Pair(ours.name, ours, theirs, Metric(ours.name, point, low, high, ours.unit), verdict)
+
+
+# Params
+
+
+def params(
+    experiment: Experiment, sources: Sources
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]] | None]:
+    """Return all params of the run, and those that differ from the defaults (None without any).
+
+    Only sections that the run knows are compared: those of data preparation on another machine,
+    and `runtime`, decide no metric.
+    """
+    run = _flat(experiment.params)
+    every = [(key, _told(run, key)) for key in run]
+    if sources.defaults is None or not run:
+        return every, None
+    known = {k: v for k, v in sources.defaults.items() if k in experiment.params}
+    return every, differing(experiment.params, known)
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -364,16 +353,23 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str
 
     A key that only one of the two has is `not there` in the other.
     """
-    first, second = flat(a), flat(b)
-    keys = [*first, *(key for key in second if key not in first)]
-    return [
-        (key, told(first, key), told(second, key))
-        for key in keys
-        if told(first, key) != told(second, key)
-    ]
+    first, second = _flat(a), _flat(b)
+    told = [(key, _told(first, key), _told(second, key)) for key in {**first, **second}]
+    return [(key, ours, theirs) for key, ours, theirs in told if ours != theirs]
 
 
-def told(params: Mapping[str, Any], key: str) -> str:
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Write nested params as `section.key` to value."""
+    found: dict[str, Any] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": each for inner, each in _flat(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
+def _told(params: Mapping[str, Any], key: str) -> str:
     """Write a value as params.yaml does."""
     if key not in params:
         return "not there"
@@ -383,46 +379,70 @@ def told(params: Mapping[str, Any], key: str) -> str:
     return str(value)
 
 
-def _common(ours: Experiment, theirs: Experiment) -> tuple[list[int], list[int]]:
-    """Find the clips that both have with one label: positions in ours, and in theirs."""
-    place = {
-        (clip, int(label)): i
-        for i, (clip, label) in enumerate(zip(theirs.split.clip, theirs.split.label, strict=True))
-    }
-    pairs = [
-        (i, place[clip, int(label)])
-        for i, (clip, label) in enumerate(zip(ours.split.clip, ours.split.label, strict=True))
-        if (clip, int(label)) in place
-    ]
-    return [i for i, _ in pairs], [j for _, j in pairs]
+# Data and cost
 
 
-def _entry(split: Split, rows: list[int]) -> Entry:
-    """Take some clips of a split as the one run of a table's row."""
-    part = Split(
-        clip=tuple(split.clip[i] for i in rows),
-        label=split.label[rows],
-        classes=split.classes,
-        logits=split.logits[rows],
-        embedding=split.embedding[rows],
-        attention=split.attention[rows],
-    )
-    return Entry({0: part}, {})
+class Data(NamedTuple):
+    """The receipts of the data, and the folder to read faces from."""
+
+    folder: ShardFolder | None
+    problem: str
+    """Why there is no folder; empty if there is one."""
+    rows: list[tuple[str, int]]
+    """What and how many clips, from the manifest to the shards."""
+    buckets: Sequence[tuple[str, int, int]] = ()
+    """Bucket, clips in shards, clips left out."""
+    left_out: Sequence[tuple[str, int]] = ()
+    """Reason and clips, the most frequent first."""
 
 
-def _pair(key: str, a: Entry, b: Entry, bins: int, *, calibrated: bool = False) -> Pair:
-    name, unit, says = PLAIN.get(key, (f"Recall {key.removeprefix(RECALL)}", "%", ""))
-    name = uar_of(a.splits[0]) if key == "uar" else name
-    name = f"{name}, calibrated" if calibrated else name
+def data(sources: Sources) -> Data:
+    """Count what came of the clips, from the manifest to the shards."""
+    rows: list[tuple[str, int]] = []
+    if sources.manifest is not None:
+        rows.append(("clips in the manifest", sources.manifest))
+    rows += [(f"faces: {status}", count) for status, count in sources.statuses.items()]
+    if sources.shards is None:
+        return Data(None, "The shards of this experiment are not at hand.", rows)
+    try:
+        folder = open_shards(sources.shards)
+    except (DataError, OSError) as error:
+        return Data(None, f"The shards cannot be read: {error}.", rows)
+    left = folder.index["left_out"]
+    rows += [("clips in shards", len(folder.clip)), ("clips left out of the shards", len(left))]
+    inside = Counter(folder.bucket.tolist())
+    outside = Counter(entry["bucket"] for entry in left)
+    buckets = [(name, inside[name], outside[name]) for name in sorted(inside | outside)]
+    reasons = Counter(_kind(entry["reason"]) for entry in left)
+    return Data(folder, "", rows, buckets, reasons.most_common())
 
-    def side(entry: Entry) -> Figure:
-        split = entry.splits[0]
-        value = summarize(split.logits, split.label, bins, split.classes)[key]
-        return Figure(name, value, *interval(key, split, bins), unit, says)
 
-    point, low, high = difference(a, b, key, bins=bins)
-    if low <= 0 <= high or np.isnan(low):
-        verdict = "undecided"
-    else:
-        verdict = "better" if (point > 0) == key.startswith(HIGHER) else "worse"
-    return Pair(name, side(a), side(b), Figure(name, point, low, high, unit), verdict)
+def _kind(reason: str) -> str:
+    """Cut what is of one clip off a reason, so that alike ones are counted together."""
+    return reason.partition(": ")[0] if len(reason) > 80 else reason
+
+
+def cost(experiment: Experiment) -> tuple[list[tuple[str, str, str]], str]:
+    """Count the model's parts: name, parameters, multiply-adds in G, the whole model first.
+
+    The second value says for which input, or why there is no count.
+    """
+    info = experiment.first.info
+    if not info:
+        return [], "The cost is not known: there is no model.json."
+    from safe.evaluation.cost import count
+    from safe.models.registry import build_model
+
+    side, frames = int(info["crop"]), int(info["frames"])
+    try:
+        network = build_model(
+            classes=len(info["classes"]), frames=frames, **info["architecture"], weights=None
+        )
+        found = count(network, clip=(3, frames, side, side))
+    except (ModelError, RuntimeError, TypeError, ValueError) as error:
+        return [], f"The cost cannot be counted: {error}."
+    parts = [("whole model", found.parameters, found.multiply_adds)]
+    parts += [(name, part.parameters, part.multiply_adds) for name, part in found.parts.items()]
+    rows = [(name, f"{count_:,}", f"{operations / 1e9:.3f}") for name, count_, operations in parts]
+    shape = f"{frames} frames of {side} x {side} pixels"
+    return rows, f"One clip of {shape}; half of the operations that torch counts."
