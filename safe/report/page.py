@@ -209,13 +209,8 @@ def _risks(
         f"{np.interp(surest, coverage, risk):.1f} % of the {surest:.0f} % surest"
         for title, (coverage, risk) in curves.items()
     )
-    figure = curves_column(
-        curves,
-        "clips answered, surest first (%)",
-        "error (%)",
-        x_range=(0, 100),
-        mark=mark,
-    )
+    x_label = "clips answered, surest first (%)"
+    figure = curves_column(curves, x_label, "error (%)", x_range=(0, 100), mark=mark)
     return inline(figure, name, "Error by coverage", f"Share of errors: {told}.")
 
 

@@ -8,7 +8,7 @@ Shapes: n clips, K classes.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -271,12 +271,11 @@ class Comparison(NamedTuple):
 def compare(ours: Experiment, theirs: Experiment) -> Comparison:
     """Compare two experiments on their common clips: metrics, McNemar's test, params."""
     same = ours.classes == theirs.classes
-    place = {pair: i for i, pair in enumerate(zip(*_keys(theirs.split), strict=True))}
-    rows = [
-        (i, place[pair])
-        for i, pair in enumerate(zip(*_keys(ours.split), strict=True))
-        if same and pair in place
-    ]
+    clips, others = (
+        {pair: i for i, pair in enumerate(zip(s.clip, s.label.tolist(), strict=True))}
+        for s in (ours.split, theirs.split)
+    )
+    rows = [(i, others[pair]) for pair, i in clips.items() if same and pair in others]
     pairs: list[Pair] = []
     test = None
     if rows:
@@ -300,22 +299,12 @@ def compare(ours: Experiment, theirs: Experiment) -> Comparison:
     )
 
 
-def _keys(split: Split) -> tuple[Sequence[str], Sequence[int]]:
-    return split.clip, split.label.tolist()
-
-
 def _part(split: Split, rows: Sequence[int]) -> Split:
     """Take some clips of a split."""
     at = list(rows)
-    return Split(
-        clip=tuple(split.clip[i] for i in at),
-        label=split.label[at],
-        classes=split.classes,
-        logits=split.logits[at],
-        embedding=split.embedding[at],
-        attention=split.attention[at],
-        scaled=np.asarray(split.scaled)[at],
-    )
+    names = ("label", "logits", "embedding", "attention", "scaled")
+    arrays = {name: getattr(split, name)[at] for name in names}
+    return replace(split, clip=tuple(split.clip[i] for i in at), **arrays)
 
 
 def _pair(key: str, a: Split, b: Split, bins: int, *, calibrated: bool) -> Pair:
