@@ -1,4 +1,4 @@
-"""With which page does `dvc plots show` draw its plots without a network?
+"""The page of `dvc plots`, which needs no network.
 
 DVC's own page loads the library Vega from a server. This one carries it: vl-convert-python brings
 the scripts, which are put into the page; `.dvc/config` names the page. It is generated, 0.9 MB, and

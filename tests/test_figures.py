@@ -19,11 +19,11 @@ from safe.evaluation.metrics import softmax
 from safe.evaluation.predictions import Split, pool
 from safe.report import canvas
 from safe.report import contact as cases
-from safe.report import contact as rows
-from safe.report import pictures as calibration
 from safe.report import pictures as confusion
 from safe.report import pictures as embedding
 from safe.report import pictures as reliability
+from safe.report import tables as calibration
+from safe.report import tables as rows
 from safe.taxonomy import BASIC, Classes
 
 
@@ -138,7 +138,7 @@ def make_figures(n: int = 90) -> dict[str, tuple]:
     strips.pop(a.clip[chosen[-1]])
     folds = {f"fold {k}": make_split(seed=k, n=n) for k in range(1, 5)}
     folds["fold 5"] = make_split(seed=5, n=n, present=6)
-    clips = (("baseline", "SAFE"), a, b, chosen, strips)
+    clips = (models, chosen, strips)
     one, two = canvas.ONE_COLUMN, canvas.TWO_COLUMNS
     return {
         "reliability": (reliability, "reliability", (models, 15), {}, two),
@@ -160,7 +160,7 @@ FIGURES = make_figures()
 
 def draw(name: str, out: Path, figures: dict[str, tuple] = FIGURES) -> Path:
     module, stem, arguments, keywords, _ = figures[name]
-    getattr(module, f"draw_{stem}")(*arguments, out=out, **keywords)
+    canvas.save(getattr(module, f"{stem}_figure")(*arguments, **keywords), out)
     return out
 
 
@@ -228,9 +228,7 @@ def test_models_of_other_clips_or_none_or_with_nan_are_refused():
             lambda pair=pair: reliability.reliability_figure(pair, 15),
             lambda pair=pair: embedding.embedding_figure(pair),
             lambda b=b: cases.choose_cases(a, b, 2),
-            lambda b=b: cases.cases_figure(
-                ("a", "b"), a, b, [0], {}, window=4, stride=2, frames=16
-            ),
+            lambda pair=pair: cases.cases_figure(pair, [0], {}, window=4, stride=2, frames=16),
         ):
             with pytest.raises(DataError, match="do not hold the same clips"):
                 refused()
@@ -389,8 +387,9 @@ def test_cases_are_those_of_a_slow_loop():
 
 
 def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
-    (names, a, b, chosen, strips), keywords = FIGURES["cases"][2:4]
-    figure = cases.cases_figure(names, a, b, chosen, strips, **keywords)
+    (models, chosen, strips), keywords = FIGURES["cases"][2:4]
+    figure = cases.cases_figure(models, chosen, strips, **keywords)
+    a, b = models.values()
     for row, start in zip(chosen, range(0, 16, 4), strict=True):
         faces, *windows, bars = figure.axes[start : start + 4]
         clip = a.clip[row]
@@ -417,23 +416,24 @@ def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
 
 
 def test_windows_that_do_not_fit_and_no_cases_are_refused():
-    names, a, b, chosen, strips = FIGURES["cases"][2]
+    models, chosen, strips = FIGURES["cases"][2]
     with pytest.raises(DataError, match="7 windows of 4 frames, 3 apart"):
-        cases.cases_figure(names, a, b, chosen, strips, window=4, stride=3, frames=16)
+        cases.cases_figure(models, chosen, strips, window=4, stride=3, frames=16)
     with pytest.raises(DataError, match="never differ"):
-        cases.cases_figure(names, a, b, [], strips, window=4, stride=2, frames=16)
-    whole = replace(a, attention=np.ones((len(a.label), 1)))
-    figure = cases.cases_figure(names, whole, whole, [0], {}, window=16, stride=16, frames=16)
+        cases.cases_figure(models, [], strips, window=4, stride=2, frames=16)
+    whole = {
+        name: replace(split, attention=np.ones((len(split.label), 1)))
+        for name, split in models.items()
+    }
+    figure = cases.cases_figure(whole, [0], {}, window=16, stride=16, frames=16)
     assert [patch.get_width() for patch in figure.axes[1].patches] == [16]
 
 
 @pytest.mark.parametrize(("frames", "stride"), [(8, 1), (64, 10)])
 def test_cases_of_so_many_frames(frames, stride, tmp_path):
-    names, a, b, chosen, _ = FIGURES["cases"][2]
-    strips = make_strips(a, chosen[:1], frames=frames)
-    figure = cases.cases_figure(
-        names, a, b, chosen[:2], strips, window=2, stride=stride, frames=frames
-    )
+    models, chosen, _ = FIGURES["cases"][2]
+    strips = make_strips(models["SAFE"], chosen[:1], frames=frames)
+    figure = cases.cases_figure(models, chosen[:2], strips, window=2, stride=stride, frames=frames)
     faces, windows, _, _, missing, *_ = figure.axes
     assert faces.images[0].get_array().shape == (48, frames * 48, 3)
     assert faces.get_xlim() == windows.get_xlim() == missing.get_xlim() == (0, frames)
@@ -441,9 +441,7 @@ def test_cases_of_so_many_frames(frames, stride, tmp_path):
     assert "faces missing" in words(missing)
     canvas.save(figure, tmp_path / "a.png")
     with pytest.raises(DataError, match=f"do not fit into {6 * stride + 1} frames"):
-        cases.cases_figure(
-            names, a, b, chosen, strips, window=2, stride=stride, frames=6 * stride + 1
-        )
+        cases.cases_figure(models, chosen, strips, window=2, stride=stride, frames=6 * stride + 1)
 
 
 def marks(axes, marker: str) -> list[tuple[float, float]]:
@@ -470,9 +468,9 @@ def test_rows_mark_mean_interval_seeds_and_paper():
 
 def test_a_table_without_any_run_is_drawn_and_one_without_rows_refused(tmp_path):
     out = tmp_path / "new" / "rows.png"
-    rows.draw_rows({"baseline": {"war": MISSING}, "SAFE": {"war": MISSING}}, out)
+    canvas.save(rows.rows_figure({"baseline": {"war": MISSING}, "SAFE": {"war": MISSING}}), out)
     assert out.stat().st_size > 1000
-    rows.draw_sweep({"ratio": {0.5: {"war": MISSING}}}, "war", out)
+    canvas.save(rows.sweep_figure({"ratio": {0.5: {"war": MISSING}}}, "war"), out)
     for table in ({}, {"SAFE": {}}):
         with pytest.raises(DataError, match="no row with a figure"):
             rows.rows_figure(table)
@@ -571,7 +569,7 @@ def test_embedding_and_cases_of_other_classes(count, tmp_path):
     box, whole = legend.get_window_extent(), figure.bbox
     assert 0 <= box.x0 < box.x1 <= whole.x1
     chosen = cases.choose_cases(a, b, 2)
-    figure = cases.cases_figure(("a", "b"), a, b, chosen, {}, window=4, stride=2, frames=16)
+    figure = cases.cases_figure({"a": a, "b": b}, chosen, {}, window=4, stride=2, frames=16)
     for row, bars in zip(chosen, figure.axes[3::4], strict=True):
         names = [label.get_text() for label in bars.get_yticklabels()]
         assert len(names) == min(count, 8)

@@ -28,20 +28,19 @@ from support import EVERY_CLASS, HOSTILE, NOON, ROOT, Page, read_experiment, wri
 from cli.report import run_report
 from safe.errors import ConfigError, DataError
 from safe.evaluation.calibration import Calibration
-from safe.report.canvas import class_looks
-from safe.report.charts import SIDE, attention_chart, choose, read_strips
-from safe.report.gather import Experiment
-from safe.report.page import render_page
+from safe.report.canvas import add_panel, class_looks, sheet, styled
+from safe.report.contact import shade, windows_strip
+from safe.report.gather import Experiment, Sources
+from safe.report.inline import colour_rules, inline
+from safe.report.page import SIDE, choose, read_strips, render_page
 from safe.report.results import (
     by_class,
     by_set,
     compare,
-    confusion_rows,
     differing,
-    plain_figures,
-    trust_figures,
+    plain_metrics,
+    trust_metrics,
 )
-from safe.report.sources import Sources
 from safe.sample import decode_strip
 from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
@@ -90,23 +89,23 @@ def page(html: str) -> Page:
 
 def test_figures_equal_those_of_scikit_learn(experiment):
     label, said = experiment.split.label, experiment.split.predicted
-    figures = plain_figures(experiment)
+    figures = plain_metrics(experiment.split, experiment.bins)
     assert figures["war"].value == pytest.approx(100 * accuracy_score(label, said))
     assert figures["uar"].value == pytest.approx(100 * balanced_accuracy_score(label, said))
-    rows = by_class(experiment)
+    rows = by_class(experiment.split)
     recalls = 100 * recall_score(label, said, average=None)
     precisions = 100 * precision_score(label, said, average=None)
     np.testing.assert_allclose([row.recall.value for row in rows], recalls)
     np.testing.assert_allclose([row.precision.value for row in rows], precisions)
     shares = 100 * confusion_matrix(label, said, normalize="true")
-    cells = [[cell["share"] for cell in row["cells"]] for row in confusion_rows(experiment)]
+    cells = [[percent for _, percent in row.cells] for row in rows]
     np.testing.assert_allclose(cells, shares)
     for figure in (*figures.values(), *(row.recall for row in rows)):
         assert figure.low <= figure.value <= figure.high or figure.name == "ECE"
 
 
 def test_wilsons_interval_is_the_textbook_one(experiment):
-    for row in by_class(experiment):
+    for row in by_class(experiment.split):
         n, p, z = row.clips, row.recall.value / 100, 1.959964
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -129,7 +128,7 @@ def test_each_fold_is_read_by_its_own_calibration(tmp_path):
             holds.append(label in inside)
             sizes.append(len(inside))
             answered.append(p.max() >= calibration.threshold)
-    figures = trust_figures(both)
+    figures = trust_metrics(both)
     assert figures["coverage"].value == pytest.approx(100 * np.mean(holds))
     assert figures["set_size"].value == pytest.approx(np.mean(sizes))
     assert figures["answered"].value == pytest.approx(100 * np.mean(answered))
@@ -328,14 +327,47 @@ def test_a_name_that_is_not_held_is_one_line(monkeypatch, root):
         run_report(Path("params.yaml"), None, ["nobody"], Path("x.html"), faces=False)
 
 
+def test_a_picture_in_the_page_has_its_colours_ids_of_its_own_and_no_style():
+    @styled
+    def drawn(name: str, title: str = HOSTILE) -> str:
+        figure = sheet(70, 35, layout="none")
+        panel = add_panel(figure, 5, 5, 60, 20)
+        panel.bar([1], [1], color="#0072B2", hatch="//", edgecolor="#D55E00")
+        panel.text(0.5, 0.5, HOSTILE + " $x$", color="white")
+        panel.scatter([1, 1.2], [0.5, 0.7], c="#3322AA")
+        return str(inline(figure, name, title, HOSTILE))
+
+    first, page = drawn("a"), Page(drawn("a") + drawn("b"))
+    assert drawn("a") == first
+    assert not page.problems
+    assert not page.open
+    svg = page.all("svg")[0]
+    assert (svg["width"], svg["viewbox"]) == ("340", "0 0 198.43 99.21")
+    assert svg["aria-labelledby"] == "a-title a-desc"
+    assert page.words.count(HOSTILE + " $x$") == 2
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(set(ids)) == len(ids) > 6
+    used = set(re.findall(r"#([ab]-\w+)", first))
+    assert used <= set(ids)
+    assert not re.search(r"style=|#[0-9A-Fa-f]{6}\b|<metadata", first)
+    for colour in ("0072B2", "D55E00", "ground", "3322AA"):
+        assert f"var(--{colour})" in first
+        assert colour == "ground" or colour_rules().count(f"--{colour}:#") == 2
+    beside = Page(drawn("c", "")).all("svg")[0]
+    assert beside["aria-hidden"] == "true"
+    assert "role" not in beside
+
+
 def test_windows_lie_under_the_frames_that_they_cover():
-    chart = attention_chart("a", [0.1, 0.5, 0.4], window=4, stride=6, frames=16)
-    boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', chart)
-    assert [float(x) - 1 for x, _ in boxes] == [0, 6 * 48, 12 * 48]
-    assert {float(width) + 2 for _, width in boxes} == {4 * 48}
-    assert "frames 7 to 10: 50 %" in chart
-    wide = attention_chart("a", [0.1, 0.5, 0.4], window=8, stride=12, frames=32)
-    assert re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', wide) == boxes
+    def boxes(window: int, stride: int, frames: int) -> list[tuple[float, float]]:
+        panel = windows_strip(np.array([0.1, 0.5, 0.4]), window, stride, frames).axes[0]
+        assert panel.get_position().bounds == (0, 0, 1, 1)
+        assert [word.get_text() for word in panel.texts] == ["10", "50", "40"]
+        found = [(box.get_x() / frames, box.get_width() / frames) for box in panel.patches]
+        assert panel.get_xlim() == (0, frames)
+        return found
+
+    assert boxes(4, 6, 16) == [(0, 0.25), (0.375, 0.25), (0.75, 0.25)] == boxes(8, 12, 32)
 
 
 def test_a_page_of_clips_of_eight_frames(tmp_path):
@@ -400,14 +432,22 @@ def test_words_stand_out_from_their_ground(scheme):
     cells = {20: 1.0}
     for names, depth in re.findall(r"((?:\.q\d+(?:, )?)+) \{ background: [^,}]+, ([.\d]+)", sheet):
         cells |= {int(number): float(depth) for number in re.findall(r"\d+", names)}
-    windows = re.findall(r"\.a(\d+) \{ fill-opacity: ([.\d]+)", sheet)
     assert sorted(cells) == list(range(21))
-    assert [int(number) for number, _ in windows] == list(range(11))
-    places = [(depth, shade >= 12) for shade, depth in cells.items()]
-    places += [(float(depth), int(shade) > 5) for shade, depth in windows]
-    for depth, deep in places:
+    places = [(depth, "onheat" if number >= 12 else "ink") for number, depth in cells.items()]
+    for share in np.linspace(0, 1, 101):
+        depth, word = shade(share)
+        places.append((depth, "ground" if word == "white" else "ink"))
+    for depth, word in places:
         ground = depth * named["heat"] + (1 - depth) * named["ground"]
-        assert contrast(named["onheat" if deep else "ink"], ground) >= 4.5, depth
+        assert contrast(named[word], ground) >= 4.5, depth
+
+
+def test_every_class_has_a_colour_and_a_name_in_the_legend(html):
+    legend = html.split('class="legend"')[1].split("</ul>")[0]
+    for name, key in zip(BASIC, legend.split("<li>")[1:], strict=True):
+        colour = class_looks(BASIC)[name][0][1:].replace("000000", "ink")
+        assert f"var(--{colour})" in key
+        assert f" {name} <" in key
 
 
 LOOSE = ("very happy + loud", "笑顔", "überrascht", "x-y_z")
@@ -429,10 +469,9 @@ def test_a_page_of_other_classes_and_one_without_test_clips(tmp_path):
         "x-y_z 0 not defined",
     ):
         assert told in words, told
-    looks = {a["class"] for a in page.all("path") if a.get("class", "").startswith("mark")}
-    assert {look.split()[-1] for look in looks} == {f"k{k}" for k in range(8)}
-    colours = dict(re.findall(r"\.k(\d+)\{--c:(#\w+)\}", text.split("@media screen and")[0]))
-    assert list(colours.values()) == [look for look, _ in class_looks(classes).values()]
+    keys = text.split('class="legend"')[1].split("</ul>")[0].split("<li>")[1:]
+    for (colour, _), key in zip(class_looks(classes).values(), keys, strict=True):
+        assert f"var(--{colour[1:].replace('000000', 'ink')})" in key
 
 
 @pytest.mark.parametrize("count", [2, 30, 100])

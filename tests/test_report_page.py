@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from support import NOON, read_experiment, write_fold, write_half
 
+from safe.report.gather import Sources
 from safe.report.page import render_page
-from safe.report.sources import Sources
 
 CHROMIUM = Path("/usr/bin/chromium")
 VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
@@ -23,7 +23,7 @@ MEASURE = """(() => {
   const ground = getComputedStyle(document.body).backgroundColor;
   const seen = e => e.checkVisibility() && !e.closest("details:not([open])");
   const charts = [...document.querySelectorAll("svg")].filter(seen);
-  const marks = s => [...s.querySelectorAll("rect, path, line, text")].filter(
+  const marks = s => [...s.querySelectorAll("rect, path, line, circle, use, text")].filter(
     e => !e.closest("defs") && (box(e).width > 0 || box(e).height > 0));
   const painted = s => marks(s).some(e => {
     const look = getComputedStyle(e);

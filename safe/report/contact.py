@@ -1,13 +1,13 @@
-"""What does the model see of a clip, from its source frames to its attention?
+"""Pictures of clips, from their source frames to what a model attends to and says.
 
 A contact sheet: above, for one clip, its T frames with the box of the face; below, a row a clip,
-its T faces, the windows' attention under the frames that each covers, and the probabilities.
+its T faces, the windows' attention under the frames that each covers, and the probabilities. Cases:
+the same of clips on which two models differ. The strip of T faces spans 0 to T on the x axis; frame
+t spans t to t + 1.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import fill
 from typing import Final
 
@@ -19,7 +19,6 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from safe.errors import DataError
-from safe.evaluation.compare import Estimate
 from safe.evaluation.metrics import Floats
 from safe.evaluation.predictions import Split
 from safe.report.canvas import (
@@ -27,29 +26,23 @@ from safe.report.canvas import (
     BLUE,
     GREEN,
     GREY,
-    LANE,
-    NAMES,
-    ONE_COLUMN,
+    MM,
     ORANGE,
     PALE,
     RED,
     TWO_COLUMNS,
     add_panel,
-    bars_shown,
     check_models,
     class_name,
-    lanes,
-    save,
     series,
     sheet,
-    show_chances,
-    show_faces,
     show_name,
-    show_windows,
     styled,
 )
 from safe.sample import DEFAULT_FRAMES
 from safe.taxonomy import Classes
+
+# Contact sheet
 
 KINDS: Final = {
     "detected": (BLUE, "-"),
@@ -66,6 +59,7 @@ WIDTH: Final = 220.0
 _MARGIN, _GAP = 6.0, 2.0
 _WIDE = WIDTH - 2 * _MARGIN
 _IN_A_ROW = 8  # source frames
+_CELL = (_WIDE - (_IN_A_ROW - 1) * _GAP) / _IN_A_ROW
 _TALLEST = 36.0  # mm of a source frame; those of a phone are upright
 _HEAD, _TITLE = 11.0, 4.5
 _STRIP, _BARS, _BAR = 168.0, 192.0, 22.0  # mm: width of faces beside bars; bars' left edge; width
@@ -128,7 +122,7 @@ class Row:
 def contact_figure(
     title: str, note: str, rows: Sequence[Row], *, frames: Frames | None = None
 ) -> Figure:
-    """Make a contact sheet.
+    """Draw a contact sheet.
 
     Args:
         title: in bold, above.
@@ -144,9 +138,11 @@ def contact_figure(
     beside = any(row.said for row in rows)
     strip = _STRIP if beside else _WIDE
     heights = [_height(row, strip) for row in rows]
-    above = _frames_height(frames) if frames else 0.0
+    above = 0.0
+    if frames:
+        above = -(-len(frames.pixels) // _IN_A_ROW) * (_frame_height(frames) + _TITLE) + _GAP
     figure = sheet(WIDTH, _HEAD + above + sum(heights) + (9 if beside else 2), layout="none")
-    high = figure.get_figheight() * 25.4
+    high = figure.get_figheight() / MM
     left = _MARGIN / WIDTH
     bars = {bars_shown(row.said.classes) for row in rows if row.said}
     note = " · ".join(filter(None, (note, *sorted(bars))))
@@ -172,46 +168,35 @@ def _height(row: Row, strip: float) -> float:
 def _frame_height(frames: Frames) -> float:
     """Return the mm that a source frame is high."""
     height, width = frames.pixels.shape[1:3]
-    return float(min(_cell() * height / width, _TALLEST))
-
-
-def _frames_height(frames: Frames) -> float:
-    """Return the mm that all source frames take."""
-    rows = -(-len(frames.pixels) // _IN_A_ROW)
-    return rows * (_frame_height(frames) + _TITLE) + _GAP
-
-
-def _cell() -> float:
-    return (_WIDE - (_IN_A_ROW - 1) * _GAP) / _IN_A_ROW
+    return float(min(_CELL * height / width, _TALLEST))
 
 
 def _show_frames(figure: Figure, frames: Frames) -> None:
     """Draw the source frames in rows, and above them what the boxes mean."""
     high = _frame_height(frames)
     for t, pixels in enumerate(frames.pixels):
-        x = _MARGIN + t % _IN_A_ROW * (_cell() + _GAP)
+        x = _MARGIN + t % _IN_A_ROW * (_CELL + _GAP)
         y = _HEAD + t // _IN_A_ROW * (high + _TITLE) + _TITLE
-        panel = add_panel(figure, x, y, _cell(), high)
+        panel = add_panel(figure, x, y, _CELL, high)
         height, width = pixels.shape[:2]
         panel.imshow(pixels, extent=(0, width, height, 0))
         panel.set_anchor("NW")  # a frame narrower than its cell stands below its caption
         panel.set(xlim=(0, width), ylim=(height, 0))
         x0, y0, x1, y1 = frames.boxes[t] * [width, height, width, height]
         colour, line = KINDS[frames.kinds[t]]
-        for shade, thick in (("white", 2.2), (colour, 1.2)):  # seen on a ground of any colour
-            panel.add_patch(
-                Rectangle(
-                    (x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=shade, linewidth=thick,
-                    linestyle="-" if shade == "white" else line,
-                )
-            )  # fmt: skip
+        box = {"fill": False, "width": x1 - x0, "height": y1 - y0}
+        for look in (
+            {"edgecolor": "white", "linewidth": 2.2},  # seen on a ground of any colour
+            {"edgecolor": colour, "linewidth": 1.2, "linestyle": line},
+        ):
+            panel.add_patch(Rectangle((x0, y0), **box | look))
         panel.set_title(frames.captions[t], loc="left", fontsize=7, pad=2)
     kinds = [kind for kind in KINDS if kind in frames.kinds]
-    handles = [
-        Line2D([], [], color=KINDS[kind][0], linestyle=KINDS[kind][1], label=kind) for kind in kinds
-    ]
     figure.legend(
-        handles=handles,
+        handles=[
+            Line2D([], [], color=KINDS[kind][0], linestyle=KINDS[kind][1], label=kind)
+            for kind in kinds
+        ],
         loc="upper right",
         bbox_to_anchor=(1 - _MARGIN / WIDTH, 1),
         ncols=len(kinds),
@@ -233,197 +218,16 @@ def _show_row(figure: Figure, row: Row, top: float, strip: float, *, last: bool)
     if said.attention is not None:
         deep = lanes(said.window, said.stride) * LANE
         panel = add_panel(figure, _MARGIN, top + high + 1, strip, deep)
-        shades = said.attention / said.attention.max()
-        show_windows(
-            panel, said.attention, shades, window=said.window, stride=said.stride,
-            frames=row.frames, colour=BLUE,
-        )  # fmt: skip
+        show_windows(panel, said.attention, said.window, said.stride, row.frames)
     bars = add_panel(figure, _BARS, top - 1, _BAR, _CHANCES)
-    show_chances(bars, [said.chances], said.classes, row.label, last=last)
+    show_chances(bars, [said.chances], said.classes, row.label)
+    show_axis(bars, last=last)
 
 
-# How do the rows of a table, or the values of a sweep, compare with one another and the paper?
+# Cases
 
-UNITS = {"war": "%", "uar": "%", "nll": "nats"}
-TableRow = Mapping[str, Estimate]
-"""The estimate of each figure."""
-
-
-def draw_rows(
-    table: Mapping[str, TableRow], out: Path, *, units: Mapping[str, str] | None = None
-) -> None:
-    """Write a table as dots and intervals: one panel a figure, one line a row of the table.
-
-    A bar is the 95 % interval, a dot the mean, a tick a seed, a hollow diamond the paper's figure.
-    A row without runs says so.
-
-    Args:
-        table: row to figure (war, uar, ...) to estimate.
-        out: .png, .svg or .pdf.
-        units: of the figures; by default percent for war and uar, nats for nll.
-
-    Raises:
-        DataError: if the table has no row or no figure, or the suffix is another.
-    """
-    save(rows_figure(table, units=units), out)
-
-
-def draw_sweep(
-    axes: Mapping[str, Mapping[float, TableRow]],
-    figure: str,
-    out: Path,
-    *,
-    units: Mapping[str, str] | None = None,
-) -> None:
-    """Write one figure against the values of each swept parameter, one panel a parameter.
-
-    Marks as in draw_rows; a line joins the means of neighbouring values.
-
-    Args:
-        axes: parameter to value to estimates.
-        figure: which figure of the estimates, e.g. "war".
-        out: .png, .svg or .pdf.
-        units: as in draw_rows.
-
-    Raises:
-        DataError: if there is no parameter or a parameter has no value, or the suffix is another.
-    """
-    save(sweep_figure(axes, figure, units=units), out)
-
-
-@styled
-def rows_figure(table: Mapping[str, TableRow], *, units: Mapping[str, str] | None = None) -> Figure:
-    """Make the figure of draw_rows; its axes are the figures, in the order they first appear."""
-    figures = list(dict.fromkeys(name for row in table.values() for name in row))
-    if not figures:
-        raise DataError("rows: the table has no row with a figure; there is nothing to draw")
-    sheet_ = sheet(ONE_COLUMN if len(figures) == 1 else TWO_COLUMNS, 6 * len(table) + 24)
-    panels = sheet_.subplots(1, len(figures), sharey=True, squeeze=False)[0]
-    for panel, figure in zip(panels, figures, strict=True):
-        panel.set_xlabel(_label(figure, units))
-        estimates = [row.get(figure) for row in table.values()]
-        for place, estimate in enumerate(estimates):
-            panel.axhline(place, color=PALE, linewidth=0.6, zorder=0)
-            _mark(panel, place, estimate, across=True)
-        for place, estimate in enumerate(estimates):
-            _say_missing(panel, place, estimate, across=True)
-        if not any(map(_has_mark, estimates)):
-            panel.set_xticks([])
-        panel.spines["left"].set_visible(False)
-        panel.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(table)), list(table))
-    panels[0].set_ylim(len(table) - 0.5, -0.5)
-    _legend(sheet_, seed="|")
-    return sheet_
-
-
-@styled
-def sweep_figure(
-    axes: Mapping[str, Mapping[float, TableRow]],
-    figure: str,
-    *,
-    units: Mapping[str, str] | None = None,
-) -> Figure:
-    """Make the figure of draw_sweep; its axes are the parameters in order."""
-    if not axes or not all(axes.values()):
-        raise DataError("sweep: a parameter without values, or none at all; nothing to draw")
-    sheet_ = sheet(ONE_COLUMN if len(axes) == 1 else TWO_COLUMNS, 68)
-    panels = sheet_.subplots(1, len(axes), sharey=True, squeeze=False)[0]
-    estimates = [row.get(figure) for values in axes.values() for row in values.values()]
-    for panel, (name, values) in zip(panels, axes.items(), strict=True):
-        places = sorted(values)
-        means = [_mean(values[value].get(figure)) for value in places]
-        panel.plot(places, means, color=BLUE, linewidth=0.8, zorder=1)
-        for value in places:
-            _mark(panel, value, values[value].get(figure), across=False)
-        panel.set_xticks(places, [f"{value:g}" for value in places])
-        panel.margins(x=0.1)
-        panel.set_xlabel(name)
-    for panel, values in zip(panels, axes.values(), strict=True):
-        for value, row in values.items():
-            _say_missing(panel, value, row.get(figure), across=False)
-    if not any(map(_has_mark, estimates)):
-        panels[0].set_yticks([])
-    panels[0].set_ylabel(_label(figure, units))
-    _legend(sheet_, seed="_")
-    return sheet_
-
-
-def _mark(panel: Axes, place: float, estimate: Estimate | None, *, across: bool) -> None:
-    """Draw one estimate at a place of the other axis; `across`: values run left to right."""
-
-    def plot(values: tuple[float, ...], **look: object) -> None:
-        points = (values, [place] * len(values))
-        panel.plot(*(points if across else points[::-1]), **look)  # type: ignore[arg-type]
-
-    if estimate and math.isfinite(estimate.mean):
-        if math.isfinite(estimate.low) and math.isfinite(estimate.high):
-            plot((estimate.low, estimate.high), color=BLUE, linewidth=2.4, alpha=0.4, zorder=2)
-        seed = "|" if across else "_"
-        plot(estimate.values, color=BLACK, marker=seed, markersize=8, linestyle="", zorder=3)
-        plot((estimate.mean,), color=BLUE, marker="o", markersize=4.5, zorder=4)
-    if estimate and estimate.paper is not None:
-        plot((estimate.paper,), color=RED, marker="D", markerfacecolor="none", zorder=5)
-
-
-def _mean(estimate: Estimate | None) -> float:
-    """Return the mean, nan without an estimate."""
-    return estimate.mean if estimate else float("nan")
-
-
-def _has_mark(estimate: Estimate | None) -> bool:
-    """Tell whether there is anything to draw of it."""
-    return estimate is not None and (math.isfinite(estimate.mean) or estimate.paper is not None)
-
-
-def _say_missing(panel: Axes, place: float, estimate: Estimate | None, *, across: bool) -> None:
-    """Write "missing" where there is no run, at the edge that is further from the paper's figure.
-
-    To be called when all marks are drawn: those decide where the edges are.
-    """
-    if math.isfinite(_mean(estimate)):
-        return
-    low, high = panel.get_xlim() if across else panel.get_ylim()
-    near = estimate is not None and estimate.paper is not None and estimate.paper < (low + high) / 2
-    edge = 0.99 if near else 0.01
-    panel.text(
-        *((edge, place) if across else (place, edge)),
-        "missing",
-        transform=panel.get_yaxis_transform() if across else panel.get_xaxis_transform(),
-        rotation=0 if across else 90,
-        ha=("right" if near else "left") if across else "center",
-        va="center" if across else ("top" if near else "bottom"),
-        color=GREY,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-    )
-
-
-def _label(figure: str, units: Mapping[str, str] | None) -> str:
-    """Name a figure with its unit."""
-    unit = (UNITS if units is None else units).get(figure)
-    name = NAMES.get(figure, figure)
-    return f"{name} ({unit})" if unit else name
-
-
-def _legend(figure: Figure, *, seed: str) -> None:
-    """Explain the marks below the panels."""
-    handles = [
-        Line2D([], [], color=BLUE, marker="o", markersize=4.5, linestyle="", label="mean"),
-        Line2D([], [], color=BLUE, linewidth=2.4, alpha=0.4, label="95 % interval"),
-        Line2D([], [], color=BLACK, marker=seed, markersize=8, linestyle="", label="one seed"),
-        Line2D(
-            [], [], color=RED, marker="D", markerfacecolor="none", linestyle="", label="the paper"
-        ),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.2)
-
-
-# On which clips do two models differ most, and what did each of them look at?
-
-STRIPS, STRIP = 17.0, 112.0
-"""mm from the left edge to the strip of faces, and its width."""
-BARS, BAR = 149.0, 28.0
-"""mm from the left edge to the probabilities, and their width."""
+_LEFT, _FACES = 17.0, 112.0  # mm: left edge and width of the strip of faces
+_RIGHT, _SAID = 149.0, 28.0  # mm: left edge and width of the probabilities
 _BOXES = "boxes: attention over the windows, in %, under the frames that each covers"
 
 
@@ -452,47 +256,9 @@ def choose_cases(a: Split, b: Split, count: int) -> list[int]:
     return for_b[: count - count // 2] + for_a[: count // 2]
 
 
-def draw_cases(
-    names: tuple[str, str],
-    a: Split,
-    b: Split,
-    rows: Sequence[int],
-    strips: Mapping[str, NDArray[np.uint8]],
-    out: Path,
-    *,
-    window: int,
-    stride: int,
-    frames: int,
-) -> None:
-    """Write one row a case: its faces, the windows' attention below them, the probabilities.
-
-    A window is a box under the frames that it covers, w * stride to w * stride + window - 1, with
-    its attention in percent; windows that overlap lie in lanes below one another.
-
-    Args:
-        names: what the two models are called.
-        a: predictions of the first.
-        b: predictions of the second, for the same clips.
-        rows: the cases, positions in the splits, at least one.
-        strips: clip to its faces, uint8 [T, S, S, 3], RGB; a clip without is drawn grey.
-        out: .png, .svg or .pdf.
-        window: frames of a window.
-        stride: frames from one window to the next.
-        frames: T, those of a clip.
-
-    Raises:
-        DataError: if the models cannot be compared, there is no case, the windows do not fit into
-            T frames, or the suffix is another.
-    """
-    figure = cases_figure(names, a, b, rows, strips, window=window, stride=stride, frames=frames)
-    save(figure, out)
-
-
 @styled
 def cases_figure(
-    names: tuple[str, str],
-    a: Split,
-    b: Split,
+    models: Mapping[str, Split],
     rows: Sequence[int],
     strips: Mapping[str, NDArray[np.uint8]],
     *,
@@ -500,8 +266,23 @@ def cases_figure(
     stride: int,
     frames: int,
 ) -> Figure:
-    """Make the figure of draw_cases; a case has four axes: faces, two of windows, probabilities."""
-    models = dict(zip(names, (a, b), strict=True))
+    """Draw one row a case: its faces, the windows' attention of two models, the probabilities.
+
+    Args:
+        models: name to predictions, two, for the same clips.
+        rows: the cases, positions in the splits, at least one.
+        strips: clip to its faces, uint8 [T, S, S, 3], RGB; a clip without is drawn grey.
+        window: frames of a window.
+        stride: frames from one window to the next.
+        frames: T, those of a clip.
+
+    Returns:
+        The figure; a case has four axes: faces, two of windows, probabilities.
+
+    Raises:
+        DataError: if the models cannot be compared, there is no case, or the windows do not fit
+            into T frames.
+    """
     check_models(models)
     if not rows:
         raise DataError("cases: there is no clip to draw; the two models never differ")
@@ -511,42 +292,38 @@ def cases_figure(
                 f"cases: {split.attention.shape[1]} windows of {window} frames, {stride} apart, in "
                 f"{name!r} do not fit into {frames} frames; give the model's own window and stride"
             )
-    rows_of_windows = lanes(window, stride)
+    first = next(iter(models.values()))
+    deep = lanes(window, stride) * LANE
     strongest = max(float(split.attention[list(rows)].max()) for split in models.values())
-    face = STRIP / frames
-    pitch = max(5 + face + 2 * (rows_of_windows * LANE + 1), 25) + 3
-    top, bottom = 8.0, 6.0
-    figure = sheet(TWO_COLUMNS, top + len(rows) * pitch + bottom, layout="none")
+    face = _FACES / frames
+    pitch = max(5 + face + 2 * (deep + 1), 25) + 3
+    figure = sheet(TWO_COLUMNS, 8 + len(rows) * pitch + 6, layout="none")
     for place, row in enumerate(rows):
-        y = top + place * pitch + 5
-        faces = add_panel(figure, STRIPS, y, STRIP, face)
-        show_faces(faces, strips.get(a.clip[row]), frames)
+        top = 8 + place * pitch
+        faces = add_panel(figure, _LEFT, top + 5, _FACES, face)
+        show_faces(faces, strips.get(first.clip[row]), frames)
         faces.set_title(_sentence(models, row), loc="left", fontsize=7, pad=3)
-        y += face + 1
         for index, (name, split) in enumerate(models.items()):
-            panel = add_panel(figure, STRIPS, y, STRIP, rows_of_windows * LANE)
-            shades = split.attention[row] / strongest
+            y = top + 5 + face + 1 + index * (deep + 1)
+            panel = add_panel(figure, _LEFT, y, _FACES, deep)
             show_windows(
-                panel, split.attention[row], shades, window=window, stride=stride,
-                frames=frames, colour=series(index).colour,
+                panel, split.attention[row], window, stride, frames,
+                strongest=strongest, colour=series(index).colour,
             )  # fmt: skip
-            panel.text(-0.2, rows_of_windows / 2, fill(name, 12), ha="right", va="center")
-            y += rows_of_windows * LANE + 1
-        bars = add_panel(figure, BARS, top + place * pitch + 2, BAR, 23)
+            panel.text(-0.2, deep / LANE / 2, fill(name, 12), ha="right", va="center")
+        bars = add_panel(figure, _RIGHT, top + 2, _SAID, 23)
         chances = [split.probabilities[row] for split in models.values()]
-        show_chances(bars, chances, a.classes, int(a.label[row]), last=place == len(rows) - 1)
+        show_chances(bars, chances, first.classes, int(first.label[row]))
+        show_axis(bars, last=place == len(rows) - 1)
+    looks = map(series, range(len(models)))
     handles = [
-        Patch(facecolor=series(i).colour, hatch=series(i).hatch, edgecolor="white", label=name)
-        for i, name in enumerate(names)
+        Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", label=name)
+        for look, name in zip(looks, models, strict=True)
     ]
     figure.legend(handles=handles, loc="upper right", ncols=2, borderaxespad=0.2)
-    figure.text(
-        STRIPS / TWO_COLUMNS,
-        1 - 3.4 / (figure.get_figheight() * 25.4),
-        "; ".join(filter(None, (_BOXES, bars_shown(a.classes)))),
-        va="center",
-        color=GREY,
-    )
+    told = "; ".join(filter(None, (_BOXES, bars_shown(first.classes))))
+    high = figure.get_figheight() / MM
+    figure.text(_LEFT / TWO_COLUMNS, 1 - 3.4 / high, told, va="center", color=GREY)
     return figure
 
 
@@ -559,3 +336,147 @@ def _sentence(models: Mapping[str, Split], row: int) -> str:
         for name, each in models.items()
     )
     return f"{split.clip[row]}, {names[true]}. Probability of {names[true]}: {said}"
+
+
+# Their parts, of which the page shows two beside its words
+
+LANE: Final = 3.2
+"""mm, height of one row of windows."""
+
+BARS: Final = 8
+"""Classes whose probabilities fit below one another."""
+
+_NAMED: Final = 17.0  # mm for the name of a class beside its bar
+
+
+def show_faces(panel: Axes, strip: NDArray[np.uint8] | None, frames: int) -> None:
+    """Draw T = frames faces uint8 [T, S, S, 3] side by side; grey where there are none."""
+    panel.set(xlim=(0, frames), ylim=(0, 1))
+    if strip is None:
+        panel.add_patch(Rectangle((0, 0), frames, 1, color=PALE))
+        panel.text(frames / 2, 0.5, "faces missing", ha="center", va="center", color=GREY)
+        return
+    panel.imshow(np.concatenate(list(strip), axis=1), extent=(0, frames, 0, 1), aspect="auto")
+
+
+def lanes(window: int, stride: int) -> int:
+    """Return in how many rows windows lie that do not overlap in one."""
+    return -(-window // stride)
+
+
+def show_windows(
+    panel: Axes,
+    attention: Floats,
+    window: int,
+    stride: int,
+    frames: int,
+    *,
+    strongest: float | None = None,
+    colour: str = BLUE,
+) -> None:
+    """Draw each window [N] as a box under its frames, the darker the more attention, in percent.
+
+    Window w covers frames w * stride to w * stride + window - 1; those that overlap lie in lanes
+    below one another. The darkest box is that of the attention `strongest`, by default the most
+    here.
+    """
+    rows = lanes(window, stride)
+    panel.set(xlim=(0, frames), ylim=(rows, 0))
+    for w, weight in enumerate(attention):
+        depth, ink = shade(weight / (strongest or attention.max()))
+        left, lane = w * stride, w % rows
+        box = Rectangle((left, lane), window, 0.9, facecolor=(colour, depth), clip_on=False)
+        box.set(edgecolor=GREY, linewidth=0.5)
+        panel.add_patch(box)
+        told = panel.text(left + window / 2, lane + 0.48, f"{100 * weight:.0f}", color=ink)
+        told.set(ha="center", va="center_baseline")
+
+
+def shade(share: float) -> tuple[float, str]:
+    """Return the opacity of a box by its share 0..1 of the most, and the ink of words in it.
+
+    None is between a third and 0.86, where neither black nor white is readable enough.
+    """
+    return (0.66 * share, BLACK) if share <= 0.5 else (0.86 + 0.14 * share, "white")
+
+
+def bars_shown(classes: Classes) -> str:
+    """Say of which classes show_chances has bars; nothing where of all."""
+    return f"bars: the {BARS} likeliest of {len(classes)} classes" if len(classes) > BARS else ""
+
+
+def show_chances(
+    panel: Axes,
+    chances: Sequence[Floats],
+    classes: Classes,
+    true: int | None,
+    *,
+    most: int = BARS,
+) -> list[int]:
+    """Draw the models' probabilities [K] each; the true class, if known, is bold on grey.
+
+    Of more than `most` classes those that any of the models gives most, and the true one.
+
+    Returns:
+        The classes that have bars, from above.
+    """
+    shown = np.arange(len(classes))
+    if len(classes) > most:
+        rank = np.max(chances, axis=0)
+        if true is not None:
+            rank[true] += 1  # it is among them
+        shown = np.sort(np.argsort(-rank, kind="stable")[:most])
+    places = np.arange(len(shown))
+    height = 0.76 / len(chances)
+    for index, chance in enumerate(chances):
+        look = series(index)
+        panel.barh(
+            places + (index - (len(chances) - 1) / 2) * height,
+            chance[shown],
+            height=height,
+            color=look.colour,
+            hatch=look.hatch,
+            edgecolor="white",
+            linewidth=0,
+        )
+    panel.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
+    panel.set_yticks(places, [class_name(classes[k], room=_NAMED) for k in shown])
+    panel.tick_params(axis="y", length=0)
+    if true is not None:
+        place = int(np.flatnonzero(shown == true)[0])
+        panel.axhspan(place - 0.5, place + 0.5, color=PALE, linewidth=0, zorder=0.5)
+        panel.get_yticklabels()[place].set(fontweight="bold", color=BLACK)
+    return [int(k) for k in shown]
+
+
+def show_axis(panel: Axes, *, last: bool) -> None:
+    """Draw the axes of bars, with numbers below the last ones."""
+    panel.set_xticks((0, 0.5, 1), ("0", "0.5", "1") if last else ("", "", ""))
+    panel.spines[["left", "bottom"]].set_visible(True)
+    if last:
+        panel.set_xlabel("probability")
+
+
+@styled
+def windows_strip(attention: Floats, window: int, stride: int, frames: int) -> Figure:
+    """Draw attention [N] for the page, to lie under a strip of faces of its width."""
+    deep = lanes(window, stride) * LANE
+    figure = sheet(158, deep, layout="none")
+    show_windows(add_panel(figure, 0, 0, 158, deep), attention, window, stride, frames)
+    return figure
+
+
+@styled
+def chances_column(
+    chances: Floats, classes: Classes, true: int, inside: NDArray[np.bool_], *, most: int
+) -> Figure:
+    """Draw probabilities [K] for the page, in percent; classes outside the set [K] are pale."""
+    rows = min(len(classes), most)
+    figure = sheet(49, 3.5 * rows, layout="none")
+    panel = add_panel(figure, _NAMED + 2, 0, 22, 3.5 * rows)
+    shown = show_chances(panel, [chances], classes, true, most=most)
+    for place, (k, bar) in enumerate(zip(shown, panel.patches, strict=False)):
+        if not inside[k]:
+            bar.set(color=GREY, alpha=0.45)
+        panel.text(chances[k] + 0.05, place, f"{100 * chances[k]:.0f} %", va="center_baseline")
+    return figure

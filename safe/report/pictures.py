@@ -1,6 +1,10 @@
-"""Which expression is taken for which?"""
+"""Pictures of what models said of a split: confusion, reliability, embedding, curves.
 
-from collections.abc import Mapping, Sequence
+Each is a Figure for a file, some also one of PAGE_COLUMN mm for the page, whose words stand around
+it; both are drawn by the same lines. Shapes: n clips, K classes, D features.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,24 +14,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
 from safe.errors import DataError
-from safe.evaluation.metrics import Floats, Ints, confusion, ece, reliability, uar, uar_name, war
+from safe.evaluation.metrics import (
+    Floats,
+    Ints,
+    bin_of,
+    confusion,
+    ece,
+    reliability,
+    uar,
+    uar_name,
+    war,
+)
 from safe.evaluation.predictions import Split, pool
 from safe.report.canvas import (
     BLACK,
     BLUE,
     GREY,
     MANY,
-    NAMES,
     ONE_COLUMN,
+    PAGE_COLUMN,
     PALE,
     RED,
     TWO_COLUMNS,
-    Look,
     check_models,
     class_looks,
     class_name,
@@ -35,9 +48,24 @@ from safe.report.canvas import (
     save,
     series,
     sheet,
+    show_name,
     styled,
     text_width,
 )
+from safe.taxonomy import Classes
+
+
+def draw_confusion(parts: Mapping[str, Split], out: Path) -> None:
+    """Write confusion_figure to a file."""
+    save(confusion_figure(parts), out)
+
+
+def draw_reliability(models: Mapping[str, Split], bins: int, out: Path) -> None:
+    """Write reliability_figure to a file."""
+    save(reliability_figure(models, bins), out)
+
+
+# Confusion
 
 _NUMBERED, _BARE = 4.5, 2.6
 """mm, the least side of a cell with its percentage, and of one without: what a line of text is."""
@@ -46,25 +74,22 @@ _EDGE: Final = 18.0
 """mm beside the matrices for the names of the classes, where these are short."""
 
 
-def draw_confusion(parts: Mapping[str, Split], out: Path) -> None:
-    """Write one confusion matrix a part (a fold), and of several a last one of all their clips.
+@styled
+def confusion_figure(parts: Mapping[str, Split]) -> Figure:
+    """Draw one confusion matrix a part (a fold), and of several a last one of all their clips.
 
     A row is a true class and sums to 100 %; its number of clips stands at its end. A class without
     clips is a grey row. Of more than MANY classes only the last one is drawn, without percentages.
 
     Args:
         parts: name to predictions, all of the same classes.
-        out: .png, .svg or .pdf.
+
+    Returns:
+        The figure; its axes are the matrices in order.
 
     Raises:
-        DataError: if there is no part, parts are of different classes, or the suffix is another.
+        DataError: if there is no part, or parts are of different classes.
     """
-    save(confusion_figure(parts), out)
-
-
-@styled
-def confusion_figure(parts: Mapping[str, Split]) -> Figure:
-    """Make the figure of draw_confusion; its axes are the matrices in order."""
     if not parts:
         raise DataError("confusion: there is no part to draw; give at least one fold")
     shown = dict(parts)
@@ -79,10 +104,7 @@ def confusion_figure(parts: Mapping[str, Split]) -> Figure:
     edge = max(_EDGE, text_width(names) + 6)
     least = k * (_BARE if k > MANY else _NUMBERED)
     columns = max(1, min(3, len(matrices), int((TWO_COLUMNS - edge) / (least + 11))))
-    if len(matrices) == 1:
-        width = max(ONE_COLUMN, edge + 11 + least)
-    else:
-        width = max(TWO_COLUMNS, edge + 11 + least)
+    width = max(ONE_COLUMN if len(matrices) == 1 else TWO_COLUMNS, edge + 11 + least)
     side = (width - edge) / columns - 11  # what names and numbers leave of the width for a matrix
     lines = -(-len(matrices) // columns)
     figure = sheet(width, lines * (side + 6) + edge + 4)
@@ -122,217 +144,169 @@ def _matrix(panel: Axes, matrix: Ints) -> None:
     panel.tick_params(length=0)
 
 
-# Is a model right as often as it says it is?
+# Reliability
 
-TOO_SURE: dict[str, Any] = {
-    "facecolor": "#F6D5BE",
-    "edgecolor": RED,
-    "linewidth": 0.6,
-    "hatch": "////",
-}
-TOO_UNSURE: dict[str, Any] = {
-    "facecolor": "#CFE4F1",
-    "edgecolor": BLUE,
-    "linewidth": 0.6,
-    "hatch": ".....",
-}
-
-
-def draw_reliability(models: Mapping[str, Split], bins: int, out: Path) -> None:
-    """Write a reliability diagram, one panel a model, side by side.
-
-    Above: accuracy of each bin of confidence, and hatched its gap to the mean confidence there;
-    the mean over clips of the gaps is the ECE, equation (12). Below: the share of the
-    clips in each bin.
-
-    Args:
-        models: name to predictions, all of the same clips; four or fewer stay readable.
-        bins: M, bins of equal width, as in metrics.reliability.
-        out: .png, .svg or .pdf.
-
-    Raises:
-        DataError: if the models cannot be compared, or the suffix is another.
-    """
-    save(reliability_figure(models, bins), out)
+_OVER: Final[dict[str, Any]] = {"facecolor": "none", "edgecolor": RED, "hatch": "//////"}
+_UNDER: Final[dict[str, Any]] = {"facecolor": (1, 1, 1, 0.6), "edgecolor": BLUE}
 
 
 @styled
 def reliability_figure(models: Mapping[str, Split], bins: int) -> Figure:
-    """Make the figure of draw_reliability; its axes are the diagrams, then the histograms."""
+    """Draw a reliability diagram, one panel a model, side by side.
+
+    Above: accuracy of each bin of confidence, and its gap to the mean confidence there, hatched
+    where the model is overconfident; the mean over clips of the gaps is the ECE, equation (12).
+    Below: the share of the clips in each bin.
+
+    Args:
+        models: name to predictions, all of the same clips; four or fewer stay readable.
+        bins: M, bins of equal width, as in metrics.reliability.
+
+    Returns:
+        The figure; its axes are the diagrams, then the histograms.
+
+    Raises:
+        DataError: if the models cannot be compared.
+    """
     check_models(models)
     figure = sheet(ONE_COLUMN if len(models) == 1 else TWO_COLUMNS, 84)
     axes = figure.subplots(
         2, len(models), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1)
     )
     for (above, below), (name, split) in zip(axes.T, models.items(), strict=True):
-        _panel(above, below, split, bins)
+        _reliability(above, below, split.probabilities, split.label, bins)
         error = ece(split.probabilities, split.label, bins)
         above.set_title(f"{name}: ECE {error:.3f} (n = {len(split.label)})")
-        below.set_xlabel("confidence")
-    axes[0, 0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("clips (%)")
     handles = [
         Line2D([], [], color=BLACK, linestyle="--", linewidth=0.8, label="calibrated"),
         Patch(color=BLUE, label="accuracy"),
-        Patch(**TOO_SURE, label="gap: too sure"),
-        Patch(**TOO_UNSURE, label="gap: not sure enough"),
+        Patch(**_OVER, linewidth=0.6, label="gap: overconfident"),
+        Patch(**_UNDER | {"facecolor": (BLUE, 0.4)}, linewidth=0.6, label="gap: underconfident"),
     ]
     columns = 2 if len(models) == 1 else 4
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
 
 
-def _panel(above: Axes, below: Axes, split: Split, bins: int) -> None:
-    """Draw one model's diagram and histogram."""
-    rows = reliability(split.probabilities, split.label, bins)
-    confidence, accuracy, clips = np.array(rows).T
-    edges = np.linspace(0, 1, bins + 1)
-    # A bin's mean confidence lies in the bin, so it tells which of the M bins a row is.
-    middle = (np.digitize(confidence, edges[1:-1], right=True) + 0.5) / bins
-    bar: dict[str, Any] = {"width": 1 / bins, "edgecolor": "white", "linewidth": 0.5}
-    above.bar(middle, accuracy, color=BLUE, **bar)
-    gap = confidence - accuracy
-    for side, look in ((gap > 0, TOO_SURE), (gap < 0, TOO_UNSURE)):
-        above.bar(middle[side], gap[side], bottom=accuracy[side], width=1 / bins, **look)
-    above.plot((0, 1), (0, 1), color=BLACK, linestyle="--", linewidth=0.8)
-    below.bar(middle, 100 * clips / clips.sum(), color=GREY, **bar)
-
-
-# Does a model grow better calibrated, epoch by epoch, than the one it is compared with?
-
-METRICS = ("ece", "nll", "brier")
-Curves = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
-"""Model, metric, seed, epoch."""
-
-
-def draw_calibration(curves: Curves, reference: str, out: Path) -> None:
-    """Write ECE, NLL and Brier score of each model as ratios to those of the reference model.
-
-    One panel a metric: mean over the seeds by epoch, and a band from the lowest to the highest
-    seed; under 1 is better than the reference. Seed s is divided by seed s of the reference.
-
-    Args:
-        curves: curves[model][metric][seed][epoch]; a missing metric is said to be missing.
-        reference: the model that the others are divided by.
-        out: .png, .svg or .pdf.
-
-    Raises:
-        DataError: if the reference is not among the models, or is the only one, or the suffix is
-            another.
-    """
-    save(calibration_figure(curves, reference), out)
-
-
-def ratios(model: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]) -> Floats:
-    """Divide seed by seed and epoch by epoch: float64 [seeds, epochs], as far as both reach.
-
-    nan where a value is nan, or the reference's is not above 0.
-    """
-    pairs = list(zip(model, reference, strict=False))
-    epochs = min((len(curve) for pair in pairs for curve in pair), default=0)
-    above, below = (
-        np.array([pair[side][:epochs] for pair in pairs], dtype=np.float64).reshape(
-            len(pairs), epochs
-        )
-        for side in (0, 1)
-    )
-    found = np.full(above.shape, np.nan)
-    np.divide(above, below, out=found, where=below > 0)
-    return found
-
-
 @styled
-def calibration_figure(curves: Curves, reference: str) -> Figure:
-    """Make the figure of draw_calibration; its axes are the metrics in order."""
-    if reference not in curves or len(curves) < 2:
-        raise DataError(
-            f"calibration: {reference!r} and a model to compare with it are needed; there are "
-            f"{', '.join(curves) or 'none'}"
-        )
-    figure = sheet(TWO_COLUMNS, 62)
-    panels = figure.subplots(1, len(METRICS), sharey=True)
-    others = [name for name in curves if name != reference]
-    low, high = 1.0, 1.0
-    for panel, metric in zip(panels, METRICS, strict=True):
-        panel.axhline(1, color=GREY, linewidth=0.8)
-        panel.set(title=NAMES[metric], xlabel="epoch", yscale="log")
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        for index, name in enumerate(others):
-            table = ratios(curves[name].get(metric, ()), curves[reference].get(metric, ()))
-            seen = table[np.isfinite(table) & (table > 0)]
-            if seen.size:
-                low, high = min(low, seen.min()), max(high, seen.max())
-                _curve(panel, table, f"{name} / {reference}", series(index))
-            else:
-                text = f"{name}: missing"
-                panel.text(0.04, 0.05 + 0.08 * index, text, transform=panel.transAxes, color=GREY)
-    _ticks(panels[0], low, high)
-    panels[0].set_ylabel("ratio; below 1 is better")
-    handles = {
-        label: handle
-        for panel in panels
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+def reliability_column(probabilities: Floats, label: Ints, bins: int) -> Figure:
+    """Draw one reliability diagram [n, K] for the page."""
+    figure = sheet(PAGE_COLUMN, 68)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    _reliability(above, below, probabilities, label, bins)
+    above.set_title("accuracy", loc="left", fontsize=7)
+    most = max(bar.get_height() for bar in below.patches)
+    below.set_yticks([most / 2], [f"clips\n{most:.0f} %"])
     return figure
 
 
-def _curve(panel: Axes, table: Floats, label: str, look: Look) -> None:
-    """Draw mean and band of ratios [seeds, epochs]; an epoch without any value is a gap."""
-    epoch = np.flatnonzero(np.isfinite(table).any(axis=0))
-    present = table[:, epoch]
-    panel.fill_between(
-        epoch + 1,
-        np.nanmin(present, axis=0),
-        np.nanmax(present, axis=0),
-        color=look.colour,
-        alpha=0.2,
-        linewidth=0,
-    )
-    mean = np.full(table.shape[1], np.nan)
-    mean[epoch] = np.nanmean(present, axis=0)
-    panel.plot(
-        np.arange(1, len(mean) + 1),
-        mean,
-        color=look.colour,
-        linestyle=look.line,
-        marker=look.marker,
-        markevery=max(1, len(mean) // 8),
-        label=label,
-    )
+def _reliability(above: Axes, below: Axes, probabilities: Floats, label: Ints, bins: int) -> None:
+    confidence, accuracy, clips = np.array(reliability(probabilities, label, bins)).T
+    middle = (bin_of(confidence, bins) + 0.5) / bins  # a bin's mean confidence lies in the bin
+    bar: dict[str, Any] = {"width": 1 / bins, "edgecolor": "white", "linewidth": 0.5}
+    above.bar(middle, accuracy, color=BLUE, **bar)
+    gap = confidence - accuracy
+    for side, look in ((gap > 0, _OVER), (gap < 0, _UNDER)):
+        above.bar(
+            middle[side], gap[side], bottom=accuracy[side], width=1 / bins, linewidth=0.6, **look
+        )
+    above.plot((0, 1), (0, 1), color=BLACK, linestyle="--", linewidth=0.8)
+    above.set(xlim=(0, 1), ylim=(0, 1))
+    above.grid(axis="y")
+    for panel in (above, below):
+        panel.spines["left"].set_visible(False)
+        panel.tick_params(axis="y", length=0)
+    below.bar(middle, 100 * clips / clips.sum(), color=GREY, **bar)
+    below.set_xlabel("confidence")
 
 
-def _ticks(panel: Axes, low: float, high: float) -> None:
-    """Label a log axis by plain numbers, few enough for the ratios that it spans."""
-    panel.set_ylim(low / 1.08, high * 1.08)
-    wide = high / low > 5
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(6))
-    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.minorticks_off()
+# Embedding
 
 
-# How far does a model keep the classes apart in its embedding?
-
-
-def draw_embedding(
-    models: Mapping[str, Split], out: Path, *, seed: int = 0, most: int = 2000
-) -> None:
-    """Write the t-SNE of the models' embeddings side by side, the same clips in each panel.
+@styled
+def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 2000) -> Figure:
+    """Draw the t-SNE of the models' embeddings side by side, the same clips in each panel.
 
     Distances in a t-SNE say little, so each title gives the silhouette of the classes among the
     drawn clips in the embedding itself: -1..1, Euclidean; higher is further apart.
 
     Args:
         models: name to predictions, all of the same clips.
-        out: .png, .svg or .pdf.
         seed: of the drawn clips and of t-SNE.
         most: the largest number of clips drawn, see choose_clips.
 
+    Returns:
+        The figure; its axes are the models in order.
+
     Raises:
-        DataError: if the models cannot be compared, there are fewer than four clips, or the suffix
-            is another.
+        DataError: if the models cannot be compared, or there are fewer than four clips.
     """
-    save(embedding_figure(models, seed=seed, most=most), out)
+    check_models(models)
+    first = next(iter(models.values()))
+    rows = choose_clips(first.label, most, seed=seed)
+    if len(rows) < 4:
+        raise DataError(f"embedding: {len(rows)} clips are too few for a t-SNE; give at least 4")
+    label, classes = first.label[rows], first.classes
+    columns = min(3, len(models))
+    lines = -(-len(models) // columns)
+    width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
+    clips = np.bincount(label, minlength=len(classes))
+    labels = [f"{class_name(name)} ({n})" for name, n in zip(classes, clips, strict=True)]
+    beside = legend_columns(labels, width - 4)
+    figure = sheet(width, lines * (width / columns + 5) + 4 + 4.2 * -(-len(labels) // beside))
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for panel, (name, split) in zip(panels, models.items(), strict=False):
+        points = split.embedding[rows]
+        _scatter(panel, tsne(points, seed), label, classes, size=9)
+        panel.set_title(f"{name}: silhouette {silhouette(points, label)}")
+    for empty in panels[len(models) :]:
+        empty.remove()
+    figure.legend(
+        panels[0].collections,
+        labels,
+        loc="outside lower center",
+        ncols=beside,
+        markerscale=1.6,
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
+    return figure
+
+
+@styled
+def embedding_column(points: Floats, label: Ints, classes: Classes) -> Figure:
+    """Draw points float [n, 2] of clips for the page, in one and a half of its columns."""
+    figure = sheet(1.5 * PAGE_COLUMN, 1.5 * PAGE_COLUMN)
+    _scatter(figure.subplots(), points, label, classes, size=25)
+    return figure
+
+
+def _scatter(panel: Axes, points: Floats, label: Ints, classes: Classes, *, size: float) -> None:
+    for k, (colour, marker) in enumerate(class_looks(classes).values()):
+        x, y = points[label == k].T
+        panel.scatter(
+            x,
+            y,
+            s=size,
+            c=colour,
+            marker=marker,
+            linewidths=size**0.5 / 4 if marker in "+x" else 0,
+            alpha=0.75,
+        )
+    panel.set(xticks=[], yticks=[])
+    panel.set_box_aspect(1)
+    panel.spines[:].set(visible=True, color=PALE)
+
+
+@styled
+def class_key(look: tuple[str, str]) -> Figure:
+    """Draw the mark of a class, as class_looks gives it, for a legend of the page."""
+    figure = sheet(3.3, 3.3, layout="none")
+    colour, marker = look
+    figure.add_artist(Line2D([0.5], [0.5], color=colour, marker=marker, markersize=5))
+    return figure
 
 
 def choose_clips(label: Ints, most: int, *, seed: int) -> Ints:
@@ -346,53 +320,6 @@ def choose_clips(label: Ints, most: int, *, seed: int) -> Ints:
         members = np.flatnonzero(label == k)
         place[members] = rng.permutation(len(members)) / len(members)
     return np.sort(np.argsort(place, kind="stable")[:most])
-
-
-@styled
-def embedding_figure(models: Mapping[str, Split], *, seed: int = 0, most: int = 2000) -> Figure:
-    """Make the figure of draw_embedding; its axes are the models in order."""
-    check_models(models)
-    first = next(iter(models.values()))
-    label, looks = first.label, class_looks(first.classes)
-    rows = choose_clips(label, most, seed=seed)
-    if len(rows) < 4:
-        raise DataError(f"embedding: {len(rows)} clips are too few for a t-SNE; give at least 4")
-    label = label[rows]
-    columns = min(3, len(models))
-    lines = -(-len(models) // columns)
-    width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
-    clips = np.bincount(label, minlength=len(looks))
-    labels = [f"{class_name(name)} ({n})" for name, n in zip(looks, clips, strict=True)]
-    beside = legend_columns(labels, width - 4)
-    figure = sheet(width, lines * (width / columns + 5) + 4 + 4.2 * -(-len(labels) // beside))
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for panel, (name, split) in zip(panels, models.items(), strict=False):
-        points = split.embedding[rows]
-        flat = tsne(points, seed)
-        for k, (colour, marker) in enumerate(looks.values()):
-            panel.scatter(
-                *flat[label == k].T,
-                s=9,
-                c=colour,
-                marker=marker,
-                linewidths=0.7 if marker in "+x" else 0,
-                alpha=0.75,
-                label=labels[k],
-            )
-        panel.set(title=f"{name}: silhouette {silhouette(points, label)}", xticks=[], yticks=[])
-        panel.set_box_aspect(1)
-        panel.spines[:].set_visible(True)
-    for empty in panels[len(models) :]:
-        empty.remove()
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=beside,
-        markerscale=1.6,
-        handletextpad=0.2,
-        columnspacing=1.2,
-    )
-    return figure
 
 
 def tsne(points: Floats, seed: int) -> Floats:
@@ -412,3 +339,57 @@ def silhouette(points: Floats, label: Ints) -> str:
     if not 2 <= len(np.unique(label)) < len(label):
         return "not defined"
     return f"{silhouette_score(points, label):.3f}"
+
+
+# Curves
+
+
+@styled
+def curves_column(
+    curves: Mapping[str, tuple[Floats, Floats]],
+    x_label: str,
+    y_label: str,
+    *,
+    x_range: tuple[float, float] | None = None,
+    y_top: float | None = None,
+    mark: tuple[float, float, str] | None = None,
+) -> Figure:
+    """Draw series over a number for the page, each with its name beside it.
+
+    Args:
+        curves: name to x and y; without a name nothing stands beside.
+        x_label: below the axis.
+        y_label: above the y axis.
+        x_range: of the axis; by default that of the points.
+        y_top: upper end of the y axis, which begins at 0; by default above the points.
+        mark: a point to be pointed out, x, y and a word.
+    """
+    figure = sheet(PAGE_COLUMN, 54)
+    panel = figure.subplots()
+    for index, (name, (x, y)) in enumerate(curves.items()):
+        look = series(index)
+        dot = "o" if len(x) == 1 else ""
+        panel.plot(x, y, color=look.colour, linestyle=look.line, marker=dot, label=name)
+    if mark:
+        at, word = mark[:2], mark[2]
+        panel.plot(*at, color=BLACK, marker="D", markersize=5, markerfacecolor="white")
+        late = at[0] > 65  # no room to the right
+        panel.annotate(
+            word,
+            at,
+            xytext=(-5, 5) if late else (5, -10),
+            textcoords="offset points",
+            ha="right" if late else "left",
+        )
+    panel.set(xlabel=x_label, xlim=x_range)
+    panel.set_ylim(min(0.0, *(float(np.min(y)) for _, y in curves.values())), y_top)
+    panel.set_title(y_label, loc="left", fontsize=7)
+    panel.spines["left"].set_visible(False)
+    panel.tick_params(axis="y", length=0)
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    panel.grid(axis="y")
+    if any(curves):
+        legend = panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2)
+        for line in legend.get_texts():
+            show_name(line, room=22)
+    return figure

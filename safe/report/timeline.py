@@ -1,4 +1,4 @@
-"""What did a model say of each face of a video, from its first second to its last?
+"""The timeline of a video: what a model said of each face, from the first second to the last.
 
 One band a face: the probabilities of the classes stacked over time, the decisions above, what was
 wrong with the pictures below. Hatched where the model abstained, blank where there was no face.
@@ -7,7 +7,9 @@ Each instant belongs to the window whose middle is nearest, no further than half
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import mode
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +26,7 @@ from safe.report.canvas import (
     BLACK,
     GREY,
     MANY,
+    MM,
     PALE,
     TWO_COLUMNS,
     add_panel,
@@ -48,6 +51,7 @@ _WORDS, _BAND, _LANE, _APART = 4.0, 17.0, 2.8, 3.5  # mm: decisions, probabiliti
 _WIDTH = TWO_COLUMNS - _LEFT - _RIGHT
 _LETTER = 1.45  # mm, mean width of a letter at 7 points
 _LEAST = 0.05  # probability that is seen
+_SECONDS = partial(MaxNLocator, 10, steps=[1, 2, 5, 6, 10])
 _ORDER = ("small", "blurred", "dark", "partly missing", "face lost", "cut")  # others after them
 
 
@@ -95,56 +99,35 @@ class Band:
         )
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """What is drawn of a band: stretches in the order of time."""
-
-    lefts: Floats
-    rights: Floats
-    chances: Floats  # [n, K]
-    decisions: list[str]  # of the most windows in the column
-    flags: list[set[str]]  # of any of them
-
-
 def draw_timeline(
-    bands: dict[int, Band],
-    out: Path,
-    *,
-    classes: Classes,
-    title: str,
-    note: str,
-    seconds: float,
+    bands: dict[int, Band], out: Path, *, classes: Classes, title: str, note: str, seconds: float
 ) -> None:
-    """Write the timeline of a video.
-
-    Of more than MANY classes those that are never likely are drawn as one, grey.
-
-    Args:
-        bands: number of a face to its band.
-        out: .png, .svg or .pdf.
-        classes: K names.
-        title: name of the video.
-        note: a line below it, such as which model.
-        seconds: length of the video.
-
-    Raises:
-        DataError: if there is no face, or the suffix is another.
-    """
+    """Write timeline_figure to a file."""
     figure = timeline_figure(bands, classes=classes, title=title, note=note, seconds=seconds)
     save(figure, out)
-
-
-def _lanes(flags: list[set[str]]) -> list[str]:
-    """Return all flags of a face, those of _ORDER first."""
-    there = set().union(*flags)
-    return [flag for flag in _ORDER if flag in there] + sorted(there.difference(_ORDER))
 
 
 @styled
 def timeline_figure(
     bands: dict[int, Band], *, classes: Classes, title: str, note: str, seconds: float
 ) -> Figure:
-    """Make the figure of draw_timeline; a face has two axes, its picture and its band."""
+    """Draw the timeline of a video.
+
+    Of more than MANY classes those that are never likely are drawn as one, grey.
+
+    Args:
+        bands: number of a face to its band.
+        classes: K names.
+        title: name of the video.
+        note: a line below it, such as which model.
+        seconds: length of the video.
+
+    Returns:
+        The figure; a face has two axes, its picture and its band.
+
+    Raises:
+        DataError: if there is no face.
+    """
     longest = sorted(bands, key=lambda face: (-bands[face].seconds, face))
     shown = sorted(longest[:MOST_FACES])
     if not shown:
@@ -167,6 +150,7 @@ def timeline_figure(
     bottom = _BOTTOM + _LINE * (-(-len(legend) // columns) - 1)
     heights = [_WORDS + _BAND + _LANE * len(lanes[face]) + _APART for face in shown]
     figure = sheet(TWO_COLUMNS, _TOP + sum(heights) + bottom, layout="none")
+    _write(figure, title, note, hidden=len(bands) - len(shown))
     top = _TOP
     for face, height in zip(shown, heights, strict=True):
         _portrait(add_panel(figure, 4, top + _WORDS, _BAND, _BAND), bands[face].picture, face)
@@ -180,18 +164,34 @@ def timeline_figure(
     axis = add_panel(figure, _LEFT, top - _APART + 1.2, _WIDTH, 0.01)
     axis.spines["bottom"].set_visible(True)
     axis.set(xlim=(0, end), xlabel="seconds")
-    axis.xaxis.set_major_locator(_seconds())
-    _write(figure, title, note, hidden=len(bands) - len(shown))
+    axis.xaxis.set_major_locator(_SECONDS())
     figure.legend(
         handles=legend,
         loc="lower center",
         ncols=columns,
         handlelength=1.4,
         columnspacing=1.4,
-        bbox_to_anchor=(0.5, 1.5 / (figure.get_figheight() * 25.4)),
+        bbox_to_anchor=(0.5, 1.5 * MM / figure.get_figheight()),
         borderaxespad=0,
     )
     return figure
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What is drawn of a band: stretches in the order of time."""
+
+    lefts: Floats
+    rights: Floats
+    chances: Floats  # [n, K]
+    decisions: list[str]  # of the most windows in the column
+    flags: list[set[str]]  # of any of them
+
+
+def _lanes(flags: list[set[str]]) -> list[str]:
+    """Return all flags of a face, those of _ORDER first."""
+    there = set().union(*flags)
+    return [flag for flag in _ORDER if flag in there] + sorted(there.difference(_ORDER))
 
 
 def _likely(parts: Iterable[_Columns]) -> list[int]:
@@ -217,13 +217,9 @@ def _columns(band: Band, end: float) -> _Columns:
         lefts=np.array([lefts[group[0]] for group in groups]),
         rights=np.array([rights[group[-1]] for group in groups]),
         chances=np.array([chances[group].mean(axis=0) for group in groups]),
-        decisions=[_most([band.decisions[i] for i in group]) for group in groups],
+        decisions=[mode([band.decisions[i] for i in group]) for group in groups],
         flags=[{flag for i in group for flag in band.flags[i]} for group in groups],
     )
-
-
-def _most(words: Sequence[str]) -> str:
-    return max(words, key=words.count)
 
 
 def _runs(values: Sequence[object], part: _Columns) -> list[tuple[float, float, int]]:
@@ -254,23 +250,14 @@ def _stack(panel: Axes, part: _Columns, looks: dict[int, dict[str, Any]], end: f
         panel.stairs(whole, edges, baseline=below, fill=True, linewidth=0, color=PALE)
     for left, right, first in _runs(part.decisions, part):
         if part.decisions[first] == ABSTAIN:
-            panel.add_patch(_hatched((left, 0), right - left, 1))
+            look = {"facecolor": (1, 1, 1, 0.45), "edgecolor": "white", "hatch": "//////", "lw": 0}
+            panel.add_patch(Rectangle((left, 0), right - left, 1, **look))
     panel.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
-    panel.xaxis.set_major_locator(_seconds())
+    panel.xaxis.set_major_locator(_SECONDS())
     panel.tick_params(axis="x", length=0, labelbottom=False)
     panel.set_axisbelow(True)
     panel.grid(axis="x", color=PALE, linewidth=0.6)
     panel.spines["left"].set_visible(True)
-
-
-def _seconds() -> MaxNLocator:
-    return MaxNLocator(10, steps=[1, 2, 5, 6, 10])
-
-
-def _hatched(corner: tuple[float, float], width: float, height: float) -> Rectangle:
-    return Rectangle(
-        corner, width, height, facecolor=(1, 1, 1, 0.45), edgecolor="white", hatch="//////", lw=0
-    )
 
 
 def _decisions(panel: Axes, part: _Columns, end: float) -> None:
@@ -300,7 +287,7 @@ def _portrait(panel: Axes, picture: NDArray[np.uint8] | None, face: int) -> None
 
 def _write(figure: Figure, title: str, note: str, *, hidden: int) -> None:
     """Write the title above, and how many faces have no band."""
-    full = figure.get_figheight() * 25.4
+    full = figure.get_figheight() / MM
     more = f"; {hidden} more face{'s' * (hidden > 1)}, seen for less time" if hidden else ""
     head = figure.text(4 / TWO_COLUMNS, 1 - 4 / full, title, va="center", fontsize=8, weight="bold")
     line = figure.text(4 / TWO_COLUMNS, 1 - 8 / full, note + more, va="center", color=GREY)
