@@ -123,13 +123,7 @@ class Clips:
     """
 
     def __init__(self, listed: pa.Table, faces: FaceFile, parts: list[NDArray[np.int64]]) -> None:
-        """Choose clips.
-
-        Args:
-            listed: the columns of Clip but face.
-            faces: those of the same clips.
-            parts: rows of both, which ascend in each part.
-        """
+        """Take the columns of Clip but face, and rows of both tables, ascending in each part."""
         self.listed, self.faces, self.parts = listed, faces, parts
         self._block = lru_cache(maxsize=2)(self._read)
 
@@ -203,12 +197,7 @@ class Plan:
 
 
 def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
-    """Join the two tables.
-
-    Args:
-        manifest: manifest.parquet of the index stage.
-        faces: faces.parquet of the faces stage, of the same clips.
-        missing: faces.missing of params.yaml.
+    """Join the two tables; `missing` is faces.missing of params.yaml.
 
     Raises:
         DataError: if a table is missing or not readable, lists no clip, or the two do not have the

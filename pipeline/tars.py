@@ -56,12 +56,8 @@ class ShardWriter:
     ) -> None:
         """Append one sample; the clips of one bucket come one after the other.
 
-        Args:
-            key: the clip's key; safe.sample.KEY keeps it short enough for a ustar header.
-            bucket: the bucket whose shard it goes into.
-            label: index into the classes.
-            strip: the JPEG, member `<key>.jpg`.
-            record: member `<key>.json`; its `flags`, a string, go into the row too.
+        `strip` becomes `<key>.jpg`, `record` `<key>.json`; the record's flags go into the row too.
+        safe.sample.KEY keeps a key short enough for a ustar header.
         """
         if bucket != self._bucket or len(self._labels) == self._clips:
             self.close()
@@ -114,11 +110,7 @@ class TarWriter:
         return self._digest.hexdigest()
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a member and return the offset of its bytes in the tar.
-
-        Raises:
-            ValueError: if the name does not fit a ustar header.
-        """
+        """Append a member and return the offset of its bytes; ValueError for too long a name."""
         header = tarfile.TarInfo(name)  # all else as it starts: mtime 0, uid 0, gid 0, mode 0644
         header.size = len(data)
         self._write(header.tobuf(tarfile.USTAR_FORMAT))
@@ -190,13 +182,12 @@ def write_index(
 
     Args:
         folder: where the tars are.
-        shards: of each tar file, bucket, sha256, bytes, clips, classes: ShardWriter.shards.
+        shards: ShardWriter.shards.
         left_out: of each clip without a sample clip, bucket, reason.
-        made: what pipeline.face.preprocessing gives: id and made_from.
+        made: what pipeline.face.preprocessing gives.
         classes: that labels are positions in.
         frames: T, frames of a clip.
-        rows: of each clip the columns of SCHEMA: ShardWriter.rows. Those of a tar stand together,
-            in the order of its members.
+        rows: ShardWriter.rows. Those of a tar stand together, in the order of its members.
     """
     table = folder / "clips.parquet"
     columns = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMA)

@@ -52,12 +52,8 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
 
     A record lock and not flock: forked children would hold that one on after a kill.
 
-    Args:
-        lock: the file; it stays, and holds the number of the process that had it last.
-        what: what is being made, for the error.
-
-    Raises:
-        ProcessError: if another process holds it.
+    The file stays, and holds the number of the process that had it last. Raises ProcessError, which
+    says `what` is being made, if another process holds it.
     """
     with naming(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -59,12 +59,9 @@ class Cluster:
     def run(self, work: Callable[[list[T]], Iterable[R]], tasks: Tasks[T]) -> Iterator[R]:
         """Run `work` on batches of the tasks; yield the results in order of the tasks.
 
-        Leaving the iterator early, by an exception or Ctrl-C, cancels what was submitted; a batch
-        that a worker has begun ends there, and its results go nowhere.
-
-        Args:
-            work: gives one result a task, in order. It, tasks and results travel by pickle.
-            tasks: what to do it with.
+        `work` gives one result a task, in order; it, tasks and results travel by pickle. Leaving
+        the iterator early, by an exception or Ctrl-C, cancels what was submitted; a batch that a
+        worker has begun ends there, and its results go nowhere.
 
         Raises:
             ConfigError: if the package distributed is not installed.

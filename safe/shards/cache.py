@@ -178,12 +178,7 @@ class TarCache:
     def _fetch(self, number: int, asked: float) -> None:
         """Bring a tar here, or wait until another process has, or has given up.
 
-        Args:
-            number: its position in index.json.
-            asked: time.monotonic() since when it is waited for.
-
-        Raises:
-            DataError, OSError: as in `open`.
+        `asked` is the time.monotonic() since when it is waited for. Raises DataError and OSError.
         """
         path = self.path(number)
         part = path.with_suffix(".part")

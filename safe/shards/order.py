@@ -21,16 +21,9 @@ WINDOW: Final = 8
 def epoch_order(
     rows: NDArray[np.int64], shard: NDArray[np.int64], *, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Order the rows for one epoch.
+    """Return a permutation of `rows`, those of a split; `shard` has that of every row of the table.
 
-    Args:
-        rows: int64 [n], the split's rows of the table.
-        shard: int64 [all rows], the shard of every row of the table.
-        seed: of the run.
-        epoch: from 0.
-
-    Returns:
-        int64 [n], a permutation of `rows`.
+    `epoch` counts from 0.
     """
     generator = np.random.default_rng([seed, epoch])
     names, member = np.unique(shard[rows], return_inverse=True)
@@ -64,9 +57,7 @@ class TrainPlan:
     ) -> None:
         """Plan the steps from `start` on, for one of `ranks` processes.
 
-        Raises:
-            ConfigError: if there are fewer clips than a batch takes, or the ranks cannot have equal
-                shares of it.
+        Raises ConfigError where a batch is larger than the split, or has no equal shares.
         """
         if batch % ranks:
             raise ConfigError(

@@ -121,16 +121,10 @@ def _check(folder: ShardFolder, number: int, before: Mark) -> None:
 
 
 def check_tar(folder: ShardFolder, number: int, file: BinaryIO, name: object) -> None:
-    """Read a tar from its start and compare it with index and table.
-
-    Args:
-        folder: the shards.
-        number: the tar's position in index.json.
-        file: its bytes.
-        name: what errors call it.
+    """Read a tar, by its position in index.json, and compare it with index and table.
 
     Raises:
-        DataError: one line, if it is not what it should be.
+        DataError: one line, if it is not what it should be; `name` is what that calls it.
         OSError: if it cannot be read.
     """
     tar = _Tar(file, name)
