@@ -4,7 +4,7 @@ A clip's label is what most of ten people chose; how many chose otherwise, it do
 Shapes: n clips, K classes.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,8 +14,6 @@ from scipy.stats import spearmanr
 from safe.errors import DataError
 from safe.evaluation.intervals import RESAMPLES, Z, draws, percentile_interval
 from safe.evaluation.metrics import Floats
-
-FIGURES: Final = ("vote_kl", "vote_distance", "vote_agreement", "vote_confidence", "doubt_rank")
 
 
 def vote_figures(
