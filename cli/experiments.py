@@ -22,13 +22,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cli.layout import Layout
+from cli.layout import read as read_config
 from cli.progress import say
 from safe.config import Config
 from safe.errors import ConfigError, DataError, SafeError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.predictions import Split, pool, read_predictions
 from safe.evaluation.sheet import CALIBRATED, Run, Sheet, Value, load_sheet
-from safe.params import EXPONENT, load_config, one_line, parse_config, read_mapping
+from safe.params import EXPONENT, one_line, parse_config, read_mapping
 
 # What experiments does DVC hold?
 #
@@ -363,7 +364,7 @@ def plan(sheet: Sheet, *, settings: dict[str, Value], sets: Sequence[str]) -> li
         ConfigError: if params.yaml, a setting or one of `sets` is wrong by itself, or one of `sets`
             is for a key that the sheet sets. Where only a run is wrong, that is in its `refused`.
     """
-    load_config(PARAMS, [*_lines(settings), *sets])
+    read_config(PARAMS, [*_lines(settings), *sets])
     planned = []
     for run in sheet.runs():
         for line in sets:
@@ -373,7 +374,7 @@ def plan(sheet: Sheet, *, settings: dict[str, Value], sets: Sequence[str]) -> li
         lines = [*_lines(before), *sets, *_lines(run.overrides)]
         label = f"{sheet.name}-{_slug(run.row)}-f{run.fold}-s{run.seed}"
         try:
-            config = load_config(PARAMS, lines)
+            config, _ = read_config(PARAMS, lines)
         except ConfigError as error:
             planned.append(Planned(run, label, lines, None, str(error)))
         else:

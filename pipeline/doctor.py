@@ -12,7 +12,8 @@ from typing import Any, Final, get_args
 
 import pyarrow as pa
 
-from pipeline.datasets.official import OFFICIAL, count_clips, exchanged, first_difference
+from pipeline.datasets.base import Counts
+from pipeline.datasets.registry import ENTRIES
 from pipeline.face.table import Status, read_faces
 from pipeline.index import list_clips, read_forgotten
 from pipeline.manifest import Clip, classes_of, read_manifest, untabulate
@@ -174,14 +175,15 @@ def _read_rows(found: Examination, manifest: Path, *, prepared: bool) -> Rows:
 
 def _examine_counts(found: Examination, data: Data, listed: pa.Table | None) -> None:
     """Compare the lists with the counts of the release; forgotten clips are in them."""
-    official = OFFICIAL.get(data.name)
-    if official is None or listed is None:
+    entry = ENTRIES[data.name]
+    official, classes = entry.official, entry.classes
+    if not official or listed is None:
         return
     if data.classes is not None:  # the release's own classes are compared
         listed = list_clips(data.model_copy(update={"classes": None}))
-    counts, where = count_clips(untabulate(listed)), Path(data.root, data.splits)
+    counts, where = _count_clips(untabulate(listed), len(classes)), Path(data.root, data.splits)
     found.facts["official_counts"] = counts == official
-    if names := exchanged(counts, official):
+    if names := exchanged(counts, official, classes):
         told = ", ".join(f"{name} has the clips of {other}" for name, other in names.items())
         found.error(
             "official-labels",
@@ -189,14 +191,54 @@ def _examine_counts(found: Examination, data: Data, listed: pa.Table | None) -> 
             f"labels are exchanged: {told}",
             "take the lists as they were released; do not renumber their labels",
         )
-    elif difference := first_difference(counts, official):
+    elif counts != official:
         total = sum(map(sum, official.values()))
         found.warn(
             "official-counts",
             where,
-            f"not the released lists ({len(listed):,} clips, officially {total:,}): {difference}",
+            f"not the released lists ({len(listed):,} clips, officially {total:,}): "
+            f"{_first_difference(counts, official, classes)}",
             "take them as released; else figures do not compare with published ones",
         )
+
+
+def _count_clips(clips: Iterable[Clip], classes: int) -> Counts:
+    found = Counter((clip.bucket, clip.label) for clip in clips)
+    buckets = sorted({bucket for bucket, _ in found})
+    return {name: tuple(found[name, label] for label in range(classes)) for name in buckets}
+
+
+def exchanged(counts: Counts, official: Counts, classes: Classes) -> dict[str, str]:
+    """Tell which classes bear whose clips, if the counts are the official ones but for names.
+
+    Returns:
+        Class -> the class that officially has these counts; empty if it is not an exchange.
+    """
+    if counts.keys() != official.keys():
+        return {}
+    ours, theirs = (
+        list(zip(*(of[name] for name in official), strict=True)) for of in (counts, official)
+    )
+    if sorted(ours) != sorted(theirs):
+        return {}
+    return {
+        name: classes[theirs.index(column)]
+        for name, column, right in zip(classes, ours, theirs, strict=True)
+        if column != right
+    }
+
+
+def _first_difference(counts: Counts, official: Counts, classes: Classes) -> str:
+    """Say where the counts, which are not the official ones, first differ from them."""
+    none = (0,) * len(classes)
+    return next(
+        f"{bucket} has {ours:,} clips of {name}, officially {theirs:,}"
+        for bucket in sorted(counts.keys() | official.keys())
+        for name, ours, theirs in zip(
+            classes, counts.get(bucket, none), official.get(bucket, none), strict=True
+        )
+        if ours != theirs
+    )
 
 
 def _compare_rows(

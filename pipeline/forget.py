@@ -15,7 +15,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.index import ADAPTERS, add_forgotten, read_forgotten
+from pipeline.datasets.registry import ENTRIES
+from pipeline.index import add_forgotten, read_forgotten
 from pipeline.remove import (
     check_tar,
     clips_of,
@@ -190,7 +191,7 @@ def _plan(clips: set[str], places: Places, data: Data, *, raw: bool) -> Receipt 
             shards[entry["file"]] = {"clips": count, "before": entry["sha256"], "after": None}
     paths = {clip: row["path"] for clip, row in listed.items()}
     if raw and clips - paths.keys():  # forgotten before, or the manifest is not here
-        every = ADAPTERS[data.name](data)
+        every = ENTRIES[data.name].read_clips(data)
         paths |= {clip.key: clip.path for clip in every if clip.key in clips}
     at_hand = [
         paths[key]

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.base import (
     SYNONYMS,
+    Entry,
     Note,
     Spellings,
     choose_classes,
@@ -563,3 +564,6 @@ def _measure_file(
     raise DataError(
         f"{root / file}, line {line}: {path} is {kind}; data.source: {right} reads that"
     )
+
+
+ENTRY: Final = Entry(read_clips, read_table=read_table)
