@@ -76,11 +76,7 @@ def silent(line: str) -> None:
 
 
 def read_text(root: Path, file: Path) -> str:
-    """Return the text of a list of clips, which is UTF-8, with or without a byte order mark.
-
-    Raises:
-        DataError: if the root or the list is not there, or is no text.
-    """
+    """Return the text of a list, UTF-8, with or without a byte order mark. Raises DataError."""
     if not root.is_dir():
         raise DataError(f"data.root: no folder {root.absolute()} (looked for {file} in it)")
     try:
@@ -94,11 +90,7 @@ def read_text(root: Path, file: Path) -> str:
 
 
 def read_lines(root: Path, file: Path) -> list[str]:
-    """Return the lines of a split list that are not blank, without their line ends.
-
-    Raises:
-        DataError: as read_text.
-    """
+    """Return the lines of a list that are not blank, stripped. Raises DataError."""
     return [line.strip() for line in read_text(root, file).splitlines() if line.strip()]
 
 
@@ -129,13 +121,9 @@ def walk_files(
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield all below a folder that is no folder, with its path from there, in no special order.
 
-    Links to folders are followed. Each folder is entered once, by a path without links if it has
-    one; links are then entered by name, so that the same files give the same paths.
-
-    Args:
-        folder: where to begin.
-        enter: whether to look into a folder below, given its path from there.
-        on_note: told of folders that cannot be read.
+    Links to folders are followed. Each folder is entered once, if `enter` says so of its path, by a
+    path without links if it has one; links are then entered by name, so that the same files give
+    the same paths. `on_note` is told of folders that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
     todo, links = [""], list[str]()
@@ -194,11 +182,7 @@ def _is_text(path: str, on_note: Note | None) -> bool:
 
 
 def find_stored(store: Store, folder: str, ending: str = "") -> dict[str, int]:
-    """Return path, relative to the store, and bytes of each `ending` file below a folder of it.
-
-    Raises:
-        DataError: if there is no such folder, or the store fails for good.
-    """
+    """Return path in the store and bytes of each `ending` file below a folder. Raises DataError."""
     try:
         return {path: size for path, size in store.walk(folder) if path.lower().endswith(ending)}
     except MissingError as error:
@@ -272,9 +256,9 @@ def require_some(
 ) -> None:
     """Raise DataError if not one clip's file is there: that is a wrong folder, not damage."""
     if not there:
+        where = name_place(root, store)
         raise DataError(
-            f"none of the {clips:,} clips of the lists is in {name_place(root, store)}: "
-            f"looked for {looked_for}"
+            f"none of the {clips:,} clips of the lists is in {where}: looked for {looked_for}"
         )
 
 

@@ -314,9 +314,10 @@ def _check_batch(
     )
     odd = np.flatnonzero(~np.logical_and.reduce([mask.to_numpy(False) for mask in plain]))
     named, wrong, count = [], None, len(raw)
-    for row in odd.tolist():
+    values = (column.to_pylist() for column in raw.take(pa.array(odd)).columns)
+    for row, *line in zip(odd.tolist(), *values, strict=True):
         try:
-            named.append(_check_line(*(column[row].as_py() for column in raw.columns)))
+            named.append(_check_line(*line))
         except DataError as error:
             wrong, count = DataError(f"{where}, line {numbers[row]}: {error}"), row
             break
