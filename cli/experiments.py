@@ -17,6 +17,7 @@ from typing import Any
 
 from cli.layout import Layout
 from cli.progress import say
+from pipeline.datasets.registry import check_data
 from safe.errors import DataError, SafeError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.held import Held, held, identity, known, matching, read_out
@@ -59,7 +60,9 @@ def run_list() -> None:
 
 def run_queue(name: str, settings: str | None, sets: list[str] | None, *, dry_run: bool) -> None:
     """Put the runs of a sheet that DVC does not hold into its queue, or print how."""
-    planned = plan(find_sheet(name), settings=read_settings(settings), sets=sets or [])
+    planned = plan(
+        find_sheet(name), settings=read_settings(settings), sets=sets or [], check=check_data
+    )
     try:
         there = known(Path())
     except SafeError:

@@ -145,5 +145,8 @@ def _kept() -> Path:
 
 def read(params: Path, overrides: list[str] | None) -> tuple[Config, Layout]:
     """Parse params.yaml with its overrides. Raises ConfigError in one line."""
+    from pipeline.datasets.registry import check_data
+
     config = load_config(params, overrides)
+    check_data(config)
     return config, Layout(config.data.name)

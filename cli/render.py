@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cli.experiments import Found, gather
 from cli.layout import Layout
 from cli.progress import say
+from pipeline.datasets.registry import check_data
 from safe.config import Config
 from safe.errors import ConfigError, DataError
 from safe.evaluation.compare import Entry, Estimate, estimates, table_markdown
@@ -38,7 +39,7 @@ CASES: Final = 6
 def run_table(name: str, settings: str | None, sets: list[str] | None, out: Path) -> None:
     """Write the table and the pictures of what DVC holds of a sheet; print the table."""
     sheet = find_sheet(name)
-    planned = plan(sheet, settings=read_settings(settings), sets=sets or [])
+    planned = plan(sheet, settings=read_settings(settings), sets=sets or [], check=check_data)
     for one in planned:
         if one.refused:
             say(f"refused: {one.name}: {one.refused}")

@@ -5,13 +5,14 @@ Nothing is written. A file that is not there yet is a note with the command that
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import pyarrow as pa
 
-from pipeline.datasets.official import OFFICIAL, count_clips, exchanged, first_difference
+from pipeline.datasets.base import Counts
+from pipeline.datasets.registry import ENTRIES
 from pipeline.face.table import Status, read_faces
 from pipeline.index import list_clips, read_forgotten
 from pipeline.manifest import Clip, classes_of, read_manifest, untabulate
@@ -125,22 +126,63 @@ def _read_lists(found: Examination, data: Data, rows: Rows, *, prepared: bool) -
 
 def _examine_counts(found: Examination, data: Data, listed: pa.Table) -> None:
     """Compare the lists with the counts of the release; forgotten clips are in them."""
-    official = OFFICIAL.get(data.name)
-    if official is None:
+    entry = ENTRIES[data.name]
+    official, classes = entry.official, entry.classes
+    if not official:
         return
     if data.classes is not None:  # the release's own classes are compared
         listed = list_clips(data.model_copy(update={"classes": None}))
-    counts, where = count_clips(untabulate(listed)), Path(data.root, data.splits)
+    counts, where = _count_clips(untabulate(listed), len(classes)), Path(data.root, data.splits)
     found.facts["official_counts"] = counts == official
-    if names := exchanged(counts, official):
+    if names := exchanged(counts, official, classes):
         told = ", ".join(f"{name} has the clips of {other}" for name, other in names.items())
         remedy = "take the lists as they were released; do not renumber their labels"
         found.error("official-labels", where, f"labels are exchanged: {told}", remedy)
-    elif difference := first_difference(counts, official):
+    elif counts != official:
+        difference = _first_difference(counts, official, classes)
         total = f"{len(listed):,} clips, officially {sum(map(sum, official.values())):,}"
         what = f"not the released lists ({total}): {difference}"
         remedy = "take them as released; else figures do not compare with published ones"
         found.warn("official-counts", where, what, remedy)
+
+
+def _count_clips(clips: Iterable[Clip], classes: int) -> Counts:
+    found = Counter((clip.bucket, clip.label) for clip in clips)
+    buckets = sorted({bucket for bucket, _ in found})
+    return {name: tuple(found[name, label] for label in range(classes)) for name in buckets}
+
+
+def exchanged(counts: Counts, official: Counts, classes: Classes) -> dict[str, str]:
+    """Tell which classes bear whose clips, if the counts are the official ones but for names.
+
+    Returns:
+        Class -> the class that officially has these counts; empty if it is not an exchange.
+    """
+    if counts.keys() != official.keys():
+        return {}
+    ours, theirs = (
+        list(zip(*(of[name] for name in official), strict=True)) for of in (counts, official)
+    )
+    if sorted(ours) != sorted(theirs):
+        return {}
+    return {
+        name: classes[theirs.index(column)]
+        for name, column, right in zip(classes, ours, theirs, strict=True)
+        if column != right
+    }
+
+
+def _first_difference(counts: Counts, official: Counts, classes: Classes) -> str:
+    """Say where the counts, which are not the official ones, first differ from them."""
+    none = (0,) * len(classes)
+    return next(
+        f"{bucket} has {ours:,} clips of {name}, officially {theirs:,}"
+        for bucket in sorted(counts.keys() | official.keys())
+        for name, ours, theirs in zip(
+            classes, counts.get(bucket, none), official.get(bucket, none), strict=True
+        )
+        if ours != theirs
+    )
 
 
 def _compare_rows(

@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.datasets.registry import ENTRIES
 from pipeline.face.table import SCHEMA as FACES
 from pipeline.face.table import write_table
-from pipeline.index import ADAPTERS, add_forgotten, read_forgotten
+from pipeline.index import add_forgotten, read_forgotten
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.manifest import write_rows
 from pipeline.tars import TarWriter, clear_beside, describe, whole_folder, write_index
@@ -139,7 +140,7 @@ def _plan(clips: set[str], places: Places, data: Data, *, raw: bool) -> Receipt 
             shards[entry["file"]] = {"clips": count, "before": entry["sha256"], "after": None}
     paths = {clip: row["path"] for clip, row in listed.items()}
     if raw and clips - paths.keys():  # forgotten before, or the manifest is not here
-        every = ADAPTERS[data.name](data)
+        every = ENTRIES[data.name].read_clips(data)
         paths |= {clip.key: clip.path for clip in every if clip.key in clips}
     at_hand = [
         paths[key]

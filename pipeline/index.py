@@ -8,18 +8,17 @@ official denominator stays; its `bytes` are null.
 import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.clips import ClipStore
-from pipeline.datasets import dfew, ferv39k, own
 from pipeline.datasets.base import Note, choose_classes
+from pipeline.datasets.registry import ENTRIES
 from pipeline.manifest import (
     ROW_GROUP,
     SCHEMA,
-    Clip,
     check_rows,
     classes_of,
     tabulate,
@@ -31,29 +30,6 @@ from safe.errors import DataError
 from safe.files import whole_file
 from safe.sample import KEY
 from safe.taxonomy import Classes
-
-CLASSES: Final[dict[str, Classes]] = {
-    "synthetic": dfew.CLASSES,
-    "dfew": dfew.CLASSES,
-    "ferv39k": ferv39k.CLASSES,
-}
-"""Classes of the data sets, in order; those of a list of one's own are its words."""
-
-
-class Adapter(Protocol):
-    """Lists the clips of a dataset, whose files are in data.root or in a store."""
-
-    def __call__(  # noqa: D102
-        self, data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
-    ) -> Iterable[Clip]: ...
-
-
-ADAPTERS: Final[dict[str, Adapter]] = {
-    "synthetic": dfew.read_clips,  # drawn in DFEW's layout
-    "dfew": dfew.read_clips,
-    "ferv39k": ferv39k.read_clips,
-    "own": own.read_clips,
-}
 
 
 def build_index(
@@ -71,7 +47,7 @@ def build_index(
     With a `store`, which files are there is what its listing says; the lists stay in data.root.
     `on_note` is called with a line for what a person should know, such as a class without clips.
 
-    Classes are those of the data set, or what data.classes makes of them (datasets/classes.py);
+    Classes are those of the data set, or what data.classes makes of them (choose_classes);
     clips of a class that is left out have no row, and are told.
 
     Returns:
@@ -108,10 +84,11 @@ def list_clips(
 
     Raises DataError as build_index does.
     """
-    if data.name == "own":
-        return own.read_table(data, store=store, on_note=on_note)
-    given = CLASSES[data.name]
-    listed = tabulate(ADAPTERS[data.name](data, store=store, on_note=on_note), data.source, given)
+    entry = ENTRIES[data.name]
+    if entry.read_table is not None:
+        return entry.read_table(data, store=store, on_note=on_note)
+    given = entry.classes
+    listed = tabulate(entry.read_clips(data, store=store, on_note=on_note), data.source, given)
     classes, labels = choose_classes(given, data.classes, owner=data.name)
     counts = _count(listed["label"])
     for label, name in enumerate(given):
@@ -169,7 +146,6 @@ def _find_gaps(table: pa.Table, folds: list[int], classes: Classes) -> Iterator[
 # again.
 
 HEADER: Final = ["dataset", "clip"]
-DATASETS: Final = get_args(Data.model_fields["name"].annotation)
 
 
 def read_forgotten(path: Path, dataset: str) -> set[str]:
@@ -204,9 +180,9 @@ def _read(path: Path) -> set[tuple[str, str]]:
     found = set()
     for number, line in enumerate(lines[1:], start=2):
         dataset, _, clip = line.partition(",")
-        if dataset not in DATASETS or not KEY.fullmatch(clip):
+        if dataset not in ENTRIES or not KEY.fullmatch(clip):
             raise DataError(
-                f"{path}, line {number}: {line[:120]!r} must be one of {', '.join(DATASETS)}, a "
+                f"{path}, line {number}: {line[:120]!r} must be one of {', '.join(ENTRIES)}, a "
                 "comma, and a clip's key"
             )
         found.add((dataset, clip))

@@ -22,7 +22,8 @@ import torch
 from support import ROOT, SMALL, call, small_config, small_disk
 
 from cli.doctor import examine_machine, plan_gib, run_doctor
-from pipeline.datasets.official import OFFICIAL, exchanged
+from pipeline.datasets.registry import ENTRIES
+from pipeline.doctor import exchanged
 from safe.config import Data
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.evaluate import evaluate
@@ -270,14 +271,15 @@ def test_a_list_that_is_not_the_released_one(shared, tmp_path, monkeypatch, doct
 
 def test_official_counts_are_those_of_the_papers():
     """DFEW fold 1: 9,356 and 2,341 clips; FERV39k: 31,088 and 7,847."""
-    sums = {bucket: sum(counts) for bucket, counts in OFFICIAL["dfew"].items()}
+    dfew, ferv39k = ENTRIES["dfew"], ENTRIES["ferv39k"]
+    sums = {bucket: sum(counts) for bucket, counts in dfew.official.items()}
     assert (sum(sums.values()) - sums["fold1"], sums["fold1"]) == (9356, 2341)
-    assert {bucket: sum(counts) for bucket, counts in OFFICIAL["ferv39k"].items()} == {
+    assert {bucket: sum(counts) for bucket, counts in ferv39k.official.items()} == {
         "train": 31_088,
         "test": 7_847,
     }
-    assert not exchanged(OFFICIAL["dfew"], OFFICIAL["dfew"])
-    assert not exchanged(OFFICIAL["dfew"], OFFICIAL["ferv39k"])
+    assert not exchanged(dfew.official, dfew.official, dfew.classes)
+    assert not exchanged(dfew.official, ferv39k.official, dfew.classes)
 
 
 def test_a_leaked_clip(tree, doctor):

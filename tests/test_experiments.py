@@ -15,6 +15,7 @@ from support import ROOT, TINY
 
 from cli.experiments import gather, run_queue
 from cli.render import render, run_table
+from pipeline.datasets.registry import check_data
 from safe.errors import ConfigError, SafeError
 from safe.evaluation.held import (
     Held,
@@ -40,7 +41,7 @@ def _in_the_project(monkeypatch):
 def planned(name: str, *sets: str, seeds: int = 1, **settings) -> list[Planned]:
     sheet = find_sheet(name)
     some = sheet.model_copy(update={"seeds": sheet.seeds[:seeds]})
-    return plan(some, settings=settings, sets=sets)
+    return plan(some, settings=settings, sets=sets, check=check_data)
 
 
 @pytest.mark.parametrize("name", NAMES)

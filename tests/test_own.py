@@ -11,6 +11,7 @@ from support import labels_of, options, run_cli
 
 from pipeline.datasets.base import SYNONYMS
 from pipeline.datasets.own import make_key
+from pipeline.datasets.registry import check_data
 from pipeline.index import build_index
 from pipeline.manifest import read_classes, read_manifest
 from pipeline.video.decode import read_video
@@ -327,8 +328,10 @@ def test_wrong_parameters(change: str, words: str) -> None:
     own = ["data={name:own,root:/data,splits:lists/clips.csv}", f"data.{change}"]
     params = Path(__file__).parents[1] / "params.yaml"
     with pytest.raises(ConfigError, match=words):
-        load_config(params, own)
-    assert load_config(params, own[:1]).data.splits == "lists/clips.csv"
+        check_data(load_config(params, own))
+    config = load_config(params, own[:1])
+    check_data(config)
+    assert config.data.splits == "lists/clips.csv"
 
 
 # From a list to a table of results

@@ -1,9 +1,10 @@
-"""How does an adapter see which lists and files are there?
+"""Entries: what the project knows of a data set; and the files of a data set, walked once.
 
-Every adapter has one function, read_clips(data, store=None, on_note=None) -> Sequence[Clip].
-Folders are walked once: a walk of tens of thousands of clips takes about a second, a search for
-each of them would take minutes. With the clips in a store, its listing is the walk. What cannot be
-read, such as a link to nothing, is passed over; a folder of that kind is told to `on_note`.
+An entry is a module of this folder that ends in an Entry, and its name in the table of registry.py.
+
+A walk of tens of thousands of clips takes about a second, a search for each of them would take
+minutes. With the clips in a store, its listing is the walk. What cannot be read, such as a link to
+nothing, is passed over; a folder of that kind is told to `on_note`.
 """
 
 import os
@@ -11,11 +12,16 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
+
+import pyarrow as pa
 
 from pipeline.clips import ClipStore
+from pipeline.manifest import Clip
+from safe.config import Data
 from safe.errors import DataError, MissingError, as_utf8
 from safe.sample import is_frame
 from safe.taxonomy import BASIC, Classes, check_classes
@@ -23,17 +29,54 @@ from safe.taxonomy import BASIC, Classes, check_classes
 Note = Callable[[str], None]
 """Takes a line for what a person should know."""
 
+Counts = dict[str, tuple[int, ...]]
+"""By bucket: clips of each class, in the order of the classes."""
+
+
+class ReadClips(Protocol):
+    """Lists the clips of a data set in any order, whose files are in data.root or in a store.
+
+    Raises DataError in one line where a list is wrong, or no file of it is there.
+    """
+
+    def __call__(  # noqa: D102
+        self, data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
+    ) -> Iterable[Clip]: ...
+
+
+class ReadTable(Protocol):
+    """Lists them as the columns of the manifest, data.classes heeded: for lists of millions."""
+
+    def __call__(  # noqa: D102
+        self, data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
+    ) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set that data.name can name."""
+
+    read_clips: ReadClips
+    classes: Classes = ()
+    """In the order of their labels; none where they are the words of a list (read_table)."""
+    splits: str = ""
+    """What data.splits must be; empty: any CSV file in data.root."""
+    sources: tuple[str, ...] = ("video", "frames")
+    """What data.source may be."""
+    one_split: bool = False
+    """Whether there is one official split and no fold but 1."""
+    official: Counts = field(default_factory=dict)
+    """How many clips the released lists have, for doctor: a label map that exchanges two classes,
+    or a list of another release, shows before anything is trained. Empty: nobody has counted."""
+    read_table: ReadTable | None = None
+
 
 def silent(line: str) -> None:
     """Be a Note that tells nobody."""
 
 
 def read_text(root: Path, file: Path) -> str:
-    """Return the text of a list of clips, which is UTF-8, with or without a byte order mark.
-
-    Raises:
-        DataError: if the root or the list is not there, or is no text.
-    """
+    """Return the text of a list, UTF-8, with or without a byte order mark. Raises DataError."""
     if not root.is_dir():
         raise DataError(f"data.root: no folder {root.absolute()} (looked for {file} in it)")
     try:
@@ -47,11 +90,7 @@ def read_text(root: Path, file: Path) -> str:
 
 
 def read_lines(root: Path, file: Path) -> list[str]:
-    """Return the lines of a split list that are not blank, without their line ends.
-
-    Raises:
-        DataError: as read_text.
-    """
+    """Return the lines of a list that are not blank, stripped. Raises DataError."""
     return [line.strip() for line in read_text(root, file).splitlines() if line.strip()]
 
 
@@ -87,13 +126,9 @@ def walk_files(
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield all below a folder that is no folder, with its path from there, in no special order.
 
-    Links to folders are followed. Each folder is entered once, by a path without links if it has
-    one; links are then entered by name, so that the same files give the same paths.
-
-    Args:
-        folder: where to begin.
-        enter: whether to look into a folder below, given its path from there.
-        on_note: told of folders that cannot be read.
+    Links to folders are followed. Each folder is entered once, if `enter` says so of its path, by a
+    path without links if it has one; links are then entered by name, so that the same files give
+    the same paths. `on_note` is told of folders that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
     todo, links = [""], list[str]()
@@ -152,11 +187,7 @@ def _is_text(path: str, on_note: Note | None) -> bool:
 
 
 def find_stored(store: ClipStore, folder: str, ending: str = "") -> dict[str, int]:
-    """Return path, relative to the store, and bytes of each `ending` file below a folder of it.
-
-    Raises:
-        DataError: if there is no such folder, or the store fails for good.
-    """
+    """Return path in the store and bytes of each `ending` file below a folder. Raises DataError."""
     try:
         return {path: size for path, size in store.walk(folder) if path.lower().endswith(ending)}
     except MissingError as error:
@@ -230,9 +261,9 @@ def require_some(
 ) -> None:
     """Raise DataError if not one clip's file is there: that is a wrong folder, not damage."""
     if not there:
+        where = name_place(root, store)
         raise DataError(
-            f"none of the {clips:,} clips of the lists is in {name_place(root, store)}: "
-            f"looked for {looked_for}"
+            f"none of the {clips:,} clips of the lists is in {where}: looked for {looked_for}"
         )
 
 
@@ -252,11 +283,6 @@ def safe_number(text: str) -> int | None:
     """Return the number that a name is, with or without leading zeros; None if it is no number."""
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
-
-# The choice of classes: what data.classes makes of the classes that a data set has.
-#
-# In: their names, and the parameter. Out: the names that labels mean, and for each class that the
-# data set has its label, or None where its clips are left out.
 
 SYNONYMS: Final = {
     "happiness": "happy",
@@ -295,15 +321,16 @@ def choose_classes(
     """
     places = {name.casefold(): place for place, name in enumerate(given)}
     names: list[str | None] = list(given)
+    for name in wanted or () if isinstance(wanted, Mapping) or not own else ():
+        if name.casefold() not in places:
+            known = ", ".join(places)
+            raise DataError(f"data.classes: {name!r} is no class of {owner}, which has {known}")
     if isinstance(wanted, Mapping):
-        _require(wanted, places, owner)
         for name, other in wanted.items():
             names[places[name.casefold()]] = other
         kept = list({name.casefold(): name for name in reversed(names) if name}.values())[::-1]
         chosen = sorted(kept, key=str.casefold) if own else kept
     elif wanted is not None:
-        if not own:
-            _require(wanted, places, owner)
         chosen = list(wanted)
         if own and is_basic(chosen):
             names = [SYNONYMS.get(name.casefold(), name) for name in given]
@@ -320,12 +347,3 @@ def choose_classes(
 def is_basic(names: Sequence[str]) -> bool:
     """Say whether names are the basic seven, in any order."""
     return {name.casefold() for name in names} == set(BASIC)
-
-
-def _require(wanted: Sequence[str] | Mapping[str, str | None], known: object, owner: str) -> None:
-    assert isinstance(known, dict)
-    for name in wanted:
-        if name.casefold() not in known:
-            raise DataError(
-                f"data.classes: {name!r} is no class of {owner}, which has {', '.join(known)}"
-            )

@@ -1,9 +1,9 @@
-"""Which clips does DFEW (or a dataset in its layout) have, and in which fold is each a test clip?
+"""DFEW, and every data set in its layout: its clips, their folds, and how ten people voted on each.
 
 Reads EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv and looks for the raw clips
-anywhere below Clip/original, or for the face frames in Clip/clip_224x224. The five test sets are
+anywhere below Clip/original, or for the face frames in Clip/clip_224x224. The test sets are
 disjoint and train(k) is everything outside test(k); both are checked, because the shards are
-written in five buckets that rely on it.
+written in buckets that rely on it.
 """
 
 import zipfile
@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pipeline.clips import ClipStore
 from pipeline.datasets.base import (
+    Entry,
     Note,
     find_files,
     find_frame_folders,
@@ -29,8 +30,10 @@ CLASSES: Final = BASIC
 """DFEW's classes; its lists number them from 1 in this order."""
 
 _SPELLINGS: Final = ("single-labeled", "single_labeled")
-_VIDEOS: Final = "Clip/original"
-_STRIPS: Final = "Clip/strips"  # of the synthetic set
+_FILES: Final = {
+    "video": ("Clip/original", ".mp4", "**/"),
+    "strips": ("Clip/strips", ".jpg", ""),  # of the synthetic set
+}
 _FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
 
 
@@ -45,18 +48,14 @@ def read_clips(
     """
     root = Path(data.root)
     labels, folds = _read_folds(root, data.splits)
-    if data.source == "video":
-        folder, ending = _VIDEOS, ".mp4"
-        looked_for = f"{folder}/**/<id>{ending}"
-        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
-    elif data.source == "strips":
-        folder, ending = _STRIPS, ".jpg"
-        looked_for = f"{folder}/<id>{ending}"
-        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
-    else:
+    if data.source == "frames":
         folder = next((name for name in _FRAMES if (root / name).is_dir()), _FRAMES[0])
         ending, looked_for = "", f"{folder}/<5-digit id>/*.jpg"
         found = _find_frames(root, folder, on_note)
+    else:
+        folder, ending, below = _FILES[data.source]
+        looked_for = f"{folder}/{below}<id>{ending}"
+        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
     clips = []
     for number, label in labels.items():
         missing = (f"{folder}/{number:05d}{ending}", None)
@@ -156,18 +155,11 @@ def _find_frames(root: Path, folder: str, on_note: Note | None) -> dict[int, tup
     return found
 
 
-# How did the ten people vote who looked at each clip of DFEW?
-#
-# Reads Annotation/annotation.xlsx of the release: seven counts of votes, the clip's number, and the
-# label (0 where no class has enough votes).
-
 FILE: Final = Path("Annotation", "annotation.xlsx")
-"""Where the release has it, below data.root."""
+"""The votes, below data.root: seven counts, the clip's number, and the label (0 where no class has
+enough votes)."""
 
-_MOST: Final = (
-    2**26
-)  # bytes of the sheet once unpacked; the release has 16,372 rows of nine numbers
-_CLASSES: Final = len(CLASSES)
+_MOST: Final = 2**26  # bytes of it once unpacked; the release has 16,372 rows of nine numbers
 
 
 def read_votes(root: Path) -> dict[str, tuple[int, ...]]:
@@ -186,15 +178,16 @@ def read_votes(root: Path) -> dict[str, tuple[int, ...]]:
     path = root / FILE
     votes: dict[str, tuple[int, ...]] = {}
     for number, row in enumerate(_rows(path), start=1):
-        cells = [_whole(cell) for cell in row[: _CLASSES + 2]]
+        cells = [_whole(cell) for cell in row[: len(CLASSES) + 2]]
         if number == 1 and cells[-1:] == [None]:
             continue  # the header
-        if len(cells) < _CLASSES + 2 or None in cells:
+        if len(cells) < len(CLASSES) + 2 or None in cells:
             raise DataError(
-                f"{path}: row {number} must be {_CLASSES} counts of votes, a clip's number, a label"
+                f"{path}: row {number} must be {len(CLASSES)} counts of votes, a clip's number, "
+                "a label"
             )
         *counts, clip, label = (cell or 0 for cell in cells)
-        if not 0 <= label <= _CLASSES or not 0 < clip <= 99_999 or min(counts) < 0:
+        if not 0 <= label <= len(CLASSES) or not 0 < clip <= 99_999 or min(counts) < 0:
             raise DataError(
                 f"{path}: row {number}: a count, clip or label is out of range: {cells}"
             )
@@ -234,3 +227,20 @@ def _whole(cell: Any) -> int | None:
         return int(cell) if float(cell) == int(float(cell)) else None
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+SYNTHETIC: Final = Entry(  # drawn in DFEW's layout
+    read_clips, CLASSES, splits="EmoLabel_DataSplit", sources=("video", "strips")
+)
+ENTRY: Final = Entry(
+    read_clips,
+    CLASSES,
+    splits="EmoLabel_DataSplit",
+    official={  # the five test sets; fold 1 trains on 9,356 clips and tests on 2,341
+        "fold1": (489, 379, 534, 435, 294, 29, 181),
+        "fold2": (489, 379, 534, 435, 294, 29, 181),
+        "fold3": (489, 379, 534, 435, 294, 29, 180),
+        "fold4": (489, 379, 534, 434, 294, 29, 180),
+        "fold5": (489, 378, 533, 434, 293, 29, 180),
+    },
+)

@@ -1,4 +1,4 @@
-"""Which strips has the stage faces made already?
+"""The strip cache: what `faces` leaves for `shard`, so that no clip is decoded twice.
 
 Finding a face needs the decoded frames, and so does cutting it out, and decoding is most of the
 work. So `faces` also makes the strips that `shard` will ask for, in the same pass, and leaves them

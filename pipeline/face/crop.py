@@ -1,8 +1,4 @@
-"""What does the face look like, cut out as a square?
-
-Frames and face boxes of one clip go in, square faces come out: centred frame by frame, never
-stretched, all at one scale.
-"""
+"""Crops: the square faces of a clip, centred frame by frame, never stretched, all at one scale."""
 
 from typing import Final
 
@@ -62,9 +58,6 @@ def centre_square(height: int, width: int) -> tuple[float, float, float, float]:
     side = min(height, width)
     x0, y0 = (width - side) / 2, (height - side) / 2
     return x0, y0, x0 + side, y0 + side
-
-
-# How do the frames of a clip and its boxes become a film strip of faces?
 
 
 def make_strip(decoded: Decoded, face: ClipFaces, *, source: Source, settings: Shard) -> bytes:

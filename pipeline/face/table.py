@@ -1,7 +1,6 @@
-"""What does a row of faces.parquet hold?
+"""The table faces.parquet: a row for every clip of the manifest, in its order.
 
-One row for every clip of the manifest, in its order: whether its face was found, where, and in
-which frames.
+It says whether the clip's face was found, where, and in which frames.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""What is in the embedded dataset of animated faces, and how is it written in DFEW's layout?
+"""The embedded data set of animated faces: who shows what in which clip, written in DFEW's layout.
 
-The settings and a seed go in. Out come `Clip/original/00001.mp4` ... (H.264), or, without videos
+In: settings and a seed. Out: `Clip/original/00001.mp4` ... (H.264), or, without videos
 and so faster, `Clip/strips/00001.jpg` ..., the 16 faces that stand for each clip; five folds of
 split lists in `EmoLabel_DataSplit/`, no person in two folds; and `people.csv`: who shows what in
 which clip. The same seed gives the same bytes, with any number of workers.

@@ -266,15 +266,6 @@ def _in_order(reader: Any, indices: list[int], length: int) -> NDArray[np.uint8]
     return None
 
 
-@dataclass
-class _Candidate:
-    """The decoded frame that is nearest to a wanted index so far."""
-
-    distance: int
-    frame: Any
-    sound: bool
-
-
 def _decode_pyav(file: FileIO, listing: Listing, frames: int) -> Decoded | None:
     """Decode with PyAV, from the start, as far as frames come.
 
@@ -286,7 +277,7 @@ def _decode_pyav(file: FileIO, listing: Listing, frames: int) -> Decoded | None:
         DataError: "no frame could be decoded", or what PyAV says.
     """
     indices = clip_indices(listing, frames)
-    wanted: dict[int, _Candidate | None] = dict.fromkeys(indices)
+    nearest: dict[int, tuple[int, Any, bool]] = {}  # of each index: distance, frame, soundness
     sure = listing.decoded or not listing.whole
     count, at, first = 0, -1, -1
     losses: list[None] = []
@@ -302,23 +293,22 @@ def _decode_pyav(file: FileIO, listing: Listing, frames: int) -> Decoded | None:
                 return None  # time stamps that go back are guesses
             first = index if first < 0 else first
             count, at = count + 1, max(at, index)
-            for want, best in wanted.items():
+            for want in indices:
                 distance = abs(want - index)
-                if best is None or distance < best.distance:
-                    wanted[want] = _Candidate(distance, frame, sound)
+                if want not in nearest or distance < nearest[want][0]:
+                    nearest[want] = distance, frame, sound
             if at >= indices[-1] and (sure or losses or (listing.by_stamp and count == at + 1)):
                 break
         else:
             if not (sure or losses) and _is_refuted(listing, first, count):
                 return None
-        chosen = [candidate for index in indices if (candidate := wanted[index]) is not None]
-        if not chosen:
+        if not nearest:
             raise DataError("no frame could be decoded")
-        images = _show(pictures, [candidate.frame for candidate in chosen])
-    repeated = sum(item.distance > 0 for item in chosen)
-    damage = _describe(repeated, sum(not item.sound for item in chosen), frames)
+        distances, chosen, sounds = zip(*(nearest[index] for index in indices), strict=True)
+        images = _show(pictures, chosen)
+    damage = _describe(sum(map(bool, distances)), sounds.count(False), frames)
     damage = damage or "frames are lost between those decoded" * bool(losses)
-    turned = len({turns(pictures.size(item.frame)) for item in chosen}) > 1
+    turned = len({turns(pictures.size(frame)) for frame in chosen}) > 1
     return _decoded(
         images, listing, indices, damage, pictures.notes | ({TURNED} if turned else set())
     )
@@ -337,7 +327,7 @@ def _is_refuted(listing: Listing, first: int, count: int) -> bool:
     return first == listing.place(listing.head) and first + count == listing.length
 
 
-def _show(pictures: Pictures, chosen: list[Any]) -> NDArray[np.uint8]:
+def _show(pictures: Pictures, chosen: Sequence[Any]) -> NDArray[np.uint8]:
     """Convert frames, some of them the same, to RGB: uint8 [T, H, W, 3], all of one size."""
     canvas = largest([pictures.size(frame) for frame in chosen])
     frames = np.empty((len(chosen), canvas[1], canvas[0], 3), np.uint8)  # filled: one copy

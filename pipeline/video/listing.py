@@ -135,8 +135,13 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
         stream = video_stream(container)
         check_stream(stream)
         packets = _read_packets(container, stream, most)
-        claimed = _claimed(file, kind.demuxer, stream, packets)
-        reorders = bool(stream.codec_context.has_b_frames)
+        count = len(packets.shown)
+        length = max(count, _claimed(file, kind.demuxer, stream, packets))
+        if not count:
+            raise DataError("no frame could be decoded")
+        if length > most:
+            kind_of = "a clip" if most == MAX_FRAMES else "a video"
+            raise DataError(f"lists more than {most:,} frames: too long for {kind_of}")
         known = _known(packets.shown)
         by_stamp = known is not None and _has_stamps(kind.demuxer, stream, packets)
         plain = (
@@ -144,24 +149,82 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
             and kind.certain
             and not packets.leading
             and _is_even(stream, known)
-            and _keeps_its_size(kind.demuxer, stream, packets)
+            # decord scales all to the size of the first, and so squeezes what was turned half-way
+            and (kind.demuxer == "mov" and stream.codec_context.name not in _RESIZING)
+            and not packets.reset
             and len(video_streams(container)) == len(container.streams.video) == 1
             and all(_is_plain(other) for other in container.streams)
         )
-        count = len(packets.shown)
-        length = max(count, claimed)
-        if not count:
-            raise DataError("no frame could be decoded")
-        if length > most:
-            kind_of = "a clip" if most == MAX_FRAMES else "a video"
-            raise DataError(f"lists more than {most:,} frames: too long for {kind_of}")
-        stamps = known if by_stamp else _times(packets, reorders=reorders)
-        return _listing(
-            container, stream, stamps, count,
-            length=length, last=packets.last, by_stamp=by_stamp, plain=plain,
+        stamps = known if by_stamp else _times(packets, stream)
+        listing = _lay_out(container, stream, stamps, count, packets.last)
+        return replace(
+            listing,
+            length=length,
+            by_stamp=by_stamp,
+            plain=plain,
             stamped=kind.demuxer in _STAMPED and not _may_be_packed(stream),
             head=packets.shown[0],
-        )  # fmt: skip
+        )
+
+
+def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
+    """List the frames that the decoder gives, in their order: right, and as slow as decoding.
+
+    Where packets were lost the list is the container's: a frame that does not come has a place. The
+    decoder's stamps are taken where they are the packets' own; else the times of the packets, in
+    their order, stand for them.
+
+    Raises:
+        DataError: as list_frames.
+    """
+    most = MAX_FRAMES if most is None else most
+    stamps: list[int | None] = []
+    losses: list[None] = []
+    demuxer = recognise(file).demuxer
+    with reading(), open_video(file) as container:
+        stream = video_stream(container)
+        check_stream(stream)
+        for frame, _ in decoded_frames(container, on_loss=lambda: losses.append(None)):
+            stamps.append(frame.pts)
+            if len(stamps) > most:
+                raise DataError(f"lists more than {most:,} frames: too long")
+    if not stamps:
+        raise DataError("no frame could be decoded")
+    if losses:  # what was lost keeps its place
+        return replace(list_frames(file, most=most), plain=False, decoded=True)
+    with reading(), open_video(file) as container:
+        stream = video_stream(container)
+        packets = _read_packets(container, stream, most)
+        known = _known(stamps, ascending=True)
+        timed = demuxer in _TIMED or _has_stamps(demuxer, stream, packets)
+        agrees = timed and known is not None and set(stamps) <= set(packets.shown)
+        times = _times(packets, stream)
+        if not agrees and times is not None and len(times) >= len(stamps):
+            known = times[: len(stamps)]
+        listing = _lay_out(container, stream, known, len(stamps), packets.last)
+        return replace(listing, by_stamp=agrees, decoded=True)
+
+
+def _lay_out(
+    container: Any, stream: Any, stamps: NDArray[np.int64] | None, count: int, last: int
+) -> Listing:
+    """List `count` frames at these stamps; without stamps, at the rate that the container says."""
+    tick = float(stream.time_base or 0) or 1e-3
+    said = float(stream.average_rate or 0)
+    if stamps is None:
+        last = max(1, round(1 / (tick * (said or FPS))))
+        stamps = last * np.arange(count, dtype=np.int64)
+    fps, begins = rate(said, stamps, tick), container.start_time
+    return Listing(
+        stamps=stamps,
+        length=count,
+        tick=tick,
+        fps=fps,
+        last=last or round(1 / (tick * (fps or FPS))),
+        zero=int(stamps[0]) * tick if begins is None else begins / av.time_base,
+        by_stamp=False,
+        streams=len(video_streams(container)),
+    )
 
 
 def _claimed(file: Any, demuxer: str, stream: Any, packets: "_Packets") -> int:
@@ -193,96 +256,6 @@ def _may_be_packed(stream: Any) -> bool:
     return stream.codec_context.name == "mpeg4" and bool(stream.codec_context.has_b_frames)
 
 
-def _keeps_its_size(demuxer: str, stream: Any, packets: "_Packets") -> bool:
-    """Say whether no frame of a stream can be of another size than the first.
-
-    decord scales all to the size of the first, which squeezes a picture that was turned half-way.
-    """
-    return demuxer == "mov" and stream.codec_context.name not in _RESIZING and not packets.reset
-
-
-def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
-    """List the frames that the decoder gives, in their order: right, and as slow as decoding.
-
-    Where packets were lost the list is the container's: a frame that does not come has a place.
-
-    The decoder's stamps are taken where they are the packets' own; else the times of the packets,
-    in their order, stand for them.
-
-    Raises:
-        DataError: as list_frames.
-    """
-    most = MAX_FRAMES if most is None else most
-    stamps: list[int | None] = []
-    losses: list[None] = []
-    demuxer = recognise(file).demuxer
-    with reading(), open_video(file) as container:
-        stream = video_stream(container)
-        check_stream(stream)
-        for frame, _ in decoded_frames(container, on_loss=lambda: losses.append(None)):
-            stamps.append(frame.pts)
-            if len(stamps) > most:
-                raise DataError(f"lists more than {most:,} frames: too long")
-    if not stamps:
-        raise DataError("no frame could be decoded")
-    if losses:  # what was lost keeps its place
-        return replace(list_frames(file, most=most), plain=False, decoded=True)
-    with reading(), open_video(file) as container:
-        stream = video_stream(container)
-        packets = _read_packets(container, stream, most)
-        known = _known(stamps, ascending=True)
-        timed = demuxer in _TIMED or _has_stamps(demuxer, stream, packets)
-        agrees = timed and known is not None and set(stamps) <= set(packets.shown)
-        times = _times(packets, reorders=bool(stream.codec_context.has_b_frames))
-        if not agrees and times is not None and len(times) >= len(stamps):
-            known = times[: len(stamps)]
-        return replace(
-            _listing(
-                container, stream, known, len(stamps),
-                length=len(stamps), last=packets.last, by_stamp=agrees,
-            ),
-            decoded=True,
-        )  # fmt: skip
-
-
-def _listing(
-    container: Any,
-    stream: Any,
-    stamps: NDArray[np.int64] | None,
-    count: int,
-    *,
-    length: int,
-    last: int,
-    by_stamp: bool,
-    plain: bool = False,
-    stamped: bool = False,
-    head: int | None = None,
-) -> Listing:
-    """Put a listing together; without stamps the frames are laid out at the rate that is said."""
-    tick = float(stream.time_base or 0) or 1e-3
-    said = float(stream.average_rate or 0)
-    if stamps is None:
-        step = max(1, round(1 / (tick * (said or FPS))))
-        stamps = step * np.arange(count, dtype=np.int64)
-        last = step
-    first = int(stamps[0]) * tick
-    begins = container.start_time
-    fps = rate(said, stamps, tick)
-    return Listing(
-        stamps=stamps,
-        length=length,
-        tick=tick,
-        fps=fps,
-        last=last or round(1 / (tick * (fps or FPS))),
-        zero=first if begins is None else begins / av.time_base,
-        by_stamp=by_stamp,
-        plain=plain,
-        stamped=stamped,
-        head=head,
-        streams=len(video_streams(container)),
-    )
-
-
 def rate(said: float, stamps: NDArray[np.int64], tick: float) -> float:
     """Return frames a second; believe a container (0: it says nothing) if its stamps say the same.
 
@@ -302,10 +275,10 @@ def _has_stamps(demuxer: str, stream: Any, packets: "_Packets") -> bool:
     return not stream.codec_context.has_b_frames and packets.shown == packets.times
 
 
-def _times(packets: "_Packets", *, reorders: bool) -> NDArray[np.int64] | None:
+def _times(packets: "_Packets", stream: Any) -> NDArray[np.int64] | None:
     """Return the decoding stamps in their order, as the times of frames that have no others."""
     times = _known(packets.times)
-    if times is not None and reorders and len(times) > 2:
+    if times is not None and stream.codec_context.has_b_frames and len(times) > 2:
         steps = np.diff(times)
         usual = int(np.median(steps))
         if steps[0] > usual:  # what a muxer sets before the first frame, for the reordering

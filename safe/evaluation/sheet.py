@@ -6,7 +6,7 @@ user's settings and gives each run its Config.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -207,19 +207,26 @@ def hydra_text(value: Value) -> str:
     return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", r"\'") + "'"
 
 
-def plan(sheet: Sheet, *, settings: dict[str, Value], sets: Sequence[str]) -> list[Planned]:
+def plan(
+    sheet: Sheet,
+    *,
+    settings: dict[str, Value],
+    sets: Sequence[str],
+    check: Callable[[Config], None] = lambda config: None,
+) -> list[Planned]:
     """Give each run of a sheet its parameters: params.yaml, then settings, `sets`, the sheet.
 
     Args:
         sheet: what to run.
         settings: dotted key to value.
         sets: `key=value` as for `dvc exp run -S`.
+        check: raises ConfigError for what only the data sets can tell.
 
     Raises:
         ConfigError: if params.yaml, a setting or one of `sets` is wrong by itself, or one of `sets`
             is for a key that the sheet sets. Where only a run is wrong, that is in its `refused`.
     """
-    load_config(PARAMS, [*_lines(settings), *sets])
+    check(load_config(PARAMS, [*_lines(settings), *sets]))
     planned = []
     for run in sheet.runs():
         for line in sets:
@@ -230,6 +237,7 @@ def plan(sheet: Sheet, *, settings: dict[str, Value], sets: Sequence[str]) -> li
         label = f"{sheet.name}-{_slug(run.row)}-f{run.fold}-s{run.seed}"
         try:
             config = load_config(PARAMS, lines)
+            check(config)
         except ConfigError as error:
             planned.append(Planned(run, label, lines, None, str(error)))
         else:
