@@ -24,20 +24,20 @@ bench: .venv .venv-rivals
 	$(ENV) dvc repro --quiet
 	$(ENV) for name in startup memory method shard_build; do python -m tools.benchmarks.$$name || exit 1; done
 	PYTHONPATH=. .venv-rivals/bin/python -m tools.benchmarks.loader
-	$(ENV) python -m tools.benchmarks.page
+	$(ENV) python -m tools.pages
 
 # What docs/scale.md says of ten million rows and of whole clusters, in about 15 minutes: the second command
 # writes its part of that page itself.
 scale: .venv
 	$(ENV) python -m tools.benchmarks.rows
-	$(ENV) python -m tools.benchmarks.scale --check
-	$(ENV) python -m tools.benchmarks.page
+	$(ENV) python -m tools.benchmarks.scale
+	$(ENV) python -m tools.pages
 
 # Thousands of damaged files against everything that reads files, in at most half an hour. The two other
 # long runs of docs/reliability.md are `python -m tools.faults.kill` and `python -m tools.faults.soak`.
 fuzz: .venv
 	$(ENV) python -m tools.faults.fuzz
-	$(ENV) python -m tools.faults.page
+	$(ENV) python -m tools.pages
 
 # torch and torchvision come in their CUDA build, which runs on a CPU too: about 3 GB once.
 .PHONY: .venv

@@ -1,4 +1,4 @@
-"""Does a run that is killed at a random moment, again and again, end with the same bytes?
+"""Runs that are killed at random moments, again and again, and must end with the same bytes.
 
     python -m tools.faults.kill [--kills 200] [--seed 0] [--minutes 25] [--lanes 2]
 
@@ -28,13 +28,7 @@ from typing import Any, Final
 
 import numpy as np
 
-# What does a stage leave behind when it is killed, and does it end with the same bytes after that?
-#
-# A scratch folder goes through the stages undisturbed, as users run them, and its outputs are
-# noted.
-# Then one stage at a time is killed there, looked at, run again and compared.
-
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tools.harness import ROOT, keep
 
 OUTPUTS: Final = {
     "synthesize": "data/raw/synthetic",
@@ -309,7 +303,7 @@ def survive(scratch: Path, *, kills: int, seed: int, minutes: float, lanes: int)
 
 
 def describe(found: dict[str, Any]) -> dict[str, Any]:
-    """Turn what `survive` found into what tools.faults.page keeps."""
+    """Turn what `survive` found into what is kept."""
     counts, wrong = found["counts"], found["wrong"]
 
     def total(what: str) -> int:
@@ -336,8 +330,8 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run, keep and print the figures; 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(description="Kill stages at random moments.")
+    """Run, keep and print the counts; 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=25)
@@ -346,8 +340,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="safe-kill-") as scratch:
         found = survive(Path(scratch), **settings)
     print("\n".join(found["wrong"]), file=sys.stderr)
-    from tools.faults.page import keep
-
     keep("kill", describe(found))
     return 1 if found["wrong"] else 0
 
