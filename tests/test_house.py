@@ -218,6 +218,13 @@ def test_paths_named_in_the_documents_exist(document):
             assert path.startswith(made) or (ROOT / path).exists(), f"{document} names {path}"
 
 
+def test_the_quick_tests_of_make_check_exist():
+    (names,) = re.findall(r"^QUICK := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    files = [ROOT / "tests" / f"test_{name}.py" for name in names.split()]
+    assert len(files) > 10
+    assert not [file.name for file in files if not file.exists()]
+
+
 def test_every_module_stands_in_the_architecture():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     missing = [path.name for path in CODE if path.name[0] != "_" and path.name not in text]
