@@ -1,4 +1,4 @@
-"""Do the commands of docs/ run, in their order, and is what the pages name there?
+"""The commands of README.md and docs/ run, in their order, and what the pages name is there.
 
 A copy of the project is what a reader has. A yaml block of a page goes into its params.yaml, as the
 page tells the reader to; then SHORT is laid over it, so that a run takes seconds. The commands are
@@ -21,11 +21,11 @@ from safe.config import Config
 from safe.params import parse_config
 from safe.taxonomy import BASIC
 
-PAGES = sorted(
-    path.name
-    for path in (ROOT / "docs").glob("*.md")
-    if path.name.startswith("tutorial-") or path.name in ("compare.md", "concepts.md")
-)
+README = "../README.md"
+PAGES = [
+    *sorted(path.name for path in (ROOT / "docs").glob("tutorial-*.md")),
+    *("compare.md", "concepts.md", "predict.md", "privacy.md", README),
+]
 SHORT = (
     *TINY,
     *("model.backbone=small", "train.epochs=1", "train.select=val", "runtime.workers=0"),
@@ -146,6 +146,7 @@ def test_every_command_of_every_page(tmp_path):
     """One reader, one page after the other: what an earlier page made, a later one uses."""
     reader = Reader(tmp_path)
     read_the_first_tutorial(reader)
+    read_the_readme(reader)
     compare(reader)
     # DVC empties the folder of drawn clips when data.name is another dataset.
     shutil.copytree(reader.folder / "data/raw/synthetic", reader.clips, copy_function=os.link)
@@ -166,6 +167,14 @@ def read_the_first_tutorial(reader):
     assert ".jpg" in said[next(command for command in said if command.startswith("tar"))]
     assert '"war_low"' in said["cat results/metrics.json"]
     assert list((reader.folder / "predictions").iterdir())
+
+
+def read_the_readme(reader):
+    shutil.rmtree(reader.folder / "predictions")
+    for command in commands(README):
+        reader.type(command)
+    assert list((reader.folder / "predictions").glob("*.mp4"))
+    assert (reader.folder / "results/report.html").exists()
 
 
 def compare(reader):
@@ -221,7 +230,7 @@ def use_ferv39k(reader):
 def test_links_paths_parameters_and_verbs_of_a_page_exist(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-        assert (ROOT / "docs" / link).exists(), link
+        assert (ROOT / "docs" / page).parent.joinpath(link).exists(), link
     for path in re.findall(r"`((?:safe|pipeline|cli|benchmarks|experiments|docs)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
     sections = Config.model_fields
@@ -234,5 +243,5 @@ def test_links_paths_parameters_and_verbs_of_a_page_exist(page):
 
 def test_every_page_is_tested():
     tested = {"tutorial-synthetic.md", "tutorial-own.md", "tutorial-dfew.md"}
-    tested |= {"tutorial-ferv39k.md", "compare.md"}
+    tested |= {"tutorial-ferv39k.md", "compare.md", README}
     assert {page for page in PAGES if commands(page)} == tested

@@ -11,7 +11,7 @@ import pytest
 
 from safe.errors import DataError
 from tools.faults.fuzz import run
-from tools.faults.mutate import make_videos
+from tools.faults.fuzz_videos import make_videos
 from tools.faults.watch import Outcome, Tally, general, try_all, watched
 
 

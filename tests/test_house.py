@@ -215,7 +215,7 @@ def test_the_check_for_dangers_finds_each(line):
     assert dangers(ast.parse(line))
 
 
-MORE = sorted(path for room in ("faults", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+MORE = sorted(path for room in ("tools",) for path in (ROOT / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", CODE + MORE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -271,6 +271,13 @@ def test_paths_named_in_the_documents_exist(document):
     for path in re.findall(r"`([\w./-]+(?:\.\w+|/))`", text):
         if "/" in path or path.endswith((".md", ".yaml", ".toml", ".txt")):
             assert path.startswith(made) or (ROOT / path).exists(), f"{document} names {path}"
+
+
+def test_the_quick_tests_of_make_check_exist():
+    (names,) = re.findall(r"^QUICK := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    files = [ROOT / "tests" / f"test_{name}.py" for name in names.split()]
+    assert len(files) > 10
+    assert not [file.name for file in files if not file.exists()]
 
 
 def test_every_module_stands_in_the_architecture():

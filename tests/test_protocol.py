@@ -19,7 +19,7 @@ from safe.shards.folder import ShardFolder
 from safe.shards.order import TrainPlan
 from safe.shards.source import LocalShards
 from safe.training.split import choose_rows
-from tools.benchmarks.scale_words import WORKS
+from tools.benchmarks.scale_model import WORKS
 
 REAL = {
     "dfew": ("EmoLabel_DataSplit", "Clip/original/1.mp4"),

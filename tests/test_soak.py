@@ -1,18 +1,21 @@
-"""The soak sees what grows, and runs over the real parts; the page says what was found."""
+"""The soak sees what grows, and runs over the real parts; the pages say what was found."""
 
 import ctypes
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import grey_ramp, write_video
 
 import tools.faults.soak
 from pipeline.pool.children import give_back
-from tools.faults import page
+from tools import pages
 from tools.faults.soak import Look, children, judge, look, soak_batches, soak_clips
+from tools.harness import Measured, keep, measured_table, table
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MB = 2**20
@@ -117,8 +120,66 @@ def test_a_short_soak_of_clips_takes_the_real_stage_with_children(tmp_path):
     assert (tmp_path / "strips.zip").is_file()
 
 
-def test_the_words_name_tests_and_runs_that_exist():
-    words = page.WORDS.read_text()
-    named = set(re.findall(r"`((?:tests|faults)/\w+\.py)`", words))
-    assert len(named) > 10
-    assert not [path for path in named if not (page.PAGE.parents[1] / path).is_file()]
+def test_what_is_kept_becomes_a_part_of_a_page(tmp_path, monkeypatch):
+    rows = [{"a|b": 12345, "c": 1.5}, {"a|b": 2, "c": "one\ntwo | three"}]
+    found = {"title": "Title", "note": "A note.", "summary": ["All is well."], "rows": rows}
+    results = tmp_path / "tools/faults/results"
+    results.mkdir(parents=True)
+    keep("fuzz", found, results=results)
+    kept = json.loads((results / "fuzz.json").read_text())
+    assert {name: kept[name] for name in found} == found
+    assert {"date", "machine", "versions"} == kept.keys() - found.keys()
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    marks = "<!-- results: faults/fuzz -->\n{}<!-- end -->\nafter\n"
+    text = pages.render("before\n" + marks.format("old\n"))
+    assert text == pages.render(text)
+    lines = [line for line in text.splitlines() if line]
+    assert lines[:2] == ["before", "<!-- results: faults/fuzz -->"]
+    assert lines[2].startswith("**Title.** `python -m tools.faults.fuzz`, 20")
+    assert lines[3:] == [
+        "A note.",
+        "- All is well.",
+        "| a\\|b | c |",
+        "| --- | --- |",
+        "| 12,345 | 1.5 |",
+        "| 2 | one two \\| three |",
+        "<!-- end -->",
+        "after",
+    ]
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_the_pages_say_what_the_results_say_and_name_tests_and_runs_that_exist(page):
+    text = page.read_text()
+    assert pages.render(text) == text
+    assert "<!-- results:" in text
+    named = set(re.findall(r"`((?:tests|tools)/[\w/]+\.py)`", text))
+    named |= {
+        f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m (tools[\w.]+)", text)
+    }
+    assert [path for path in named if not (pages.ROOT / path).is_file()] == []
+
+
+def test_a_measured_number_is_told_with_its_bound():
+    rows = [
+        Measured("a", 1234.5, 1.0, 2.0, unit="s", most=2),
+        Measured("b", 1.0, 1.0, 1.0, least=1, most=2),
+        Measured("c", 1.0, 1.0, 1.0, least=3),
+    ]
+    assert measured_table([row.row() for row in rows]).splitlines()[2:] == [
+        "| a | 1,234 s | 1 to 2 | <= 2 | no |",
+        "| b | 1 | 1 to 1 | 1 to 2 | yes |",
+        "| c | 1 | 1 to 1 | >= 3 | no |",
+    ]
+    assert table([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [({"more": 1}, "more"), ({"rows": [{"a": 1}, {"b": 1}]}, "columns")],
+)
+def test_what_the_page_cannot_show_is_not_kept(tmp_path, change, wrong):
+    found = {"title": "", "note": "", "summary": [], "rows": []} | change
+    with pytest.raises(ValueError, match=wrong):
+        keep("soak", found, results=tmp_path)
+    assert not list(Path(tmp_path).iterdir())

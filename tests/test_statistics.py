@@ -26,8 +26,8 @@ from safe.evaluation.metrics import aurc, risk_at, softmax, summarize
 from safe.evaluation.predictions import read_predictions
 from safe.evaluation.summary import summarize_folds
 from safe.report.card import card_figures
-from safe.report.results import by_class, by_set, compare, plain_figures
-from safe.report.results import trust_figures as shown_trust
+from safe.report.results import by_class, by_set, compare, plain_metrics
+from safe.report.results import trust_metrics as shown_trust
 from safe.saved import read_info
 from safe.taxonomy import BASIC
 
@@ -308,9 +308,13 @@ def test_a_metric_has_one_interval_wherever_it_is_shown(stored):
     scaled = [f"{name}_calibrated" for name in ("ece", "nll", "brier")]
     table = estimates(Entry({0: split}, {}), [*plain, *recalls, *scaled], bins=10)
     experiment = read_experiment(folder, folds=(1,))
-    page = {key: (one.low, one.high) for key, one in plain_figures(experiment).items()}
+    page = {
+        key: (one.low, one.high)
+        for key, one in plain_metrics(experiment.split, experiment.bins).items()
+    }
     page |= {
-        f"recall.{row.name}": (row.recall.low, row.recall.high) for row in by_class(experiment)
+        f"recall.{row.name}": (row.recall.low, row.recall.high)
+        for row in by_class(experiment.split)
     }
     compared = compare(experiment, experiment).pairs
     beside = dict(zip([*plain, *scaled, *recalls], compared, strict=True))

@@ -1,4 +1,4 @@
-"""Is S2AM2's sparse gate saturated, and what do its scaling and residual do, in a trained model?
+"""S2AM2's sparse gate, scaling and residual in a trained model: whether the gate is saturated.
 
     python -m tools.benchmarks.gates MODEL_FOLDER SHARD_FOLDER [--fold 5]
 

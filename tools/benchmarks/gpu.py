@@ -1,58 +1,68 @@
-"""How right and how fast is SAFE on a GPU, all of it in one call?
+"""SAFE on a GPU: right gradients, the rate of training and inference, training from shards.
 
     python -m tools.benchmarks.gpu --out FILE.json [--minutes 8] [--device cuda] [--quick]
 
-For a bare machine: Python with torch, torchvision and numpy. Each part runs in a process of its
-own, the most important first: a part whose packages are missing, or that raises, or that takes too
-long, costs the others nothing, and what it had found by then is kept. The file is written anew
-after every part. Nothing about the card's settings is changed. Ends with 1 if a part raised.
+For a bare machine: Python with torch, torchvision and numpy; `shards` alone needs more. The most
+important part is first: one whose packages are missing, or that raises, costs the others nothing,
+and the file is written again after every part. Nothing about the card's settings is changed. Ends
+with 1 if a part raised.
 """
 
 import argparse
-import importlib
-import json
-import multiprocessing
-import subprocess
+import gc
+import math
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from multiprocessing.connection import Connection
+from itertools import cycle, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.video import r3d_18
 
-from safe.files import die_with_parent, whole_file
+from safe.models.backbones import BACKBONES, fold_norms
 from safe.models.safe import SAFE
 from safe.taxonomy import BASIC
+from safe.training.device import build_optimizer
 from safe.training.losses import ACL
-from tools.benchmarks.report import Figure, interleaved, machine, spread, table
+from safe.training.passes import Forward, recompute
+from safe.training.tam import TAM
+from safe.training.transforms import CropFlip, Transforms, center_crop, normalize
+from tools.harness import (
+    ROOT,
+    Measured,
+    interleaved,
+    machine,
+    measured_table,
+    ratio,
+    spread,
+    write_json,
+)
 
-# How is work timed on a GPU, which the host only asks for, and does not wait for?
-#
-#     wall      the host asks for the work n times, waits, and reads its clock: what a user waits
-# for     queued    the GPU pauses, the host asks meanwhile, and events on the GPU tell what its own
-# part
-#               takes: what the work adds to a step during which the GPU always has something to do
-#
-# On a CPU the two are the same. The variants are taken in turn, by report.interleaved.
-
+K: Final = len(BASIC)
 WARM: Final = 2
 """Rounds that are not timed: loading of kernels, choice of algorithms, growth of memory."""
+MIXING: Final = {"strategy": "tam", "ratio": 0.5, "mask_ratio": 0.5, "block": 16, "bank": 4}
+OPTIMIZER: Final = SimpleNamespace(lr=5e-4, weight_decay=0.05)
+CLIP_GRAD: Final = 5.0
 
-PAUSE: Final = 4_000_000
-"""Cycles, about 2 ms, of the first pause; it grows until the host has asked for all in time."""
-
-LONGEST_PAUSE: Final = 256_000_000
-
+Found = Iterator[Measured | str]
+"""What a part gives: numbers and notes."""
 Seconds = dict[str, list[float]]
+Runs = dict[str, Callable[[], object]]
+
+
+# The paper's model: r3d_18, 7 windows of 4 frames at 112 x 112, 512 units a direction. Tiny ones
+# where a run is only tried out.
 
 
 @dataclass(frozen=True)
@@ -67,312 +77,480 @@ class Setup:
         return quick if self.quick else full
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the device is one."""
+        return self.device.type == "cuda"
+
+    @property
     def precision(self) -> torch.dtype:
         """What train.precision = auto means: bf16 on a GPU, float32 on a CPU."""
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return torch.bfloat16 if self.on_gpu else torch.float32
 
-    def autocast(self, precision: torch.dtype | None = None, *, cache: bool = True) -> Any:
+    @property
+    def crop(self) -> int:
+        """Side of the clips that the model sees, pixels."""
+        return self.pick(112, 16)
+
+    def autocast(self, precision: torch.dtype | None = None) -> Any:
         """Return the context in which a network runs in `precision`."""
-        precision = precision or self.precision
-        return torch.autocast(
-            self.device.type,
-            torch.bfloat16,
-            enabled=precision == torch.bfloat16,
-            cache_enabled=cache,
-        )
+        low = (precision or self.precision) == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
     def finish(self) -> None:
         """Wait for all that was asked of the device."""
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
+    def model(self, *, backbone: str = "") -> SAFE:
+        """Make SAFE on the device."""
+        sizes = {"window": 4, "stride": 2, "hidden": self.pick(512, 8), "dropout": 0.2}
+        backbone = backbone or self.pick("r3d_18", "small")
+        model = SAFE(classes=K, temporal="s2am2", backbone=backbone, weights=None, **sizes)
+        return model.to(self.device)
 
-def wall(
-    setup: Setup, variants: dict[str, Callable[[], object]], *, rounds: int, inner: int = 1
-) -> Seconds:
-    """Return the seconds of one run, a list of `rounds` a variant; `inner` runs are one timing."""
+    def loss(self) -> ACL:
+        """Make the loss on the device, with the weights of params.yaml."""
+        weights = {"top_k": 1, "tau": 0.1, "lambda_1": 0.05, "lambda_2": 0.001}
+        return ACL(torch.ones(K), cal=True, fcl=True, **weights).to(self.device)
 
-    def several(run: Callable[[], object]) -> None:
+    def faces(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Draw faces, uint8 [B, 16, 128, 128, 3], on the device; labels, int64 [B], on the CPU."""
+        side = self.pick(128, 32)
+        generator = torch.Generator().manual_seed(batch)
+        shape = (batch, 16, side, side, 3)
+        faces = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        return faces.to(self.device), torch.arange(batch) % K
+
+
+# Time on a GPU, which the host only asks for, and does not wait for
+
+
+def wall(setup: Setup, runs: Runs, *, rounds: int, inner: int = 1) -> Seconds:
+    """Return the seconds of one run as a user waits for them; `inner` runs are one timing."""
+
+    def several(one: Callable[[], object]) -> None:
         for _ in range(inner):
-            run()
+            one()
         setup.finish()
 
     setup.finish()
-    found = interleaved(
-        {name: partial(several, run) for name, run in variants.items()}, rounds=rounds, warm=WARM
-    )
+    timed = {name: partial(several, one) for name, one in runs.items()}
+    found = interleaved(timed, rounds=rounds, warm=WARM)
     return {name: [value / inner for value in values] for name, values in found.items()}
 
 
-def queued(
-    setup: Setup, variants: dict[str, Callable[[], object]], *, rounds: int, inner: int = 1
-) -> tuple[Seconds, list[str]]:
-    """Return the GPU's own seconds of one run, a list a variant, and notes.
-
-    A note names a variant that the host could not ask for in time (it waits within, or is more than
-    the queue holds): its seconds then have gaps, and are more than the GPU's own.
-    """
-    if setup.device.type != "cuda":
-        return wall(setup, variants, rounds=rounds, inner=inner), []
-    seconds: Seconds = {name: [] for name in variants}
-    late = set()
-
-    def once(name: str) -> None:
-        value, in_time = _own_seconds(variants[name], inner)
-        seconds[name].append(value)
-        if not in_time:
-            late.add(name)
-
-    interleaved({name: partial(once, name) for name in variants}, rounds=rounds, warm=WARM)
-    notes = [f"{name}: not queued in time, its GPU seconds have gaps" for name in sorted(late)]
-    return {name: values[WARM:] for name, values in seconds.items()}, notes
-
-
-def _own_seconds(run: Callable[[], object], inner: int) -> tuple[float, bool]:
-    """Time `run` between two events behind a pause, and say if the host was ahead all along."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    cycles = PAUSE
-    while True:
-        torch.cuda.synchronize()
-        torch.cuda._sleep(cycles)
-        start.record()
-        for _ in range(inner):
-            run()
-        end.record()
-        in_time = not start.query()  # the GPU has not yet come to the first of it
-        end.synchronize()
-        if in_time or cycles >= LONGEST_PAUSE:
-            return start.elapsed_time(end) / 1000 / inner, in_time
-        cycles *= 4
-
-
-def rate(what: str, count: int, seconds: list[float]) -> Figure:
+def rate(what: str, count: int, seconds: list[float]) -> Measured:
     """Return clips a second."""
     return spread(what, [count / value for value in seconds], unit="clips/s")
 
 
-def step_seconds(setup: Setup, batch: int, rounds: int) -> list[float]:
-    """Return the seconds of SAFE's training step, a list of `rounds`."""
-    from tools.benchmarks.gpu_training import Step  # needs more packages than timing does
-
-    return wall(setup, {"step": Step(setup, batch)}, rounds=rounds, inner=setup.pick(2, 1))["step"]
+# Gradients, against float64's as ||g - g64|| / ||g64||. Each convolution gets the input and the
+# output's gradient of a float64 pass: rounding leaves a few thousandths there, a wrong kernel 1 or
+# more. (The gradient as a whole says less: ReLU and normalisation magnify rounding on its way.)
 
 
-class Part(NamedTuple):
-    """A function that gives Figures, notes (str) and facts about the machine (dict)."""
+class Mode(NamedTuple):
+    """A way to compute, and what the gradient of a single convolution may be off by."""
 
-    module: str
-    function: str
-    limit: float  # seconds
-
-    @property
-    def name(self) -> str:
-        """How the part is called in the file and by --only."""
-        return self.function
+    precision: torch.dtype
+    tf32: bool
+    most: float
 
 
-PARTS: Final = (
-    Part("tools.benchmarks.gpu", "environment", 60),
-    Part("tools.benchmarks.gpu_training", "gradients", 75),
-    Part("tools.benchmarks.gpu_training", "training", 130),
-    Part("tools.benchmarks.gpu_training", "convolutions", 60),
-    Part("tools.benchmarks.gpu_pieces", "shards", 90),
-    Part("tools.benchmarks.gpu_pieces", "tam", 40),
-    Part("tools.benchmarks.gpu_pieces", "s2am2", 50),
-    Part("tools.benchmarks.gpu_training", "waits", 40),
-    Part("tools.benchmarks.gpu_pieces", "inference", 40),
-    Part("tools.benchmarks.gpu_training", "graphed", 40),
-    Part("tools.benchmarks.gpu_training", "benchmarked", 30),
-    Part("tools.benchmarks.gpu_training", "compiled", 150),
-)
+MODES: Final = {
+    "float32": Mode(torch.float32, False, 1e-4),
+    "tf32": Mode(torch.float32, True, 5e-3),
+    "bfloat16": Mode(torch.bfloat16, False, 2e-2),
+}
+
+
+def gradients(setup: Setup) -> Found:
+    """Compare the gradients of all convolutions with float64's, from three random starts."""
+    yield "three random starts each; tf32: in convolutions"
+    names = setup.pick(tuple(BACKBONES), ("small",))
+    for what, mode in product(names, MODES):
+        precision, tf32, most = MODES[mode]
+        if tf32 and not setup.on_gpu:
+            continue
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        values = []
+        for seed in range(setup.pick(3, 1)):
+            convs = _recorded(setup, what, seed)
+            values.append(max(_conv_error(*conv, precision) for conv in convs))
+        torch.backends.cudnn.allow_tf32 = before
+        title = f"{what}, {mode}: error of the gradient of the worst convolution"
+        yield spread(title, values, most=most)
+
+
+def _recorded(setup: Setup, name: str, seed: int) -> list[tuple[nn.Conv3d, Tensor, Tensor]]:
+    """Return each convolution of SAFE's float64 pass, its input, the gradient of its output."""
+    torch.manual_seed(seed)
+    model = setup.model(backbone=name).double().train()
+    clips = torch.randn(4, 3, 16, setup.crop, setup.crop, device=setup.device).double()
+    labels = torch.tensor([0, 1, 1, 0], device=setup.device)
+    seen: list[tuple[nn.Conv3d, Tensor, Tensor]] = []
+
+    def note(module: nn.Conv3d, args: tuple[Tensor, ...], out: Tensor) -> None:
+        x = args[0].detach()
+        out.register_hook(lambda grad_output: seen.append((module, x, grad_output.detach())))
+
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
+    hooks = [conv.register_forward_hook(note) for conv in convs]
+    outputs = Forward(model, clips, precision=torch.float64, seeds=[0])
+    outputs.backward(setup.loss()(outputs.logits, outputs.embedding, labels)["loss"])
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def _conv_error(conv: nn.Conv3d, x: Tensor, grad_output: Tensor, precision: torch.dtype) -> float:
+    """Return the larger error of a convolution's two gradients, of its weight and of its input."""
+
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        settings = conv.stride, conv.padding, conv.dilation, conv.groups
+        return nn.functional.conv3d(x, weight, None, *settings)
+
+    def module(x: Tensor, weight: Tensor) -> Tensor:  # may compute it in another form
+        return torch.func.functional_call(conv, {"weight": weight}, (x,))
+
+    def both(one: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        given = [t.to(dtype, copy=True).requires_grad_() for t in (x, weight)]
+        return torch.autograd.grad(one(*given), given, grad_output.to(dtype))
+
+    # As if the rounded operands were the exact ones: what is left is the kernel's own.
+    rounded = (t.detach().to(precision).double() for t in (x, conv.weight, grad_output))
+    x, weight, grad_output = rounded
+    pairs = zip(both(module, precision), both(plain, torch.float64), strict=True)
+    return max(_distance(got, right) for got, right in pairs)
+
+
+def _distance(got: Tensor, right: Tensor) -> float:
+    """Return ||got - right|| / ||right||; 1e9 where it is not finite."""
+    value = float((got.double() - right).norm() / right.norm())
+    return value if math.isfinite(value) else 1e9
+
+
+# Training, from clips that are on the device already
+
+
+class Step:
+    """One training step as safe.training.loop.Trainer takes it, from faces on the device."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        batch: int,
+        *,
+        accumulate: int = 1,
+        again: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self.precision, self.crop = setup.precision, setup.crop
+        self.seeds = range(accumulate)
+        self.generator = torch.Generator().manual_seed(0)
+        self.model = setup.model().train()
+        if again:
+            recompute(self.model)
+        self.network: Callable = self.model
+        if compiled:  # on a CPU only traced: a real backend is slow to start
+            backend = "inductor" if setup.on_gpu else "eager"
+            self.network = torch.compile(self.model, backend=backend)
+        self.acl = setup.loss()
+        self.prepare = Transforms([CropFlip(self.crop, 0.5), TAM(**MIXING, classes=K)])
+        self.optimizer = build_optimizer(OPTIMIZER, self.model, self.acl)
+        self.faces, self.labels = setup.faces(batch)
+
+    def __call__(self) -> None:
+        """Crop, mix, normalise, forward, backward, clip, update."""
+        clips = self.prepare(self.faces, self.labels, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        labels = self.labels.to(clips.device, non_blocking=True)
+        outputs = Forward(self.network, clips, precision=self.precision, seeds=self.seeds)
+        losses = self.acl(outputs.logits, outputs.embedding, labels)
+        outputs.backward(losses["loss"])
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_GRAD)
+        self.optimizer.step()
+
+
+def usual_loop(setup: Setup, batch: int) -> Callable[[], float]:
+    """Return the step of the usual loop: float32, eager, default memory format, loss.item().
+
+    To its favour its clips are cropped, mixed and normalised beforehand, and its gradients are not
+    clipped. tf32 is as torch sets it: on in convolutions, off in products of matrices.
+    """
+    model, acl = setup.model(), setup.loss()
+    if not setup.quick:  # torchvision's own, which has the sums over padding
+        net = r3d_18(weights=None)
+        net.fc = torch.nn.Identity()
+        model.backbone.net = net.to(setup.device)
+    model = model.train().to(memory_format=torch.contiguous_format)
+    # SAFE makes its windows channels_last_3d: undone here, or the convolutions would follow them.
+    model.backbone.register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+    parameters = [*model.parameters(), *acl.parameters()]
+    optimizer = torch.optim.AdamW(parameters, **vars(OPTIMIZER))
+    faces, labels = setup.faces(batch)
+    labels = labels.to(setup.device)
+    clips = normalize(center_crop(faces, setup.crop)).contiguous()
+
+    def step() -> float:
+        optimizer.zero_grad()
+        output = model(clips)
+        loss = acl(output.logits, output.embedding, labels)["loss"]
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def training(setup: Setup) -> Found:
+    """Time a step against the usual loop; with less memory; and see that it waits for nothing."""
+    yield "The usual loop: float32 eager, default memory format, plain AdamW, loss.item() each step"
+    rounds, inner = setup.pick((7, 3), (1, 1))
+    batches = setup.pick((32, 16, 64), (4,))  # what counts most first
+    low = str(setup.precision).removeprefix("torch.")
+    for batch in batches:
+        runs = {"ours": Step(setup, batch), "usual": usual_loop(setup, batch)}
+        found = wall(setup, runs, rounds=rounds, inner=inner)
+        yield rate(f"training step, {low} channels_last_3d, batch {batch}", batch, found["ours"])
+        yield rate(f"usual loop, float32, batch {batch}", batch, found["usual"])
+        what = f"training step against the usual loop, batch {batch}"
+        yield ratio(what, found["usual"], found["ours"], least=3)
+        del runs  # and their memory
+    batch = batches[0]
+    steps = {
+        "one pass": Step(setup, batch),
+        "recompute": Step(setup, batch, again=True),
+        "accumulate 2": Step(setup, batch, accumulate=2),
+        "accumulate 2, recompute": Step(setup, batch, accumulate=2, again=True),
+    }
+    found = wall(setup, steps, rounds=rounds)
+    for name, step in steps.items():
+        yield rate(f"{name}, batch {batch}", batch, found[name])
+        if setup.on_gpu:
+            yield _peak(setup, f"{name}, batch {batch}: memory beyond weights and moments", step)
+        yield from count_waits(setup, name, step)
+
+
+def compiled(setup: Setup) -> Found:
+    """Time torch.compile in a training step, and its start."""
+    batch, rounds, inner = setup.pick((32, 7, 3), (4, 1, 1))
+    steps = {"eager": Step(setup, batch), "compiled": Step(setup, batch, compiled=True)}
+    began = time.perf_counter()
+    steps["compiled"]()
+    setup.finish()
+    yield spread("first compiled step", [time.perf_counter() - began], unit="s")
+    found = wall(setup, steps, rounds=rounds, inner=inner)
+    yield rate(f"compiled training step, batch {batch}", batch, found["compiled"])
+    yield ratio(f"compiled against eager, batch {batch}", found["eager"], found["compiled"])
+
+
+def _peak(setup: Setup, what: str, step: Step) -> Measured:
+    """Return the most memory that a step takes beyond what it leaves behind without gradients."""
+    found = []
+    for _ in range(3):
+        step.optimizer.zero_grad(set_to_none=True)
+        setup.finish()
+        before = torch.cuda.memory_allocated(setup.device)
+        torch.cuda.reset_peak_memory_stats(setup.device)
+        step()
+        setup.finish()
+        found.append((torch.cuda.max_memory_allocated(setup.device) - before) / 1e9)
+    return spread(what, found, unit="GB")
+
+
+def count_waits(setup: Setup, name: str, step: Callable[[], object]) -> Found:
+    """Take a first step, which makes the bank and the moments, and three that may not wait."""
+    step()
+    setup.finish()
+    if not setup.on_gpu:
+        yield f"{name}: the step runs; whether it waits only a GPU can tell"
+        return
+    waited = 0
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step()
+    except RuntimeError:
+        text = traceback.format_exc()
+        if "synchroniz" not in text:
+            raise
+        waited = 1
+        yield text
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    yield spread(f"waits for the GPU within a step, {name}", [waited], most=0)
+
+
+# Training from shards. Their clips are smooth random pictures, whose JPEGs have the size of those
+# of faces (66 kB a clip at 128 pixels), so that decoding takes what it takes on faces.
+
+
+def shards(setup: Setup) -> Found:
+    """Time the trainer's loop from shards, against clips on the device, and the loader alone."""
+    from safe.params import load_config, parse_config
+    from safe.shards.folder import open_shards
+    from safe.shards.loader import Batch, load_batches
+    from safe.training.loop import Trainer
+    from tools.benchmarks.memory import write
+
+    clips, batch, workers = setup.pick((2000, 32, 8), (40, 4, 2))
+    values = load_config(ROOT / "params.yaml").model_dump()
+    values["augment"] |= {"crop": setup.crop}
+    values["model"] |= setup.pick(
+        {"backbone": "r3d_18", "hidden": 512}, {"backbone": "small", "hidden": 8}
+    )
+    values["train"] |= {"batch": batch, "epochs": 100_000, "lr": 5e-4, "select": "last"}
+    values["runtime"] |= {"device": str(setup.device), "workers": workers}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "shards"
+        write(folder, [clips // 10] * 10, side=setup.pick(128, 32), grain=4)
+        made = open_shards(folder)
+        yield f"{clips} clips of {made.face_size} pixels, {made.size.mean() / 1000:.1f} kB each"
+        trainer = Trainer(parse_config(values), made, 1)
+        loaded = load_batches(made, trainer.plan(0), workers=workers, device=trainer.device)
+        shape = (batch, 16, made.face_size, made.face_size, 3)
+        labels = torch.arange(batch) % K
+        kept = [torch.randint(256, shape, dtype=torch.uint8).to(trainer.device) for _ in range(4)]
+        resident = cycle([Batch(faces=faces, label=labels, row=labels) for faces in kept])
+
+        def take(batches: Iterator[Batch], work: Callable[[Batch], object], count: int) -> float:
+            # First as many as may lie ready, which say nothing about the loader's rate.
+            for number in range(2 * workers + 2 + count):
+                if number == 2 * workers + 2:
+                    setup.finish()
+                    began = time.perf_counter()
+                work(next(batches))
+            setup.finish()
+            return count * batch / (time.perf_counter() - began)
+
+        count = setup.pick(100, 4)
+        rates = [take(loaded, lambda _: None, count) for _ in range(setup.pick(5, 2))]
+        yield spread("loader alone, to the device", rates, unit="clips/s")
+        found: dict[str, list[float]] = {"shards": [], "resident": []}
+        for number in range(-1, setup.pick(4, 1)):
+            for name in list(found)[:: 1 if number % 2 else -1]:
+                batches = loaded if name == "shards" else resident
+                one = take(batches, trainer.train_step, setup.pick(40, 2))
+                found[name] += [one] if number >= 0 else []
+        loaded.close()
+        for name, rates in found.items():
+            yield spread(f"training, {name}, batch {batch}", rates, unit="clips/s")
+        what = "training from shards against clips on the device"
+        yield ratio(what, found["shards"], found["resident"], least=0.95)
+        name = "safe.training.loop.Trainer"
+        yield from count_waits(setup, name, lambda: trainer.train_step(next(resident)))
+
+
+def inference(setup: Setup) -> Found:
+    """Time inference, clips a second and one clip."""
+    yield "from uint8 faces on the device to logits; tf32 as torch sets it"
+    model = fold_norms(setup.model())
+
+    @torch.inference_mode()
+    def infer(faces: Tensor, precision: torch.dtype) -> None:
+        clips = normalize(center_crop(faces, setup.crop))
+        with setup.autocast(precision):
+            model(clips)
+
+    rounds, inner = setup.pick((15, 5), (1, 1))
+    precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    for batch in (setup.pick(32, 4), 1):
+        faces, _ = setup.faces(batch)
+        runs = {name: partial(infer, faces, one) for name, one in precisions.items()}
+        found = wall(setup, runs, rounds=rounds, inner=inner)
+        for name, seconds in found.items():
+            if batch == 1:
+                yield spread(f"inference, {name}, one clip", [1e3 * s for s in seconds], unit="ms")
+            else:
+                yield rate(f"inference, {name}, batch {batch}", batch, seconds)
+        if batch > 1:
+            yield ratio(f"inference, bf16 against float32, batch {batch}", *found.values())
+
+
+# All of it in one call
+
+Part = Callable[[Setup], Iterator[Measured | str]]
+PARTS: dict[str, Part] = {
+    part.__name__: part for part in (gradients, training, compiled, shards, inference)
+}
 """In the order in which they run; together they may be more than the time there is."""
 
-SHORTEST: Final = 15.0
-"""Seconds that must be left for a part to be started."""
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the parts, write the file, print a table, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the parts, write the file, print tables, and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--minutes", type=float, default=8, help="for all parts together")
+    parser.add_argument("--minutes", type=float, default=8, help="after which no part is begun")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script out")
-    parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], metavar="PART")
-    args = parser.parse_args(arguments)
-    wanted = [*args.only, "environment"] if args.only else [part.name for part in PARTS]
-    chosen = [part for part in PARTS if part.name in wanted]
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
+    args = parser.parse_args(words)
     setup = Setup(torch.device(args.device), args.quick)
-    found = run_parts(chosen, setup, seconds=60 * args.minutes, out=args.out)
+    if setup.device.index is not None:
+        torch.cuda.set_device(setup.device)
+    chosen = {name: part for name, part in PARTS.items() if not args.only or name in args.only}
+    found = run_parts(chosen, setup, until=time.monotonic() + 60 * args.minutes, out=args.out)
     for part in found["parts"]:
         print(f"\n{part['name']}: {part['state']} in {part['seconds']:.0f} s {part['reason']}")
-        for note in part["notes"]:
-            print(f"  {note}")
-        if part["figures"]:
-            print(table(part))
+        print(*part["notes"], measured_table(part["figures"]), sep="\n")
     return int(any(part["state"] == "failed" for part in found["parts"]))
 
 
-def run_parts(parts: Iterable[Part], setup: Setup, *, seconds: float, out: Path) -> dict[str, Any]:
-    """Run the parts within `seconds` and return what is also written to `out` after each.
+def run_parts(parts: dict[str, Part], setup: Setup, *, until: float, out: Path) -> dict[str, Any]:
+    """Run parts until a time (time.monotonic()); return what is written to `out` after each.
 
-    Of every part: name, state (done, missing, failed, stopped or skipped), reason, seconds, notes
-    and figures.
+    Of every part: name, state (done, missing, failed or skipped), reason, seconds, notes, figures.
     """
-    began = time.monotonic()
+    card = torch.cuda.get_device_properties(setup.device).name if setup.on_gpu else "no GPU"
     found: dict[str, Any] = {
         "title": "SAFE on a GPU",
+        "note": "SAFE with r3d_18, 7 windows of 4 frames at 112 x 112, hidden 512.",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
-        "device": str(setup.device),
-        "quick": setup.quick,
+        "gpu": card,
         "versions": {
-            "python": sys.version.split()[0],
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
         },
-        "environment": {},
         "parts": [],
     }
-    for part in parts:
-        left = seconds - (time.monotonic() - began)
-        entry = _run(part, setup, min(part.limit, left), found["environment"])
+    for name, part in parts.items():
+        entry: dict[str, Any] = {"name": name, "state": "done", "reason": ""}
+        entry |= {"seconds": 0.0, "notes": [], "figures": []}
+        began = time.monotonic()
+        if began > until:
+            entry |= {"state": "skipped", "reason": "no time was left"}
+        else:
+            _run(part, setup, entry)
+            entry["seconds"] = time.monotonic() - began
         found["parts"].append(entry)
-        found["seconds"] = time.monotonic() - began
-        with whole_file(out) as path:
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(out, found)
     return found
 
 
-def _run(part: Part, setup: Setup, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
-    """Run a part in a process of its own, and end that when its time is over."""
-    entry: dict[str, Any] = {"name": part.name, "state": "skipped", "reason": "no time was left"}
-    entry |= {"seconds": 0.0, "notes": [], "figures": []}
-    if seconds < SHORTEST:
-        return entry
-    began = time.monotonic()
-    # A fork has torch imported already. CUDA has never been used here, so it can be used there.
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        process = context.Process(target=_work, args=(part, setup, theirs, scratch))
-        process.start()
-        theirs.close()
-        entry |= {"state": "stopped", "reason": f"its limit of {seconds:.0f} s was reached"}
-        try:
-            while ours.poll(max(0.0, began + seconds - time.monotonic())):
-                kind, value = ours.recv()
-                if kind == "end":
-                    entry |= value
-                    break
-                facts.update(value) if kind == "facts" else entry[kind].append(value)
-        except EOFError:
-            process.join()
-            entry |= {"state": "failed", "reason": f"its process ended with {process.exitcode}"}
-        process.kill()  # all it had to say is here; a GPU program may be long in ending
-        process.join()
-    return entry | {"seconds": time.monotonic() - began}
-
-
-def _work(part: Part, setup: Setup, pipe: Connection, scratch: str) -> None:
-    """Run the part, and send on what it gives: a child's whole life."""
-    die_with_parent()
-    tempfile.tempdir = scratch  # which the parent removes, also where this process is ended
-    state, reason = "done", ""
+def _run(part: Part, setup: Setup, entry: dict[str, Any]) -> None:
+    """Put what a part gives into its entry, and what ended it."""
     try:
-        if setup.quick:
-            torch.set_num_threads(1)  # tiny tensors gain nothing from more
-        if setup.device.index is not None:
-            torch.cuda.set_device(setup.device)
-        for item in getattr(importlib.import_module(part.module), part.function)(setup):
-            if isinstance(item, Figure):
-                pipe.send(("figures", asdict(item) | {"met": item.verdict}))
+        for item in part(setup):
+            if isinstance(item, str):
+                entry["notes"].append(item)
             else:
-                pipe.send(("notes", item) if isinstance(item, str) else ("facts", item))
+                entry["figures"].append(item.row())
     except ModuleNotFoundError as error:
-        of_ours = (error.name or "").split(".")[0] in ("safe", "pipeline", "report", "gpu_parts")
-        state, reason = ("failed" if of_ours else "missing"), str(error)
+        ours = (error.name or "").split(".")[0] in ("safe", "pipeline", "tools")
+        entry |= {"state": "failed" if ours else "missing", "reason": str(error)}
     except Exception as error:  # noqa: BLE001  whatever it is, the other parts go on
-        state, reason = "failed", f"{type(error).__name__}: {error}"
-        pipe.send(("notes", traceback.format_exc()))
-    pipe.send(("end", {"state": state, "reason": reason}))
-
-
-def environment(setup: Setup) -> Iterable[dict[str, Any]]:
-    """Which GPU is this, and what drives it?"""
-    yield {
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "tf32 in convolutions": torch.backends.cudnn.allow_tf32,
-        "tf32 in products": torch.backends.cuda.matmul.allow_tf32,
-    }
-    if setup.device.type != "cuda":
-        return
-    card = torch.cuda.get_device_properties(setup.device)
-    yield {
-        "gpu": card.name,
-        "memory_gb": card.total_memory / 1e9,
-        "multiprocessors": card.multi_processor_count,
-        "capability": f"{card.major}.{card.minor}",
-    }
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-        yield {"driver": said.stdout.split()[0]}
-    except (OSError, subprocess.SubprocessError, IndexError) as error:
-        yield {"driver": f"unknown: {error}"}
+        entry |= {"state": "failed", "reason": f"{type(error).__name__}: {error}"}
+        entry["notes"].append(traceback.format_exc())
+    finally:
+        gc.collect()  # and so the memory of the card
+        if setup.on_gpu:
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-# Which model, which loss and which clips does every part use?
-#
-# The paper's: r3d_18, 7 windows of 4 frames at 112 x 112, 512 units a direction. Tiny ones where a
-# run is only tried out.
-
-WINDOWS: Final = 7
-K: Final = len(BASIC)
-MIXING: Final = {
-    "strategy": "tam",
-    "ratio": 0.5,
-    "mask_ratio": 0.5,
-    "block": 16,
-    "bank": 4,
-    "classes": K,
-}
-
-
-def build_safe(setup: Setup, *, dropout: float = 0.2) -> SAFE:
-    """Make SAFE on the device."""
-    model = SAFE(
-        classes=K,
-        backbone=setup.pick("r3d_18", "small"),
-        weights=None,
-        temporal="s2am2",
-        window=4,
-        stride=2,
-        hidden=setup.pick(512, 8),
-        dropout=dropout,
-    )
-    return model.to(setup.device)
-
-
-def build_loss(setup: Setup) -> ACL:
-    """Make the loss on the device, with the weights of params.yaml."""
-    acl = ACL(torch.ones(K), cal=True, fcl=True, top_k=1, tau=0.1, lambda_1=0.05, lambda_2=0.001)
-    return acl.to(setup.device)
-
-
-def crop_size(setup: Setup) -> int:
-    """Return the side of the clips that the model sees, in pixels."""
-    return setup.pick(112, 16)
-
-
-def draw_faces(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:
-    """Draw faces, uint8 [B, 16, 128, 128, 3], on the device, and labels, int64 [B], on the CPU."""
-    side = setup.pick(128, 32)
-    generator = torch.Generator().manual_seed(batch)
-    faces = torch.randint(256, (batch, 16, side, side, 3), dtype=torch.uint8, generator=generator)
-    return faces.to(setup.device), torch.arange(batch) % K

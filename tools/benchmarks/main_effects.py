@@ -1,9 +1,9 @@
-"""What does each module of Table IV do on the average over the four combinations of the others?
+"""The mean effect of each module of Table IV over the four combinations of the others.
 
     python -m tools.benchmarks.main_effects [SETTINGS]
 
-Reads what DVC holds of the sheet table4. Four pairs of rows differ in one module alone; their mean
-difference, with its interval over clips, is four times as many trainings as one pair of rows has.
+Reads what DVC holds of the experiment table4. Four pairs of rows differ in one module alone; their
+mean difference, with its interval over clips, is four times as many trainings as one pair has.
 """
 
 import sys

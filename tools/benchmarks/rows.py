@@ -1,19 +1,15 @@
-"""How long does a list of ten million clips take to a plan of training, and how much memory?
+"""The time and memory of a list of ten million clips, from its rows to the order of an epoch.
 
     python -m tools.benchmarks.rows [--quick] [--only ROWS]
 
 No clip is decoded and no tar is written: the list, in no order, names one file that is there (one
 that is not takes `index` longer), faces are drawn from a pool of a thousand tracks, and tars are
 empty files of the right length. All else is what the stages run: the list becomes a manifest, the
-faces a table, both a plan of the shards with every clip and its face, which becomes index.json and
-clips.parquet, which are opened and give the order of an epoch. Each size and each step is a process
-of its own: its seconds, those of its processor, and the most memory that was resident.
+faces a table, both the shards' index.json and clips.parquet, which are opened and give the order of
+an epoch. Each step is a process of its own: its seconds, and the most memory that was resident.
 """
 
-import argparse
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,9 +24,8 @@ import numpy as np
 from safe.params import load_config
 from safe.sample import DEFAULT_FRAMES
 from safe.taxonomy import BASIC, Classes
-from tools.benchmarks.report import Figure, publish
+from tools.harness import ROOT, Measured, alone, arguments, held, publish
 
-ROOT: Final = Path(__file__).parents[2]
 SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
 SECONDS: Final = 600
 MEMORY: Final = 4.0  # GiB
@@ -140,75 +135,54 @@ def plan(root: Path) -> None:
 
 
 STEPS: Final[dict[str, Callable[[Path], None]]] = {
-    "index": index,
-    "faces": faces,
-    "shard": shard,
-    "plan": plan,
+    one.__name__: one for one in (index, faces, shard, plan)
 }
 
 
+def take(name: str, root: Path) -> int:
+    """Take a step and return the most memory that it had, bytes."""
+    STEPS[name](root)
+    return held("self", "status", "VmHWM")
+
+
 def measure(rows: int) -> dict[str, tuple[float, float]]:
-    """Return seconds and GiB of each step, each in a process of its own."""
+    """Return seconds and GiB of each step, each in a process of its own, its start included."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         write_list(Path(folder), rows)
         for name in STEPS:
-            command = [
-                sys.executable,
-                "-m",
-                "tools.benchmarks.rows",
-                "--step",
-                name,
-                "--root",
-                folder,
-            ]
             start = time.perf_counter()
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{rows:,} rows, {name}: {done.stderr}")
-            most, cpu = map(float, done.stdout.split())
-            found[name] = (time.perf_counter() - start, most / 2**20)
-            seconds, memory = found[name]
-            told = f"{seconds:6.1f} s, of the processor {cpu:6.1f} s, {memory:.2f} GiB"
-            print(f"{rows:>10,} rows, {name:5}: {told}", flush=True)
-        size = (Path(folder) / "shards/index.json").stat().st_size
-        print(f"{rows:>10,} rows, index.json: {size / 1e6:.1f} MB", flush=True)
+            most = alone(take, name, Path(folder))
+            found[name] = (time.perf_counter() - start, most / 2**30)
+            print(f"{rows:>10,} rows, {name}: {found[name]}", file=sys.stderr, flush=True)
     return found
 
 
 def main() -> None:
     """Measure every size and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="up to a million, published nowhere")
-    parser.add_argument("--only", type=int, help="one size, published nowhere")
-    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    parser = arguments(__doc__, "up to a million rows")
+    parser.add_argument("--only", type=int, help="one size; keeps nothing")
     args = parser.parse_args()
-    if args.step:
-        STEPS[args.step](args.root)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        print(used.ru_maxrss, used.ru_utime + used.ru_stime)
-        return
     sizes = (args.only,) if args.only else SIZES[:3] if args.quick else SIZES
-    figures, totals = list[Figure](), []
+    measured, totals = list[Measured](), []
+
+    def add(what: str, value: float, unit: str = "x", most: float | None = None) -> None:
+        measured.append(Measured(what, value, value, value, unit=unit, most=most))
+
     for rows in sizes:
         steps = measure(rows)
-        total, most = sum(one for one, _ in steps.values()), max(one for _, one in steps.values())
-        totals.append(total)
         last = rows == SIZES[-1]
-        for what, value, unit, bound in (
-            (f"{rows:,} rows, list to plan", total, "s", SECONDS if last else None),
-            (f"{rows:,} rows, most memory", most, "GiB", MEMORY if last else None),
-        ):
-            figures.append(Figure(what, value, value, value, unit=unit, most=bound))
+        totals.append(sum(seconds for seconds, _ in steps.values()))
+        most = max(memory for _, memory in steps.values())
+        add(f"{rows:,} rows, list to plan", totals[-1], "s", SECONDS if last else None)
+        add(f"{rows:,} rows, most memory", most, "GiB", MEMORY if last else None)
     for name, (seconds, memory) in steps.items():
-        for value, unit in ((seconds, "s"), (memory, "GiB")):
-            figures.append(Figure(f"{sizes[-1]:,} rows, {name}", value, value, value, unit=unit))
+        add(f"{sizes[-1]:,} rows, {name}", seconds, "s")
+        add(f"{sizes[-1]:,} rows, {name}: memory", memory, "GiB")
     for (few, before), (many, after) in pairwise(zip(sizes, totals, strict=True)):
-        value = after / before / (many / few)
-        figures.append(Figure(f"time a row, {many:,} to {few:,}", value, value, value))
+        add(f"time a row, {many:,} to {few:,}", after / before / (many / few))
     note = f"No clip decoded, no tar written; {TAR} clips a tar. Each step a process, run once."
-    publish("rows", "Ten million rows", figures, note=note, keep=not (args.quick or args.only))
+    publish("rows", "Ten million rows", measured, note=note, quick=bool(args.quick or args.only))
 
 
 if __name__ == "__main__":

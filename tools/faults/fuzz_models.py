@@ -1,4 +1,4 @@
-"""What do load_model and load_checkpoint do with a damaged file?
+"""Damaged model folders and checkpoints before load_model and load_checkpoint.
 
 model.json, model.safetensors or a checkpoint is damaged. A ModelError in one line must come, or the
 very model and state that were stored; where checksums were made right again, a model that runs.
@@ -17,8 +17,11 @@ from typing import Any, Final
 import torch
 
 from safe.errors import ModelError
-from safe.saved import info_digest, load_model
-from safe.training.checkpoint import load_checkpoint
+from safe.models.registry import build_model
+from safe.saved import info_digest, load_model, save_model
+from safe.taxonomy import BASIC
+from safe.training.checkpoint import load_checkpoint, save_checkpoint
+from tools.faults.fuzz_videos import config
 from tools.faults.mutate import mutate, mutate_json, replace_file
 from tools.faults.watch import Outcome, try_all, watched
 
@@ -26,18 +29,36 @@ WORDS: Final = ("light", "r3d_18", "bilstm", "c3d", "m3dfel", "resnet18_lstm", "
 """Values that mean something in model.json or in the header of a safetensors file."""
 
 
-def fuzz_models(
+def make_original(scratch: Path) -> Path:
+    """Write a model folder and in it a folder of two checkpoints of some of its weights."""
+    folder = scratch / "model"
+    architecture = config().model.model_dump(exclude={"weights"})
+    torch.manual_seed(0)
+    weights = build_model(len(BASIC), **architecture, weights=None).state_dict()
+    info = {
+        "classes": list(BASIC),
+        "architecture": architecture,
+        "crop": 16,
+        "preprocessing": {"id": "0" * 16, "made_from": {"size": 16}},
+        "dataset": "synthetic",
+        "fold": 1,
+        "seed": 0,
+        "selection": {"rule": "last", "metric": None, "epoch": 2},
+        "train_clips": 100,
+        "params": config().model_dump(exclude={"runtime"}),
+        "history": [{"loss": 1.5}, {"loss": 1.25}],
+    }
+    save_model(folder, weights, info)
+    few = dict(list(weights.items())[:6])
+    save_checkpoint(folder / "checkpoints", few, {"step": 6, "epoch": 1})
+    save_checkpoint(folder / "checkpoints", few, {"step": 7, "epoch": 1})
+    return folder
+
+
+def fuzz(
     original: Path, numbers: Sequence[int], *, seed: int, workers: int, until: float
 ) -> Iterator[Outcome]:
-    """Try damaged copies of a model folder with checkpoints; an outcome for each number.
-
-    Args:
-        original: what tools.faults.mutate.make_model wrote; copies are made beside it.
-        numbers: of the mutants.
-        seed: of the round.
-        workers: processes.
-        until: time.monotonic() at which the round ends.
-    """
+    """Try damaged copies of a model folder with checkpoints, made beside it; an outcome each."""
     check = partial(check_model, original=original, seed=seed)
     setup = partial(_load, original)
     return try_all(check, numbers, part="models", workers=workers, until=until, setup=setup)

@@ -1,4 +1,4 @@
-"""What do the readers of training do with a damaged shard folder?
+"""Damaged shard folders before the readers of training.
 
 A tar, a table, an index or a JPEG is damaged, and where that is the question its checksums are made
 right again, as someone would who means harm. Then all that training does on the way to the pixels
@@ -21,32 +21,49 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.faces import find_faces
+from pipeline.pool.pool import Pool
+from pipeline.shard import write_shards
 from pipeline.tars import ShardWriter, write_index
 from safe.errors import DataError
-from safe.sample import DEFAULT_FRAMES
+from safe.sample import DEFAULT_FRAMES, encode_strip
 from safe.shards.folder import open_shards
 from safe.shards.loader import ClipReader
 from safe.shards.verify import verify
+from tools.faults.fuzz_videos import config
 from tools.faults.mutate import mutate, mutate_json, replace_file
 from tools.faults.watch import Outcome, try_all, watched
+from tools.harness import write_manifest
 
 TARS: Final = ("fold1-000000.tar", "fold2-000000.tar")
 
 
-def fuzz_shards(
+def make_original(folder: Path) -> Path:
+    """Write a shard folder of two tars with three clips each, by the project's own stages."""
+    root = folder / "strips"
+    root.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    files = [root / f"c{number:02d}.jpg" for number in range(6)]
+    for file in files:
+        coarse = rng.integers(0, 256, (DEFAULT_FRAMES, 4, 4, 3), dtype=np.uint8)
+        faces = coarse.repeat(4, axis=1).repeat(4, axis=2)
+        file.write_bytes(encode_strip(faces, 90, "420"))
+    settings, limits = config(), {"pool": Pool(deadline=60)}
+    tables = [folder / name for name in ("manifest.parquet", "faces.parquet")]
+    keys = [file.stem for file in files]
+    write_manifest(tables[0], files, keys=keys, source="strips", buckets=2)
+    find_faces(tables[0], Path("/"), tables[1], settings=settings.faces, **limits)
+    stages = {"settings": settings.shard, "faces_settings": settings.faces}
+    write_shards(*tables, Path("/"), folder / "shards", **stages, **limits)
+    return folder / "shards"
+
+
+def fuzz(
     original: Path, numbers: Sequence[int], *, seed: int, workers: int, until: float
 ) -> Iterator[Outcome]:
-    """Try damaged copies of a shard folder; an outcome for each number.
-
-    Args:
-        original: what tools.faults.mutate.make_shards wrote; copies are made beside it.
-        numbers: of the mutants.
-        seed: of the round.
-        workers: processes.
-        until: time.monotonic() at which the round ends.
-    """
+    """Try damaged copies of a shard folder, made beside it; an outcome for each number."""
     check = partial(check_shards, original=original, seed=seed)
-    setup = partial(_load, original)
+    setup = partial(_sound, original)
     return try_all(check, numbers, part="shards", workers=workers, until=until, setup=setup)
 
 
@@ -57,18 +74,12 @@ def check_shards(number: int, *, original: Path, seed: int) -> Outcome:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(original, folder)
     damage, changes = KINDS[kind]
-    what = damage(folder, seed, number)
-    outcome = Outcome("shards", number, f"{kind} {what}", "")
+    outcome = Outcome("shards", number, f"{kind} {damage(folder, seed, number)}", "")
     read = partial(_read, folder, original, changes)
     outcome = watched(read, outcome, inside=folder, refusal=DataError)
     if not outcome.finding:
         shutil.rmtree(folder)
     return outcome
-
-
-def _load(original: Path) -> None:
-    """Load in a child what every mutant needs, before its memory is bounded."""
-    _sound(original)
 
 
 @cache
@@ -184,7 +195,7 @@ _CELLS: Final[dict[type, tuple[Any, ...]]] = {
 
 
 def _damage_jpeg(folder: Path, seed: int, number: int) -> str:
-    """Damage one JPEG and write the tars anew around it, with all sums right."""
+    """Damage one JPEG and write the tars again around it, with all sums right."""
     index, rows = _tables(folder)
     tars = {name: (folder / name).read_bytes() for name in TARS}
     jpegs = [tars[row["shard"]][row["offset"] : row["offset"] + row["bytes"]] for row in rows]

@@ -1,6 +1,5 @@
-"""What do the stages faces and shard make of damaged videos?
+"""Damaged videos through the stages faces and shard, as they are, lot by lot.
 
-Damaged videos go through the stages as they are, lot by lot: a manifest, find_faces, write_shards.
 Every clip must be on record in both with a reason, the sound clip of each lot must be found, no
 clip may hold the stage up beyond its deadline, and this process, the parent, must stay as it was.
 """
@@ -8,33 +7,84 @@ clip may hold the stage up beyond its deadline, and this process, the parent, mu
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import av
 import pyarrow.parquet as pq
 
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
+from pipeline.synthetic.render import Clip, draw_clip
+from safe.config import Config
 from safe.errors import DataError
-from tools.faults.mutate import config, mutate, write_manifest
-from tools.faults.watch import Outcome, brief, general
+from safe.params import load_config
+from tools.faults.mutate import mutate
+from tools.faults.watch import MB, Outcome, brief, general
+from tools.harness import ROOT, held, write_manifest
 
 DEADLINE: Final = 10.0
 """Seconds a clip, and as many for its second try by the other decoder."""
-
 LOT: Final = 250
 """Mutants that go through the stages at once."""
-
 _SLACK: Final = 10.0
 """Seconds beyond both tries in which a child ends, another starts and a busy machine breathes."""
-
 _STATUSES: Final = ("ok", "partial", "missing", "error")
 _SOUND: Final = "sound"
 """Key of the clip in each lot that is not damaged."""
+
+OVERRIDES: Final = (
+    *("faces.detect_size=64", "shard.size=16", "augment.crop=16"),
+    *("model.hidden=8", "synthesize.size=96"),
+)
+_VIDEOS: Final = (
+    *(("h264.mp4", "libx264", 96), ("mpeg4.mp4", "mpeg4", 160), ("mpeg4.avi", "mpeg4", 96)),
+    *(("h264.mkv", "libx264", 128), ("h264.mov", "libx264", 64), ("vp9.webm", "libvpx-vp9", 96)),
+    *(("mjpeg.avi", "mjpeg", 64), ("h264.ts", "libx264", 96), ("h264.m2ts", "libx264", 64)),
+    *(("mpeg2.mpg", "mpeg2video", 96), ("mpeg1.mpg", "mpeg1video", 64), ("flv1.flv", "flv", 96)),
+    *(("h264.flv", "libx264", 64), ("ffv1.mkv", "ffv1", 64)),
+)
+"""File, encoder, side of a frame in pixels."""
+_ONE_THREAD: Final = {"preset": "superfast", "x264-params": "threads=1"}
+"""Of x264: with its usual settings it does not write the same bytes each time."""
+_LARGEST: Final = 300_000
+"""Bytes of a real video that is taken too."""
+
+
+def config() -> Config:
+    """Return the project's parameters, for tiny faces and models."""
+    return load_config(ROOT / "params.yaml", list(OVERRIDES))
+
+
+def make_videos(folder: Path, *, real: Path | None = None) -> list[Path]:
+    """Write the videos to be damaged; take small ones of a folder of real ones, where it is."""
+    folder.mkdir(parents=True)
+    for number, (name, codec, size) in enumerate(_VIDEOS, start=1):
+        settings = config().synthesize.model_copy(update={"size": size})
+        about = {"number": number, "identity": number, "label": "happy", "blend": ""}
+        drawn = Clip(**about, fold=1, share=1, peak=1)
+        # bitexact: no random ids, no version of FFmpeg, so that mutant n is the same in each
+        # round. faststart: one mp4 has its index in front, so that it survives a cut.
+        front = {"movflags": "+faststart"} if number == 1 else {}
+        with av.open(folder / name, "w", options={"fflags": "+bitexact", **front}) as container:
+            options = _ONE_THREAD if codec == "libx264" else {}
+            stream = container.add_stream(codec, rate=settings.fps, options=options)
+            stream.width = stream.height = size
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.codec_context.bit_rate = 100_000
+            stream.codec_context.gop_size = 12
+            for pixels in draw_clip(drawn, settings):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    found = [folder / name for name, *_ in _VIDEOS]
+    if real is not None and real.is_dir():
+        found += sorted(path for path in real.iterdir() if path.stat().st_size <= _LARGEST)
+    return found
 
 
 @dataclass
@@ -57,29 +107,26 @@ class Videos:
                 return
             yield from self._lot(list(numbers[start : start + LOT]))
             if start:  # the first lot loads what is loaded late
-                self.memory.append(_memory())
+                self.memory.append(held("self", "smaps_rollup", "Pss_Anon") / MB)
 
-    def write(self, number: int, folder: Path) -> tuple[str, str]:
-        """Write mutant `number`; return the name of its file and what was done."""
+    def write(self, number: int, folder: Path) -> tuple[Path, str]:
+        """Write mutant `number`; return its file and what was done."""
         original = self.originals[number % len(self.originals)]
-        other = self.originals[(number * 7 + 3) % len(self.originals)]
-        parts = {"seed": self.seed, "number": number, "other": other.read_bytes()}
-        mutant = mutate(original.read_bytes(), **parts)
-        name = f"m{number:06d}{original.suffix}"
-        (folder / name).write_bytes(mutant.data)
-        return name, f"{original.name} {mutant.what}"
+        other = self.originals[(number * 7 + 3) % len(self.originals)].read_bytes()
+        mutant = mutate(original.read_bytes(), seed=self.seed, number=number, other=other)
+        path = folder / f"m{number:06d}{original.suffix}"
+        path.write_bytes(mutant.data)
+        return path, f"{original.name} {mutant.what}"
 
     def _lot(self, numbers: list[int]) -> Iterator[Outcome]:
         """Take mutants through the stages; where a stage raises, each half is tried alone."""
         folder = self.scratch / f"lot-{numbers[0]}-{len(numbers)}"
         folder.mkdir(parents=True)
         made = {number: self.write(number, folder) for number in numbers}
-        sound = f"{_SOUND}{self.originals[0].suffix}"
-        shutil.copyfile(self.originals[0], folder / sound)
-        files = [name for name, _ in made.values()]
-        write_manifest(self.scratch / "manifest.parquet", [*files, sound], folder, source="video")
+        sound = folder / f"{_SOUND}{self.originals[0].suffix}"
+        shutil.copyfile(self.originals[0], sound)
         try:
-            rows = self._stages(folder)
+            rows = self._stages(sorted([*(path for path, _ in made.values()), sound]))
         except Exception as error:  # noqa: BLE001  which exceptions come is the question
             if len(numbers) == 1:
                 what, problem = made[numbers[0]][1], f"{type(error).__name__}: {error!s:.200}"
@@ -92,21 +139,23 @@ class Videos:
             return
         finally:
             shutil.rmtree(folder)
-        for number, (name, what) in made.items():
-            came, finding = _judge(rows.get(Path(name).stem))
+        for number, (path, what) in made.items():
+            came, finding = _judge(rows.get(path.stem))
             if finding:
                 self.write(number, self.scratch)  # kept
             yield Outcome("videos", number, what, came, finding=finding)
 
-    def _stages(self, root: Path) -> dict[str, dict[str, Any]]:
+    def _stages(self, files: list[Path]) -> dict[str, dict[str, Any]]:
         """Run faces and shard; return the row of each clip with the reason why it is left out."""
         manifest, faces, out = (self.scratch / name for name in ("manifest.parquet", "f", "shards"))
-        settings = config()
-        pool = Pool(workers=self.workers, deadline=DEADLINE, memory=settings.runtime.memory)
-        both = {"pool": pool, "settings": settings.faces, "on_done": self._clock()}
-        find_faces(manifest, root, faces, **both)
-        both |= {"settings": settings.shard, "on_done": self._clock()}
-        write_shards(manifest, faces, root, out, faces_settings=settings.faces, **both)
+        write_manifest(manifest, files, keys=[path.stem for path in files], buckets=2)
+        settings, root = config(), Path("/")
+        memory = settings.runtime.memory
+        limits = {"pool": Pool(workers=self.workers, deadline=DEADLINE, memory=memory)}
+        timed = {"settings": settings.faces, "on_done": self._clock()}
+        find_faces(manifest, root, faces, **timed, **limits)
+        timed = {"settings": settings.shard, "on_done": self._clock()}
+        write_shards(manifest, faces, root, out, faces_settings=settings.faces, **timed, **limits)
         rows = {row.pop("clip"): row for row in read_faces(faces).to_pylist()}
         left_out = json.loads((out / "index.json").read_text())["left_out"]
         reasons = {entry["clip"]: entry["reason"] for entry in left_out}
@@ -120,7 +169,7 @@ class Videos:
             raise DataError(f"the sound clip is not stored: {rows[_SOUND]}")
         return rows
 
-    def _clock(self) -> Any:
+    def _clock(self) -> Callable[[int], None]:
         """Return an on_done that keeps the longest wait for a clip."""
         last = time.monotonic()
 
@@ -161,9 +210,3 @@ def _judge(row: dict[str, Any] | None) -> tuple[str, str]:
     if "crashed (exit code" in reason:
         problems.append("a child process ended by itself")
     return came, "; ".join(problems)
-
-
-def _memory() -> float:
-    """Return the anonymous memory of this process, in megabytes."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss_Anon:"))

@@ -1,4 +1,4 @@
-"""Does a run that is killed at a random moment, again and again, end with the same bytes?
+"""Runs that are killed at random moments, again and again, and must end with the same bytes.
 
     python -m tools.faults.kill [--kills 200] [--seed 0] [--minutes 25] [--lanes 2]
 
@@ -28,13 +28,7 @@ from typing import Any, Final
 
 import numpy as np
 
-# What does a stage leave behind when it is killed, and does it end with the same bytes after that?
-#
-# A scratch folder goes through the stages undisturbed, as users run them, and its outputs are
-# noted.
-# Then one stage at a time is killed there, looked at, run again and compared.
-
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tools.harness import ROOT, keep
 
 OUTPUTS: Final = {
     "synthesize": "data/raw/synthetic",
@@ -52,21 +46,10 @@ TIMED: Final = ("model.json", "live")
 """Files that tell the clock: clips a second are in them."""
 
 SETTINGS: Final = (
-    "synthesize.clips=42",
-    "synthesize.identities=10",
-    "synthesize.size=96",
-    "synthesize.tail=0",
-    "faces.detect_size=160",
-    "shard.size=48",
-    "shard.clips=4",
-    "augment.crop=32",
-    "tam.bank=2",
-    "model.hidden=16",
-    "train.epochs=4",
-    "train.batch=4",
-    "train.warmup=0",
-    "runtime.device=cpu",
-    "runtime.checkpoint_steps=4",
+    *("synthesize.clips=42", "synthesize.identities=10", "synthesize.size=96", "synthesize.tail=0"),
+    *("faces.detect_size=160", "shard.size=48", "shard.clips=4", "augment.crop=32", "tam.bank=2"),
+    *("model.hidden=16", "train.epochs=4", "train.batch=4", "train.warmup=0"),
+    *("runtime.device=cpu", "runtime.checkpoint_steps=4"),
 )
 """What makes every stage last a few seconds; 15 shards, 32 steps."""
 
@@ -101,16 +84,14 @@ class Lane:
     def _start(self, verb: str) -> subprocess.Popen[bytes]:
         """Start a verb as the leader of a process group of its own."""
         if verb == "train" and self._checkpoints():
-            self._count(verb, "resumes")
-        command = [sys.executable, "-m", "cli", verb]
-        for setting in SETTINGS:
-            command += ["-S", setting]
+            self.counts[verb, "resumes"] += 1
+        sets = [word for setting in SETTINGS for word in ("-S", setting)]
+        command = [sys.executable, "-m", "cli", verb, *sets]
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         env.pop("DVC_ROOT", None)
         with (self.folder / "said.txt").open("wb") as said:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=env, stdout=said, stderr=said, start_new_session=True
-            )
+            where = {"cwd": self.folder, "env": env, "stdout": said, "stderr": said}
+            return subprocess.Popen(command, **where, start_new_session=True)
 
     def said(self) -> str:
         """Return what the last verb printed."""
@@ -148,15 +129,16 @@ class Lane:
         if how == "child":
             killed, code = self._kill_child(verb, process)
             if killed:
-                self._count(verb, "child killed, " + ("ended with a line" if code else "went on"))
+                ended = "ended with a line" if code else "went on"
+                self.counts[verb, f"child killed, {ended}"] += 1
         else:
             killed = process.poll() is None
             kill(process.pid if how == "parent" else -process.pid)
             code = process.wait()
             if killed:
-                self._count(verb, self._under_way(verb))
+                self.counts[verb, self._under_way(verb)] += 1
         if killed:  # else it had ended, or had no child to the end
-            self._count(verb, "kills")
+            self.counts[verb, "kills"] += 1
         end = time.monotonic() + GRACE
         while group(process.pid) and time.monotonic() < end:
             time.sleep(0.01)
@@ -166,11 +148,7 @@ class Lane:
         return code == 0
 
     def _kill_child(self, verb: str, leader: subprocess.Popen[bytes]) -> tuple[bool, int]:
-        """Kill one process of the group that is not the leader, if one comes.
-
-        Returns:
-            Whether one was killed, and the leader's exit code.
-        """
+        """Kill a process of the group that is not the leader; say if one came, and how it ended."""
         children: list[int] = []
         while leader.poll() is None:
             if children := [pid for pid in group(leader.pid) if pid != leader.pid]:
@@ -187,9 +165,6 @@ class Lane:
         if code and (said.count("safe-cli: ") != 1 or "Traceback" in said):
             self.wrong.append(f"{verb}: {code}, not one line after the kill of a child: {said}")
         return bool(children), code
-
-    def _count(self, verb: str, what: str) -> None:
-        self.counts[verb, what] += 1
 
     def _under_way(self, verb: str) -> str:
         """Name what a killed stage was at, from what it left."""
@@ -290,8 +265,7 @@ def run_lane(folder: Path, seed: tuple[int, int], kills: int, end: float) -> Lan
 def survive(scratch: Path, *, kills: int, seed: int, minutes: float, lanes: int) -> dict[str, Any]:
     """Kill at least `kills` times, in `lanes` folders at once.
 
-    Returns:
-        `counts` by (stage, what), `wrong`, a list of lines, and `seconds`.
+    Out: `counts` by (stage, what), `wrong`, a list of lines, and `seconds`.
     """
     began = time.monotonic()
     share, end = -(-kills // lanes), began + 60 * minutes
@@ -309,7 +283,7 @@ def survive(scratch: Path, *, kills: int, seed: int, minutes: float, lanes: int)
 
 
 def describe(found: dict[str, Any]) -> dict[str, Any]:
-    """Turn what `survive` found into what tools.faults.page keeps."""
+    """Turn what `survive` found into what is kept."""
     counts, wrong = found["counts"], found["wrong"]
 
     def total(what: str) -> int:
@@ -336,8 +310,8 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run, keep and print the figures; 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(description="Kill stages at random moments.")
+    """Run, keep and print the counts; 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=25)
@@ -346,8 +320,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="safe-kill-") as scratch:
         found = survive(Path(scratch), **settings)
     print("\n".join(found["wrong"]), file=sys.stderr)
-    from tools.faults.page import keep
-
     keep("kill", describe(found))
     return 1 if found["wrong"] else 0
 

@@ -1,8 +1,8 @@
-"""Which damaged file is mutant `number` of these bytes?
+"""Mutants: damaged copies of bytes and of JSON, each a function of (seed, number, original) alone.
 
-Bytes go in, other bytes come out: cut, flipped, filled, shifted, spliced, or with extreme numbers
-in the places where a container keeps its sizes. A function of (seed, number, bytes) alone, so a
-finding can be made again from two numbers.
+Bytes are cut, flipped, filled, shifted, spliced, or get extreme numbers where a container keeps its
+sizes. A document stays valid JSON nearly always, so that it reaches the code behind the parser, but
+with a key gone, a value of another type, a huge number, a path that leaves the folder.
 """
 
 import copy
@@ -10,24 +10,8 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import av
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.faces import find_faces
-from pipeline.manifest import SCHEMA, with_classes
-from pipeline.pool.pool import Pool
-from pipeline.shard import write_shards
-from pipeline.synthetic.render import Clip, draw_clip
-from safe.config import Config
-from safe.params import load_config
-from safe.sample import DEFAULT_FRAMES, encode_strip
-from safe.taxonomy import BASIC
+from typing import Any, Final, NamedTuple
 
 _BLOCK: Final = 512
 """Bytes of a tar header, and the unit of a tar."""
@@ -68,8 +52,7 @@ _PACKS: Final = (b"\0\0\1\xba", b"\0\0\1\xbb", b"\0\0\1\xe0", b"\0\0\1\xbe")
 _JPEG: Final = (b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xdb", b"\xff\xda", b"\xff\xe0")
 
 
-@dataclass(frozen=True)
-class Mutant:
+class Mutant(NamedTuple):
     """A damaged copy of some bytes."""
 
     data: bytes
@@ -77,14 +60,12 @@ class Mutant:
     """The changes, in their order: "cut" or "flip+sizes"."""
 
 
-@dataclass(frozen=True)
-class _Number:
-    """A place in a file where a whole number stands."""
+class _Number(NamedTuple):
+    """Where a whole number stands in a file."""
 
     at: int
     width: int
-    order: str
-    """"big" or "little", of its bytes."""
+    order: str  # "big" or "little", of its bytes
 
 
 def mutate(data: bytes, *, seed: int, number: int, other: bytes = b"") -> Mutant:
@@ -300,29 +281,13 @@ def replace_file(path: Path, rng: random.Random) -> str:
     return what
 
 
-# Which damaged document is mutant `number` of this JSON?
-#
-# A document goes in, the text of another comes out: valid JSON nearly always, so that it reaches
-# the
-# code behind the parser, but with a key gone, a value of another type, a huge number, a path that
-# leaves the folder. A function of (seed, number, document) alone.
+# JSON
 
 _DEEP: Final = "@deep@"
 _VALUES: Final = (
     *(None, True, False, 0, 1, -1, 0.5, -0.0, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30),
-    *(
-        float("nan"),
-        float("inf"),
-        1e308,
-        "",
-        "x",
-        "0",
-        "-1",
-        "two\nlines",
-        "nul\0",
-        "\u202e",
-        "x" * 5000,
-    ),
+    *(float("nan"), float("inf"), 1e308, "", "x", "0", "-1", "two\nlines", "nul\0", "\u202e"),
+    "x" * 5000,
     *("../x", "../../etc/passwd", "/etc/passwd", "pipe:rm", "file:///etc/passwd", ".", "a/b"),
     *("http://127.0.0.1:1/x", "\ud800", [], {}, [None], [[]], {"": None}, [0] * 1000),
     *({"file": "../x"}, _DEEP),
@@ -386,145 +351,3 @@ def _change(node: Any, key: Any, rng: random.Random, values: Sequence[Any]) -> s
         node[key] = copy.deepcopy(rng.choice(values))
         return "replace"
     return name
-
-
-# Which sound files are the mutants made from?
-#
-# Small videos of drawn faces in every container of the promise, a shard folder, a model folder and
-# a checkpoint, all written by the project's own code (videos: PyAV).
-
-ROOT: Final = Path(__file__).parents[2]
-
-OVERRIDES: Final = (
-    "faces.detect_size=64",
-    "shard.size=16",
-    "augment.crop=16",
-    "model.hidden=8",
-    "synthesize.size=96",
-)
-
-_VIDEOS: Final = (
-    ("h264.mp4", "libx264", 96),
-    ("mpeg4.mp4", "mpeg4", 160),
-    ("mpeg4.avi", "mpeg4", 96),
-    ("h264.mkv", "libx264", 128),
-    ("h264.mov", "libx264", 64),
-    ("vp9.webm", "libvpx-vp9", 96),
-    ("mjpeg.avi", "mjpeg", 64),
-    ("h264.ts", "libx264", 96),
-    ("h264.m2ts", "libx264", 64),
-    ("mpeg2.mpg", "mpeg2video", 96),
-    ("mpeg1.mpg", "mpeg1video", 64),
-    ("flv1.flv", "flv", 96),
-    ("h264.flv", "libx264", 64),
-    ("ffv1.mkv", "ffv1", 64),
-)
-"""File, encoder, side of a frame in pixels."""
-
-_ONE_THREAD: Final = {"preset": "superfast", "x264-params": "threads=1"}
-"""Of x264: with its usual settings it does not write the same bytes each time."""
-
-_LARGEST: Final = 300_000
-"""Bytes of a real video that is taken too."""
-
-
-def config() -> Config:
-    """Return the project's parameters, for tiny faces and models."""
-    return load_config(ROOT / "params.yaml", list(OVERRIDES))
-
-
-def make_videos(folder: Path, *, real: Path | None = None) -> list[Path]:
-    """Write the videos to be damaged; take small ones of a folder of real ones, where it is."""
-    folder.mkdir(parents=True)
-    for number, (name, codec, size) in enumerate(_VIDEOS, start=1):
-        settings = config().synthesize.model_copy(update={"size": size})
-        drawn = Clip(
-            number=number, identity=number, fold=1, label="happy", blend="", share=1, peak=1
-        )
-        # bitexact: no random ids, no version of FFmpeg, so that mutant n is the same in each
-        # round. faststart: one mp4 has its index in front, so that it survives a cut.
-        front = {"movflags": "+faststart"} if number == 1 else {}
-        with av.open(folder / name, "w", options={"fflags": "+bitexact", **front}) as container:
-            options = _ONE_THREAD if codec == "libx264" else {}
-            stream = container.add_stream(codec, rate=settings.fps, options=options)
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.codec_context.bit_rate = 100_000
-            stream.codec_context.gop_size = 12
-            for pixels in draw_clip(drawn, settings):
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-    found = [folder / name for name, *_ in _VIDEOS]
-    if real is not None and real.is_dir():
-        found += sorted(path for path in real.iterdir() if path.stat().st_size <= _LARGEST)
-    return found
-
-
-def write_manifest(path: Path, files: list[str], root: Path, *, source: str) -> None:
-    """Write a manifest of files below `root`, in the order of their names, in two buckets."""
-    rows = [
-        {
-            "clip": Path(name).stem,
-            "path": name,
-            "label": number % len(BASIC),
-            "bucket": f"fold{1 + number % 2}",
-            "source": source,
-            "bytes": (root / name).stat().st_size,
-        }
-        for number, name in enumerate(sorted(files))
-    ]
-    pq.write_table(with_classes(pa.Table.from_pylist(rows, SCHEMA), BASIC), path)
-
-
-def make_shards(folder: Path) -> Path:
-    """Write a shard folder of two tars with three clips each, by the project's own stages."""
-    root = folder / "strips"
-    root.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    names = [f"c{number:02d}.jpg" for number in range(6)]
-    for name in names:
-        coarse = rng.integers(0, 256, (DEFAULT_FRAMES, 4, 4, 3), dtype=np.uint8)
-        faces = coarse.repeat(4, axis=1).repeat(4, axis=2)
-        (root / name).write_bytes(encode_strip(faces, 90, "420"))
-    settings = config()
-    tables = [folder / name for name in ("manifest.parquet", "faces.parquet")]
-    write_manifest(tables[0], names, root, source="strips")
-    find_faces(
-        tables[0], root, tables[1], settings=settings.faces, pool=Pool(workers=1, deadline=60)
-    )
-    out = folder / "shards"
-    stages = {"settings": settings.shard, "faces_settings": settings.faces}
-    write_shards(*tables, root, out, **stages, pool=Pool(workers=1, deadline=60))
-    return out
-
-
-def make_model(folder: Path) -> Path:
-    """Write a model folder and in it a folder of two checkpoints of some of its weights."""
-    import torch
-
-    from safe.models.registry import build_model
-    from safe.saved import save_model
-    from safe.training.checkpoint import save_checkpoint
-
-    architecture = config().model.model_dump(exclude={"weights"})
-    torch.manual_seed(0)
-    weights = build_model(len(BASIC), **architecture, weights=None).state_dict()
-    info = {
-        "classes": list(BASIC),
-        "architecture": architecture,
-        "crop": 16,
-        "preprocessing": {"id": "0" * 16, "made_from": {"size": 16}},
-        "dataset": "synthetic",
-        "fold": 1,
-        "seed": 0,
-        "selection": {"rule": "last", "metric": None, "epoch": 2},
-        "train_clips": 100,
-        "params": config().model_dump(exclude={"runtime"}),
-        "history": [{"loss": 1.5}, {"loss": 1.25}],
-    }
-    save_model(folder, weights, info)
-    few = dict(list(weights.items())[:6])
-    save_checkpoint(folder / "checkpoints", few, {"step": 6, "epoch": 1})
-    save_checkpoint(folder / "checkpoints", few, {"step": 7, "epoch": 1})
-    return folder

@@ -209,24 +209,15 @@ def make(recipe: Recipe, folder: Path) -> Path:
         elif step == "cut":
             path.write_bytes(before.read_bytes()[int(words[0]) * int(words[1]) :])
         else:
-            places = [int(word) for word in words]
-            path.write_bytes(add_empty_chunks(before.read_bytes(), places))
+            path.write_bytes(add_empty_chunks(before.read_bytes(), list(map(int, words))))
         before.unlink()
     return path
 
 
 def _encode(recipe: Recipe, path: Path) -> None:
     width, height = recipe.size
-    given = [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        f"{width}x{height}",
-        "-framerate",
-        recipe.rate,
-    ]
+    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+    given += ["-framerate", recipe.rate]
     late = recipe.sound or 0.0
     picture = [*(["-itsoffset", f"{-late}"] if late < 0 else []), *given, "-i", "-"]
     sound: list[str] = []
@@ -250,13 +241,8 @@ def _encode(recipe: Recipe, path: Path) -> None:
 def add_empty_chunks(avi: bytes, before: list[int]) -> bytes:
     """Put empty chunks into an AVI of one video stream, as a webcam does that loses frames.
 
-    Args:
-        avi: the file, as ffmpeg's muxer writes it.
-        before: numbers of frames; an empty chunk comes before each, or at the end for the number
-            of frames there are.
-
-    Returns:
-        The file, its header counting the empty chunks too.
+    One comes before each frame that `before` names, or at the end for the number of frames there
+    are. The file's header counts them too.
     """
     start = avi.index(b"movi")
     size = int.from_bytes(avi[start - 4 : start], "little")
@@ -266,7 +252,8 @@ def add_empty_chunks(avi: bytes, before: list[int]) -> bytes:
         if name == b"00dc":
             chunks.append(body[at + 8 : at + 8 + length])
         at += 8 + length + length % 2
-    keys = _keys(avi, len(chunks))
+    flags = avi.rindex(b"idx1") + 8  # of each frame, in an index of rows of 16 bytes
+    keys = [int.from_bytes(avi[flags + 16 * n + 4 :][:4], "little") for n in range(len(chunks))]
     wanted: list[tuple[bytes, int]] = []
     for number in range(len(chunks) + 1):
         wanted += [(b"", 0)] * before.count(number)
@@ -283,10 +270,3 @@ def add_empty_chunks(avi: bytes, before: list[int]) -> bytes:
     content = b"AVI " + bytes(head) + b"LIST" + struct.pack("<I", len(movi)) + movi
     content += b"idx1" + struct.pack("<I", len(index)) + index
     return b"RIFF" + struct.pack("<I", len(content)) + content
-
-
-def _keys(avi: bytes, count: int) -> list[int]:
-    """Return the flags that the index of an AVI gives each frame."""
-    start = avi.rindex(b"idx1") + 8
-    rows = (avi[start + 16 * number : start + 16 * number + 16] for number in range(count))
-    return [int.from_bytes(row[4:8], "little") for row in rows]

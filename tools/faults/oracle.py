@@ -1,9 +1,9 @@
 """A judge of the frames that a video is said to show, by what ffmpeg shows of it.
 
-In: a video of tools/faults/numbered.py, and what the project answers about it: 16 frames of a
-clip, the
-windows of a film, a strip of a shard. Out: how many frames are not the frame of their place. What
-is right is what the ffmpeg program decodes, in the order in which it shows it, with its stamps.
+In: a video of tools/faults/numbered.py, and what the project answers about it: 16 frames of a clip,
+the windows of a film, a strip of a shard. Out: how many frames are not the frame of their position.
+What is right is what the ffmpeg program decodes, in the order in which it shows it, with its
+stamps.
 """
 
 import re
@@ -164,14 +164,18 @@ def refused(reason: str) -> Verdict:
     return Verdict("unknown" if unknown else "refused", reason)
 
 
+def _told(error: Exception) -> str:
+    """Return why something is refused; any other error is a finding, and the table goes on."""
+    said = "" if isinstance(error, DataError) else f"{_RAISED}{type(error).__name__}: "
+    return f"{said}{error}"
+
+
 def ask(path: Path, decoder: Decoder) -> Decoded | str:
     """Return what the project gives as the 16 frames of a clip, or why it refuses it."""
     try:
         return read_video(path, decoder=decoder)
-    except DataError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001  whatever comes is a finding, and the table goes on
-        return f"{_RAISED}{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001  see _told
+        return _told(error)
 
 
 def judge(answer: Decoded | str, truth: Truth, area: Area | None) -> Verdict:
@@ -186,14 +190,11 @@ def judge(answer: Decoded | str, truth: Truth, area: Area | None) -> Verdict:
     for frame, index in zip(answer.frames, answer.indices, strict=True):
         judge_frame(verdict, frame, index, truth, area)
     verdict.pixels = difference(answer, truth)
-    if (
-        verdict.pixels
-        and not verdict.wrong
-        and (verdict.pixels > (_MEAN,) or verdict.pixels[1] > _P99)
-    ):
-        verdict.faults.append(
-            "pixels off by {:.2f}, 99 % by at most {:.0f}, {}".format(*verdict.pixels)
-        )
+    if verdict.pixels and not verdict.wrong:
+        mean, p99, most = verdict.pixels
+        if mean >= _MEAN or p99 > _P99:
+            told = f"pixels off by {mean:.2f}, 99 % by at most {p99:.0f}, {most}"
+            verdict.faults.append(told)
     return verdict
 
 
@@ -272,10 +273,8 @@ def judge_film(path: Path, truth: Truth, area: Area | None) -> Verdict:
             for frame, index in zip(decoded.frames, decoded.indices, strict=True):
                 judge_frame(verdict, frame, index, truth, area)
                 _judge_time(verdict, index, window, truth)
-    except DataError as error:
-        return refused(str(error))
-    except Exception as error:  # noqa: BLE001  whatever comes is a finding, and the table goes on
-        return refused(f"{_RAISED}{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  see _told
+        return refused(_told(error))
     return verdict
 
 

@@ -1,4 +1,4 @@
-"""Does memory grow, however many batches are read and clips are decoded?
+"""The soak: memory, however many batches are read and clips are decoded, must not grow.
 
     python -m tools.faults.soak [--quick] [--batches 20000] [--clips 5000]
 
@@ -8,13 +8,10 @@ and then the memory of that process and of each child is looked at, with their o
 only.
 """
 
-import argparse
 import os
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -24,10 +21,10 @@ from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.synthetic.plan import synthesize
 from safe.params import load_config
-from tools.faults.page import keep
+from tools.harness import ROOT, alone, arguments, fast_scratch, held, keep, table, write_manifest
 
 CONFIG: Final = load_config(
-    Path(__file__).parents[2] / "params.yaml",
+    ROOT / "params.yaml",
     ["synthesize.clips=35", "synthesize.identities=35", "faces.detect_size=160"],
 )
 WORKERS: Final = 2
@@ -82,13 +79,6 @@ def children(process: int) -> list[int]:
     return sorted(own + [more for child in own for more in children(child)])
 
 
-def held(process: int, file: str, *names: str) -> int:
-    """Add up the lines `name: number kB` of a file of /proc/PID; in bytes."""
-    lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
-    found = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
-    return sum(1024 * int(found[name]) for name in names)
-
-
 def soak_batches(count: int, scratch: Path, *, every: int) -> list[Look]:
     """Read `count` batches from shards and crop and normalise them, as a training step does."""
     # Here, so that the children of the other run do not load torch, which theirs do not in earnest.
@@ -107,7 +97,8 @@ def soak_batches(count: int, scratch: Path, *, every: int) -> list[Look]:
     rows = np.arange(len(folder.label))
     epochs = -(-count // (len(rows) // BATCH))
     plan = TrainPlan(rows, folder.shard, batch=BATCH, epochs=epochs, seed=0)
-    prepare, generator = Transforms([CropFlip(CROP, 0.5)]), torch.Generator().manual_seed(0)
+    prepare = Transforms([CropFlip(CROP, 0.5)])
+    generator = torch.Generator().manual_seed(0)
     for done, batch in enumerate(load_batches(folder, plan, workers=WORKERS), start=1):
         prepare(batch["faces"], batch["label"], generator)
         if done % every == 0:
@@ -125,8 +116,6 @@ def soak_clips(
     Returns:
         The looks, and what `find_faces` counted.
     """
-    from tools.benchmarks.shard_build import write_manifest  # here: it loads much that stays
-
     looks: list[Look] = []
 
     def on_done(done: int) -> None:
@@ -135,13 +124,13 @@ def soak_clips(
 
     listed = [videos[number % len(videos)] for number in range(count)]
     found = find_faces(
-        write_manifest(listed, scratch / "manifest.parquet"),
+        write_manifest(scratch / "manifest.parquet", listed),
         Path("/"),
         scratch / "faces.parquet",
         settings=CONFIG.faces,
+        pool=replace(Pool.of(CONFIG.runtime), workers=WORKERS),
         leave=Leave(scratch / "strips.zip", CONFIG.shard),
         on_done=on_done,
-        pool=Pool(workers=WORKERS, deadline=CONFIG.runtime.deadline, memory=CONFIG.runtime.memory),
     )
     return looks, found
 
@@ -201,22 +190,19 @@ def judge(what: str, looks: Sequence[Look]) -> tuple[list[dict[str, Any]], list[
 
 def main() -> int:
     """Run both, print and keep what came out; 1 if something grew."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="short, kept nowhere")
+    parser = arguments(__doc__, "short")
     parser.add_argument("--batches", type=int, default=20_000)
     parser.add_argument("--clips", type=int, default=5_000)
     args = parser.parse_args()
     batches, clips = (200, 100) if args.quick else (args.batches, args.clips)
-    quickest = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=quickest) as temporary:
+    with tempfile.TemporaryDirectory(dir=fast_scratch()) as temporary:
         scratch = Path(temporary)
         videos = make_videos(scratch / "videos")
         # Two processes, so that neither run begins with what the other left.
-        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as alone:
-            read = alone.submit(soak_batches, batches, scratch, every=max(1, batches // 100))
-            faces = alone.submit(soak_clips, videos, clips, scratch, every=max(1, clips // 100))
-            judged = [judge("batches", read.result()), judge("clips", faces.result()[0])]
-            counts = ", ".join(f"{count} {status}" for status, count in faces.result()[1].items())
+        read = alone(soak_batches, batches, scratch, every=max(1, batches // 100))
+        faces, came = alone(soak_clips, videos, clips, scratch, every=max(1, clips // 100))
+    judged = [judge("batches", read), judge("clips", faces)]
+    counts = ", ".join(f"{count} {status}" for status, count in came.items())
     rows, sentences, well = (list(part) for part in zip(*judged, strict=True))
     found = {
         "title": "Soak",
@@ -225,7 +211,7 @@ def main() -> int:
         "rows": [*rows[0], *rows[1]],
     }
     if args.quick:
-        print(*found["summary"], *found["rows"], sep="\n")
+        print(*found["summary"], table(found["rows"]), sep="\n")
     else:
         keep("soak", found)
     return 0 if all(well) else 1

@@ -4,7 +4,6 @@ The reader of a hostile file runs in a child process of pipeline.pool.children t
 """
 
 import re
-import resource
 import sys
 import time
 import traceback
@@ -18,9 +17,22 @@ from typing import Any, Final
 from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from safe.errors import SafeError
+from tools.harness import ROOT, held
 
+MB: Final = 2**20
+LONGEST: Final = 10.0
+"""Seconds for one mutant; the reader needs some milliseconds."""
+_LOT: Final = 25
+"""Mutants that a child takes at once; if it dies of one, each is tried alone."""
+_SPARE: Final = 1.5
+"""GiB that a child may take beyond what it has once it has loaded all."""
+_MOST: Final = 64
+"""Megabytes that one mutant may add to the peak of a child's resident memory."""
 _RARE: Final = 0.01
 """Share of the mutants below which an outcome has no row of its own."""
+_FORBIDDEN: Final = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork")
+_OWN: Final = (sys.prefix, sys.base_prefix, str(ROOT), "/proc", "/dev", "/sys")
+"""Where Python itself reads: a module that is imported late."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +60,11 @@ class Tally:
     part: str
     counts: Counter[str] = field(default_factory=Counter)
     findings: list[Outcome] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-    """What else was measured: seconds, megabytes."""
     memory: list[float] = field(default_factory=list)
     """Megabytes after each mutant or lot."""
+    seconds: float = 0.0
+    longest: float = 0.0
+    """Seconds, the longest wait for a clip."""
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Count outcomes and print those that are findings."""
@@ -61,29 +74,30 @@ class Tally:
                 self.memory.append(outcome.memory)
             if outcome.finding:
                 self.findings.append(outcome)
-                place = f"{outcome.part}:{outcome.number}"
-                print(f"FINDING {place} ({outcome.what}): {outcome.finding}", flush=True)
+                name = f"{outcome.part}:{outcome.number}"
+                print(f"FINDING {name} ({outcome.what}): {outcome.finding}", flush=True)
 
     @property
     def total(self) -> int:
         """How many mutants were tried."""
         return self.counts.total()
 
-    def grown(self) -> str:
-        """Say how the memory went: its highest in the first and in the last fifth."""
+    def _fifths(self) -> tuple[float, float] | None:
+        """Return the highest memory in the first and in the last fifth; None of fewer than 5."""
         fifth = len(self.memory) // 5
-        if not fifth:
+        return (max(self.memory[:fifth]), max(self.memory[-fifth:])) if fifth else None
+
+    def grown(self) -> str:
+        """Say how the memory went."""
+        fifths = self._fifths()
+        if fifths is None:
             return ""
-        first, last = self._fifths(fifth)
-        return f"{first:.0f} MB at most in the first fifth, {last:.0f} MB in the last"
+        return "{:.0f} MB at most in the first fifth, {:.0f} MB in the last".format(*fifths)
 
     def leaks(self) -> bool:
-        """Whether the memory grew by more than a tenth; not asked of fewer than 5 lots."""
-        fifth = len(self.memory) // 5
-        return bool(fifth) and self._fifths(fifth)[1] > 1.1 * self._fifths(fifth)[0]
-
-    def _fifths(self, fifth: int) -> tuple[float, float]:
-        return max(self.memory[:fifth]), max(self.memory[-fifth:])
+        """Whether the memory grew by more than a tenth."""
+        fifths = self._fifths()
+        return fifths is not None and fifths[1] > 1.1 * fifths[0]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the counts for the page, the most frequent first; rare ones as one row."""
@@ -109,24 +123,6 @@ def brief(reason: str) -> str:
     return ": ".join(reason.split(": ")[:2])[:90]
 
 
-LONGEST: Final = 10.0
-"""Seconds for one mutant; the reader needs some milliseconds."""
-
-_LOT: Final = 25
-"""Mutants that a child takes at once; if it dies of one, each is tried alone."""
-
-_SPARE: Final = 1.5
-"""GiB that a child may take beyond what it has once it has loaded all."""
-
-_MOST: Final = 64
-"""Megabytes that one mutant may add to the peak of a child's resident memory."""
-
-_FORBIDDEN: Final = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork")
-
-_OWN: Final = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc", "/dev", "/sys")
-"""Where Python itself reads: a module that is imported late."""
-
-
 def try_all(
     check: Callable[[int], Outcome],
     numbers: Sequence[int],
@@ -146,20 +142,21 @@ def try_all(
         until: time.monotonic() after which no further lot is waited for.
         setup: loads in each child what `check` needs.
     """
-    ready = partial(_prepare, setup)
     lots = [list(numbers[at : at + _LOT]) for at in range(0, len(numbers), _LOT)]
+
+    def start(lots: list[list[int]], deadline: float) -> Iterator[Any]:
+        pool = Pool(workers=workers, deadline=deadline, memory=_SPARE)
+        return pool.run(partial(_lot, check), lots, setup=partial(_prepare, setup))
+
     alone: list[list[int]] = []
-    pool = Pool(workers=workers, deadline=LONGEST, memory=_SPARE)
-    done = replace(pool, deadline=6 * LONGEST).run(partial(_lot, check), lots, setup=ready)
-    for lot, got in zip(lots, done, strict=True):
+    for lot, got in zip(lots, start(lots, deadline=LONGEST * 6), strict=True):
         if isinstance(got, Failure):
             alone += [[number] for number in lot]
         else:
             yield from got
         if time.monotonic() > until:
             break
-    done = pool.run(partial(_lot, check), alone, setup=ready)
-    for lot, got in zip(alone, done, strict=True):
+    for lot, got in zip(alone, start(alone, deadline=LONGEST), strict=True):
         if isinstance(got, Failure):
             came = f"the reader: {got.reason}"
             yield Outcome(part, lot[0], "", came, finding=got.reason)
@@ -194,11 +191,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def watched(
-    read: Callable[[], str],
-    outcome: Outcome,
-    *,
-    inside: Path,
-    refusal: type[SafeError],
+    read: Callable[[], str], outcome: Outcome, *, inside: Path, refusal: type[SafeError]
 ) -> Outcome:
     """Run a reader on a mutant and say what came of it.
 
@@ -209,8 +202,8 @@ def watched(
         refusal: the error that a refusal is.
     """
     global _inside
-    _forget_peak()
-    begun, before = time.monotonic(), _memory()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from what is resident now
+    begun, before = time.monotonic(), held("self", "status", "VmRSS")
     problems: list[str] = []
     _heard.clear()
     _inside = str(inside)
@@ -227,33 +220,14 @@ def watched(
         came = f"raised {type(error).__name__}"
         frames = traceback.extract_tb(error.__traceback__)
         ours = [frame for frame in frames if "/faults/" not in frame.filename][:1] or frames[-1:]
-        last = frames[-1]
-        where = " <- ".join(f"{Path(f.filename).name}:{f.lineno}" for f in (last, *ours))
+        where = " <- ".join(f"{Path(f.filename).name}:{f.lineno}" for f in (frames[-1], *ours))
         problems.append(f"{type(error).__name__} at {where}: {str(error)!r:.150}")
     finally:
         _inside = ""
     problems += _heard
     if (seconds := time.monotonic() - begun) > LONGEST / 2:
         problems.append(f"took {seconds:.1f} s")
-    if (grown := _peak() - before) > _MOST:
+    if (grown := (held("self", "status", "VmHWM") - before) / MB) > _MOST:
         problems.append(f"took {grown:.0f} MB")
-    return replace(outcome, came=came, finding="; ".join(problems), memory=_memory())
-
-
-def _memory() -> float:
-    """Return the resident memory of this process, in megabytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-
-
-def _peak() -> float:
-    """Return the highest resident memory since _forget_peak, in megabytes.
-
-    Not getrusage: its figure is inherited from a larger parent.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def _forget_peak() -> None:
-    """Let the kernel count the peak from what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    memory = held("self", "status", "VmRSS") / MB
+    return replace(outcome, came=came, finding="; ".join(problems), memory=memory)
