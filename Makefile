@@ -27,10 +27,10 @@ lint: .venv
 	$(ENV) mypy
 
 # Every ratio of docs/performance.md again, in about 20 minutes of an idle machine, after the demo.
-bench: .venv .venv-rivals
+bench: .venv .venv-loaders
 	$(ENV) dvc repro --quiet
 	$(ENV) for name in startup memory method shard_build; do python -m tools.benchmarks.$$name || exit 1; done
-	PYTHONPATH=. .venv-rivals/bin/python -m tools.benchmarks.loader
+	PYTHONPATH=. .venv-loaders/bin/python -m tools.benchmarks.loader
 	$(ENV) python -m tools.pages
 
 # What docs/scale.md says of ten million rows and of whole clusters, in about 15 minutes.
@@ -57,14 +57,14 @@ fuzz: .venv
 
 # Other loaders, to be timed beside ours: tools/benchmarks/requirements.txt says why they live apart. The
 # environment sees the project's packages behind its own.
-.PHONY: .venv-rivals
-.venv-rivals: .venv .venv-rivals/made
+.PHONY: .venv-loaders
+.venv-loaders: .venv .venv-loaders/made
 
-.venv-rivals/made: tools/benchmarks/requirements.txt constraints.txt
-	$(PYTHON) -m venv .venv-rivals
+.venv-loaders/made: tools/benchmarks/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-loaders
 	.venv/bin/python -c "import site; print(site.getsitepackages()[0])" \
-	  > $$(.venv-rivals/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
-	grep -v ^numpy== constraints.txt > .venv-rivals/constraints.txt
-	.venv-rivals/bin/pip install --quiet --disable-pip-version-check \
-	  --constraint .venv-rivals/constraints.txt --requirement tools/benchmarks/requirements.txt
+	  > $$(.venv-loaders/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
+	grep -v ^numpy== constraints.txt > .venv-loaders/constraints.txt
+	.venv-loaders/bin/pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-loaders/constraints.txt --requirement tools/benchmarks/requirements.txt
 	touch $@

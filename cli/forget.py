@@ -9,7 +9,7 @@ from cli.progress import say
 from pipeline.forget import Places, Receipt, forget
 from safe.errors import ConfigError
 from safe.evaluation.sheet import find_sheet, sheet_names
-from safe.files import only_one
+from safe.files import hold_lock
 
 
 def run_forget(
@@ -47,7 +47,7 @@ def _alone(layout: Layout, numbers: list[int]) -> Iterator[None]:
     places |= {file: file.parent for file in checkpoints().glob("*/lock")}
     with ExitStack() as held:
         for file, out in sorted(places.items()):
-            held.enter_context(only_one(file, str(out)))
+            held.enter_context(hold_lock(file, str(out)))
         yield
 
 

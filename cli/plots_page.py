@@ -10,7 +10,7 @@ from typing import Final
 
 from cli.layout import plots_page
 from cli.progress import say
-from safe.files import whole_file
+from safe.files import atomic_file
 
 _SNIPPET: Final = """\
 const text = {labelFontSize: 12, titleFontSize: 12};
@@ -70,7 +70,7 @@ def write_page() -> None:
     import vl_convert  # 40 MB, for this alone
 
     scripts = vl_convert.javascript_bundle(_SNIPPET).replace("</script", "<\\/script")
-    with whole_file(plots_page()) as temporary:
+    with atomic_file(plots_page()) as temporary:
         temporary.write_text(_PAGE.replace("SCRIPTS", scripts), encoding="utf-8")
 
 

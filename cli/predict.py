@@ -28,7 +28,7 @@ from pipeline.videos import (
 )
 from pipeline.windows import FaceWindow
 from safe.errors import PARTLY_EXIT_CODE, DataError, as_utf8, printable
-from safe.files import only_one
+from safe.files import hold_lock
 from safe.finding import number
 from safe.sample import decode_strip
 from safe.taxonomy import ABSTAIN, Classes
@@ -83,7 +83,7 @@ def run_predict(
     for note in (notes := [*notes, *predictor.notes()]):
         say(f"predict: {note}")
     entries: list[Entry] = []
-    with only_one(out / LOCK, str(out)):
+    with hold_lock(out / LOCK, str(out)):
         about, made_by = _describe(predictor, settings, notes), _decisive(predictor, settings)
         record = Record(out, jobs, about, digest(made_by))
         done = {} if again else {job: record.finished(job, endings) for job in jobs}

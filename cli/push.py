@@ -8,7 +8,7 @@ from cli.layout import Layout, lock, open_store, read
 from cli.progress import counts, progress, say
 from safe.config import Config
 from safe.errors import ConfigError, DataError
-from safe.files import only_one
+from safe.files import hold_lock
 
 
 def run_push(params: Path, overrides: list[str] | None, url: str | None) -> None:
@@ -55,6 +55,6 @@ def _push(config: Config, layout: Layout, url: str) -> None:
     from safe.shards.push import push_shards
 
     total = len(list(layout.shards.glob("*.tar"))) + 2
-    with only_one(lock(layout.shards), str(layout.shards)), progress("push", total) as done:
+    with hold_lock(lock(layout.shards), str(layout.shards)), progress("push", total) as done:
         made = push_shards(layout.shards, open_store(config, url), seen=layout.seen, on_done=done)
     say(counts(f"push-shards: {url}", made))

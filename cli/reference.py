@@ -24,7 +24,7 @@ from cli.progress import say
 from safe import config
 from safe.code import code_of
 from safe.config import Config
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.params import load_config
 
 ROOT: Final = Path(__file__).parents[1]
@@ -330,10 +330,10 @@ def _escape(words: str) -> str:
 
 if __name__ == "__main__":
     parameters = ROOT / "params.yaml"
-    with whole_file(parameters) as path:
+    with atomic_file(parameters) as path:
         path.write_text(write_params(load_config(parameters).model_dump()), encoding="utf-8")
-    with whole_file(ROOT / PAGE) as path:
+    with atomic_file(ROOT / PAGE) as path:
         path.write_text(write_page(ROOT), encoding="utf-8")
-    with whole_file(ROOT / "dvc.yaml") as path:
+    with atomic_file(ROOT / "dvc.yaml") as path:
         path.write_text(write_deps((ROOT / "dvc.yaml").read_text()), encoding="utf-8")
     say(f"params.yaml, dvc.yaml and {PAGE} are written")

@@ -19,7 +19,7 @@ from safe.errors import ConfigError, DataError
 from safe.evaluation.compare import Entry, Estimate, estimates, table_markdown
 from safe.evaluation.held import read_out
 from safe.evaluation.sheet import Sheet, find_sheet, plan, read_settings
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.report.canvas import save
 from safe.report.contact import cases_figure, choose_cases
 from safe.report.pictures import confusion_figure, embedding_figure
@@ -88,7 +88,7 @@ def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path
         _commits(found),
     ]
     table = out / f"{sheet.name}.md"
-    with whole_file(table) as temporary:
+    with atomic_file(table) as temporary:
         temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return [table, *pictures]
 

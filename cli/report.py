@@ -15,7 +15,7 @@ from cli.progress import say
 from safe.errors import ConfigError, DataError, SafeError
 from safe.evaluation.held import Held, held, read_out
 from safe.evaluation.sheet import PARAMS
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.params import read_mapping
 from safe.report.gather import Experiment, Reader, Sources, gather
 from safe.report.page import render_page
@@ -32,7 +32,7 @@ def run_report(
     beside = _others(others, layout, config.data.folds)
     given = _sources(layout, params, faces=faces)
     page = render_page(experiment, beside, given, now=datetime.now())
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for sentence in experiment.missing:
         say(f"report: {sentence}")

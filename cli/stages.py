@@ -26,7 +26,7 @@ from cli.progress import counts, note, progress, say
 from cli.push import check_reach, push_made
 from safe.config import Calibrate, Config
 from safe.errors import ConfigError
-from safe.files import only_one
+from safe.files import hold_lock
 from safe.taxonomy import BASIC
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
     from pipeline.synthetic.plan import synthesize
 
     settings, root = config.synthesize, Path(config.data.root)
-    with only_one(lock(root), str(root)), progress("synthesize", settings.clips) as done:
+    with hold_lock(lock(root), str(root)), progress("synthesize", settings.clips) as done:
         made = synthesize(
             root,
             settings,
@@ -82,7 +82,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
         _faces(config, layout)
     check_reach(config)
     total = read_manifest(layout.manifest).num_rows
-    with only_one(lock(layout.shards), str(layout.shards)), progress("shard", total) as done:
+    with hold_lock(lock(layout.shards), str(layout.shards)), progress("shard", total) as done:
         made = write_shards(
             layout.manifest,
             layout.faces,
@@ -91,7 +91,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             settings=config.shard,
             faces_settings=config.faces,
             pool=_pool(config, "shard"),
-            leftover=layout.strips,
+            cache=layout.strips,
             on_done=done,
         )
     say(counts("shard", made))
@@ -101,7 +101,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
 def _index(config: Config, layout: Layout) -> None:
     from pipeline.index import build_index
 
-    with only_one(lock(layout.manifest), str(layout.manifest)):
+    with hold_lock(lock(layout.manifest), str(layout.manifest)):
         made = build_index(
             config.data,
             layout.manifest,
@@ -113,12 +113,12 @@ def _index(config: Config, layout: Layout) -> None:
 
 
 def _faces(config: Config, layout: Layout) -> None:
-    from pipeline.face.cache import Leave
+    from pipeline.face.cache import StripCache
     from pipeline.faces import find_faces
     from pipeline.manifest import read_manifest
 
     total = read_manifest(layout.manifest).num_rows
-    with only_one(lock(layout.faces), str(layout.faces)), progress("faces", total) as done:
+    with hold_lock(lock(layout.faces), str(layout.faces)), progress("faces", total) as done:
         found = find_faces(
             layout.manifest,
             Path(config.data.root),
@@ -126,7 +126,7 @@ def _faces(config: Config, layout: Layout) -> None:
             settings=config.faces,
             frames=config.shard.frames,
             pool=_pool(config, "faces"),
-            leave=Leave(layout.strips, config.shard),
+            cache=StripCache(layout.strips, config.shard),
             on_done=done,
         )
     say(counts(f"faces: {total} clips", found))
@@ -192,7 +192,7 @@ def _train(config: Config, layout: Layout, folds: Sequence[int], ranks: Ranks) -
             )
 
         out = layout.trains / f"fold-{number}"
-        with only_one(lock(out), str(out)) if ranks.first else nullcontext():
+        with hold_lock(lock(out), str(out)) if ranks.first else nullcontext():
             train(
                 config,
                 shards=source(config, layout),
@@ -217,7 +217,7 @@ def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -
 
     for number in [fold] if fold else config.data.folds:
         out = layout.calibrates / f"fold-{number}"
-        with only_one(lock(out), str(out)):
+        with hold_lock(lock(out), str(out)):
             found = calibrate(
                 layout.trains / f"fold-{number}",
                 shards=source(config, layout),
@@ -263,7 +263,7 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
 
     for number in [fold] if fold else config.data.folds:
         out = layout.evals / f"fold-{number}"
-        with only_one(lock(out), str(out)):
+        with hold_lock(lock(out), str(out)):
             figures = evaluate(
                 layout.calibrates / f"fold-{number}",
                 shards=source(config, layout),
@@ -317,7 +317,7 @@ def run_summary(params: Path, overrides: list[str] | None) -> None:
     from cli.plots_page import write_missing_page
     from safe.evaluation.summary import summarize_folds
 
-    with only_one(lock(RESULTS), str(RESULTS)):
+    with hold_lock(lock(RESULTS), str(RESULTS)):
         result = summarize_folds(
             evals=layout.evals,
             models=layout.calibrates,

@@ -8,7 +8,7 @@ import numpy as np
 from cli.layout import RESULTS, read
 from cli.progress import say
 from safe.errors import DataError
-from safe.files import whole_file
+from safe.files import atomic_file
 
 TOLD = {
     "vote_kl": "KL divergence from the votes, nats",
@@ -49,7 +49,7 @@ def run_votes(params: Path, overrides: list[str] | None) -> None:
         for name, words in TOLD.items():
             say(f"  {words:36}{_shown(figures, name)}")
     say(f"  {'people who chose the label':36}{found['calibrated']['people']:.3f}")
-    with whole_file(RESULTS / "votes.json") as temporary:
+    with atomic_file(RESULTS / "votes.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from pipeline.stretch import Survey, survey
 from pipeline.video.container import decoded_frames, open_video, reading
 from pipeline.video.picture import Pictures
 from safe.errors import DataError
-from safe.files import naming, whole_file
+from safe.files import atomic_file, naming
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
@@ -114,7 +114,7 @@ def annotate(
         DataError: if the video cannot be decoded, or took too long or too much memory.
         OSError: if the file cannot be written.
     """
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         task = _Task(video, temporary, marks)
         longer = replace(pool, deadline=pool.deadline + _PACE * seconds)
         for result in longer.run(_write, [task]):

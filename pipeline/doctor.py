@@ -34,9 +34,9 @@ Rows = dict[str, dict[str, Any]]
 """The manifest: key -> its row, and in it the class's name."""
 
 INDEX: Final = (
-    "`dvc repro`, or `safe-cli index`, `faces` and `shard`, make it and what follows anew"
+    "`dvc repro`, or `safe-cli index`, `faces` and `shard`, make it and what follows again"
 )
-_AGAIN: Final = "`dvc repro`, or `safe-cli faces` and `shard`, make it anew"
+_AGAIN: Final = "`dvc repro`, or `safe-cli faces` and `shard`, make it again"
 _COPY: Final = "copy it from the dataset again"
 _MANY: Final = 0.05  # share of clips that cannot be decoded which is worth a warning
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.face.cache import Leave, add, leaving, made_by, seal
+from pipeline.face.cache import StripCache, add, filling, made_by, seal
 from pipeline.face.crop import centre_square, make_strip
 from pipeline.face.detect import DETECTORS, detect_clip, load_closer, load_detector, no_face
 from pipeline.face.preprocessing import preprocessing
@@ -57,7 +57,7 @@ def find_faces(
     settings: Faces,
     frames: int = DEFAULT_FRAMES,
     pool: Pool,
-    leave: Leave | None = None,
+    cache: StripCache | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Find the face of every clip of the manifest and write faces.parquet.
@@ -70,7 +70,7 @@ def find_faces(
         settings: the section faces of params.yaml.
         frames: T, of a clip: shard.frames of params.yaml.
         pool: who decodes and looks. Changes no byte.
-        leave: which strips to make in passing, for the stage shard (pipeline/face/cache.py).
+        cache: which strips to make in passing, for the stage shard (pipeline/face/cache.py).
         on_done: called with the number of clips finished so far.
 
     Returns:
@@ -86,7 +86,7 @@ def find_faces(
     if detects:
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
     pool.require()
-    strip = None if leave is None else leave.settings
+    strip = None if cache is None else cache.settings
     find = partial(find_clip, root=root.absolute(), settings=settings, frames=frames, strip=strip)
     results = pool.run(
         find,
@@ -106,10 +106,10 @@ def find_faces(
             counts[found.faces.status] += 1
             yield found.faces
 
-    with leaving(leave) as file:
+    with filling(cache) as file:
         write_faces(keys, rows(), out)
-        if leave is not None and file is not None and len(table):
-            made = preprocessing(table["source"][0].as_py(), faces=settings, shard=leave.settings)
+        if cache is not None and file is not None and len(table):
+            made = preprocessing(table["source"][0].as_py(), faces=settings, shard=cache.settings)
             seal(file, made_by(out, made))
     return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
 

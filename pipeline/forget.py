@@ -28,10 +28,10 @@ from pipeline.face.table import write_table
 from pipeline.index import add_forgotten, read_forgotten
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.manifest import write_rows
-from pipeline.tars import TarWriter, clear_beside, describe, whole_folder, write_index
+from pipeline.tars import TarWriter, atomic_folder, clear_beside, describe, write_index
 from safe.config import Data
 from safe.errors import DataError
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.sample import SHARD_FORMAT
 
 Receipt = dict[str, Any]
@@ -221,7 +221,7 @@ def _unfinished(receipts: Path) -> Iterator[tuple[Path, Receipt]]:
 
 
 def _write(path: Path, receipt: Receipt) -> None:
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
@@ -252,7 +252,7 @@ def remains(receipt: Receipt) -> list[str]:
     if receipt["models"]:
         models = [
             f"Trained on these clips: {', '.join(receipt['models'])}",
-            "A model forgets only when it is trained anew; this holds for models of experiments "
+            "A model forgets only when it is trained again; this holds for models of experiments "
             "too:",
         ]
     redrawn = " synthesize" if drawn and receipt["raw_deleted"] else ""
@@ -261,7 +261,7 @@ def remains(receipt: Receipt) -> list[str]:
         "A queued experiment starts from an older commit and would make the clips again:",
         "    dvc queue remove --queued",
         "Until DVC knows that the new files are right, `dvc checkout` brings the old ones back and",
-        "`dvc repro` makes all shards anew. If `dvc status` was clean before:",
+        "`dvc repro` makes all shards again. If `dvc status` was clean before:",
         f"    dvc commit -f index faces shard{redrawn}",
         *models,
         "    dvc repro",
@@ -287,7 +287,7 @@ def clips_of(table: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"{table}: damaged, so no clip can be taken out; make it anew") from error
+        raise DataError(f"{table}: damaged, so no clip can be taken out; make it again") from error
 
 
 def remove_rows(table: Path, clips: Set[str]) -> None:
@@ -305,7 +305,7 @@ def remove_rows(table: Path, clips: Set[str]) -> None:
     if schema == MANIFEST:
         schema = schema.with_metadata(rows.schema.metadata)  # the classes
     rows = rows.cast(schema)
-    with whole_file(table) as temporary:
+    with atomic_file(table) as temporary:
         if schema == FACES:
             write_table(rows, temporary)
         else:
@@ -329,7 +329,7 @@ def read_contents(folder: Path) -> tuple[dict[str, Any], dict[str, Rows]]:
     except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
         raise DataError(
             f"{folder}: index.json and clips.parquet are damaged or not of shard format "
-            f"{SHARD_FORMAT}; make the shards anew by `safe-cli shard`"
+            f"{SHARD_FORMAT}; make the shards again by `safe-cli shard`"
         ) from error
     rows: dict[str, Rows] = defaultdict(list)
     for row in table:
@@ -345,7 +345,7 @@ def check_tar(path: Path, sha256: str) -> None:
                 return
     except FileNotFoundError:
         pass
-    raise DataError(f"{path}: missing or damaged; make the shards anew by `safe-cli shard`")
+    raise DataError(f"{path}: missing or damaged; make the shards again by `safe-cli shard`")
 
 
 def remove_samples(folder: Path, clips: Set[str]) -> None:
@@ -366,7 +366,7 @@ def remove_samples(folder: Path, clips: Set[str]) -> None:
     if not touched and len(left_out) == len(index["left_out"]):
         return
     shards, kept, classes = [], [], tuple(index["classes"])
-    with whole_folder(folder) as new:
+    with atomic_folder(folder) as new:
         for entry in index["shards"]:
             name = entry["file"]
             if name not in touched:

@@ -27,7 +27,7 @@ from pipeline.manifest import (
 )
 from safe.config import Data
 from safe.errors import DataError
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.sample import KEY
 from safe.taxonomy import Classes
 
@@ -66,7 +66,7 @@ def build_index(
     if on_note is not None:
         for note in _find_gaps(table, data.folds, names):
             on_note(note)
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         write_rows(table, temporary, compression="zstd")
     return {
         "clips": len(table),
@@ -164,7 +164,7 @@ def add_forgotten(path: Path, dataset: str, clips: Iterable[str]) -> None:
     after = before | {(dataset, clip) for clip in clips}
     if after == before:
         return
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([HEADER, *sorted(after)])
 
 

@@ -23,7 +23,7 @@ from pipeline.face.table import ClipFaces, FaceFile, FaceRows
 from pipeline.manifest import BLOCK, classes_of, read_manifest
 from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
-from pipeline.tars import ShardWriter, whole_folder, write_index
+from pipeline.tars import ShardWriter, atomic_folder, write_index
 from pipeline.video.decode import Decoder, Source, load_decoder
 from pipeline.video.frames import read_clip
 from safe.config import Faces, Shard
@@ -40,7 +40,7 @@ def write_shards(
     settings: Shard,
     faces_settings: Faces,
     pool: Pool,
-    leftover: Path | None = None,
+    cache: Path | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Crop the faces of every clip and write the shard folder.
@@ -53,7 +53,7 @@ def write_shards(
         settings: the section shard of params.yaml.
         faces_settings: the section faces that `faces` was made with.
         pool: who decodes. Changes no byte.
-        leftover: the strips that the stage faces made in passing; taken if they are what this stage
+        cache: the strips that the stage faces made in passing; taken if they are what this stage
             would make, then deleted. Changes no byte.
         on_done: called with the number of clips finished so far, those left out among them.
 
@@ -66,7 +66,7 @@ def write_shards(
     """
     plan = plan_shards(manifest, faces, missing=faces_settings.missing)
     made = preprocessing(plan.source, faces=faces_settings, shard=settings)
-    ready = Leftover(leftover, made_by(faces, made))
+    ready = Leftover(cache, made_by(faces, made))
     encode = partial(encode_clip, root=root.absolute(), settings=settings)
     encoded = pool.run(
         encode,
@@ -75,7 +75,7 @@ def write_shards(
         fallback=partial(encode, decoder="pyav"),
     )
     left_out = dict(plan.left_out)
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         writer = ShardWriter(folder, clips=settings.clips, classes=plan.classes)
         for number, clip in enumerate(plan.clips, start=len(left_out) + 1):
             strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)

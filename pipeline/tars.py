@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline.manifest import BLOCK, write_rows
 from safe.errors import DataError
-from safe.files import fitting, naming, sync_folder, whole_file
+from safe.files import atomic_file, fitting, naming, sync_folder
 from safe.sample import CLIP_COLUMNS, DEFAULT_FRAMES, SHARD_FORMAT
 from safe.taxonomy import Classes
 
@@ -191,7 +191,7 @@ def write_index(
     """
     table = folder / "clips.parquet"
     columns = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, SCHEMA)
-    with whole_file(table) as path:
+    with atomic_file(table) as path:
         write_rows(columns, path, compression="snappy")
     with table.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
@@ -208,12 +208,12 @@ def write_index(
             "bytes": table.stat().st_size,
         },
     }
-    with whole_file(folder / "index.json") as path:
+    with atomic_file(folder / "index.json") as path:
         path.write_text(json.dumps(index, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """Give an empty folder beside `out` that takes its place if the block ends without an error.
 
     Killed at any moment, it leaves the old folder, the new one, or none; where none, the old one
@@ -241,7 +241,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def clear_beside(out: Path) -> tuple[Path, Path]:
-    """Clear what a killed `whole_folder` left beside `out`; return the two places it uses.
+    """Clear what a killed `atomic_folder` left beside `out`; return the two places it uses.
 
     They have one name, not one for each process, so that the next run finds them.
     """

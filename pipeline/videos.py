@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pipeline.datasets.base import silent, walk_files
 from safe.errors import ConfigError, DataError, as_utf8
-from safe.files import fitting, whole_file
+from safe.files import atomic_file, fitting
 from safe.finding import number, some
 
 Entry = dict[str, Any]
@@ -292,7 +292,7 @@ class Record:
         ]
         totals = {**total(entries), "speed": round(self.speed, 2)}
         whole = {**self._about, "left": left, "totals": totals, "videos": entries}
-        with whole_file(self._folder / SUMMARY) as temporary:
+        with atomic_file(self._folder / SUMMARY) as temporary:
             text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
             temporary.write_text(as_utf8(text) + "\n", encoding="utf-8")
         now = time.monotonic()

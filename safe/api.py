@@ -194,7 +194,7 @@ class Predictor:
         import torch
 
         from safe.evaluation.calibration import Calibration
-        from safe.evaluation.inference import Recogniser
+        from safe.evaluation.inference import Inference
         from safe.saved import load_model
         from safe.training.device import pick_device
 
@@ -204,7 +204,7 @@ class Predictor:
         self.classes: Classes = tuple(self.info["classes"])
         self.calibration = Calibration.from_info(self.info)
         self._other_crops = other_crops
-        self._answer = Recogniser(
+        self._answer = Inference(
             self.model, crop=self.info["crop"], device=where, precision=torch.float32
         )
 
@@ -350,7 +350,7 @@ def _crops(info: dict[str, Any], folder: Path, *, other_crops: bool) -> Crops:
         raise ModelError(
             f"{folder}: trained on faces that this version of SAFE does not make "
             f"(other: {', '.join(other) or 'rules'}; preprocessing {info['preprocessing']['id']}, "
-            f"here {now['id']}); use the version that trained it, or train anew"
+            f"here {now['id']}); use the version that trained it, or train again"
         )
     return Crops(faces, shard, own)
 

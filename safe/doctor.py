@@ -21,7 +21,7 @@ from safe.shards.index import read_index
 from safe.shards.verify import verify
 from safe.taxonomy import Classes
 
-ANEW: Final = "`dvc checkout` where DVC has them, else `safe-cli shard` makes them anew"
+AGAIN: Final = "`dvc checkout` where DVC has them, else `safe-cli shard` makes them again"
 
 
 def examine_shards(
@@ -56,7 +56,7 @@ def examine_shards(
     try:
         folder = open_shards(root)
     except DataError as error:
-        found.refused("shards", root, error, ANEW)
+        found.refused("shards", root, error, AGAIN)
         return found, None
     found.facts |= {
         "clips": len(folder.clip),
@@ -84,8 +84,8 @@ def _lacks_tars(found: Examination, root: Path) -> bool:
         return False
     lost = [name for name in sizes if not (root / name).is_file()]
     cut = [n for n in sizes if n not in lost and (root / n).stat().st_size != sizes[n]]
-    found.clips("shard-missing", root, lost, "of index.json missing", ANEW, what="shard")
-    found.clips("shard-size", root, cut, "of another size than in index.json", ANEW, what="shard")
+    found.clips("shard-missing", root, lost, "of index.json missing", AGAIN, what="shard")
+    found.clips("shard-size", root, cut, "of another size than in index.json", AGAIN, what="shard")
     return bool(lost or cut)
 
 
@@ -104,11 +104,11 @@ def _compare_settings(
     ]
     if other:
         what = f"made with other settings than params.yaml has: {some(other)}"
-        remedy = "`dvc repro`, or `safe-cli shard`, makes them anew; or set the parameters back"
+        remedy = "`dvc repro`, or `safe-cli shard`, makes them again; or set the parameters back"
         found.warn("shards-settings", folder.root, what, remedy)
     else:
         what = f"the preprocessing id {made['id']} is not that of the settings beside it"
-        found.error("shards-id", folder.root / "index.json", what, ANEW)
+        found.error("shards-id", folder.root / "index.json", what, AGAIN)
 
 
 def _compare_clips(
@@ -129,10 +129,10 @@ def _compare_clips(
     if lost or more:
         sums = f"{len(labels):,} in shards + {len(left_out):,} left out, manifest {len(listed):,}"
         parts = [f"lacks {some(lost)}"] * bool(lost) + [f"has beside it {some(more)}"] * bool(more)
-        found.error("shards-sum", folder.root, f"{sums}: {'; '.join(parts)}", ANEW)
+        found.error("shards-sum", folder.root, f"{sums}: {'; '.join(parts)}", AGAIN)
     if classes != folder.classes:
         what = f"of the classes {', '.join(folder.classes)}, the manifest of {', '.join(classes)}"
-        found.error("shards-classes", folder.root, what, ANEW)
+        found.error("shards-classes", folder.root, what, AGAIN)
     named = {key: classes[row["label"]] for key, row in listed.items()}
     held = {key: row["bucket"] for key, row in listed.items()}
     for kind, told, here, there in (
@@ -144,7 +144,7 @@ def _compare_clips(
             for key, value in here.items()
             if key in there and there[key] != value
         ]
-        found.clips(kind, folder.root, wrong, told, ANEW)
+        found.clips(kind, folder.root, wrong, told, AGAIN)
 
 
 def _find_same_faces(found: Examination, folder: ShardFolder) -> None:
@@ -180,7 +180,7 @@ def _read_tars(found: Examination, folder: ShardFolder, seen: Path | None, bar: 
                         verify(_part(folder, tar, tar + 1), seen=seen)
                     except DataError as error:
                         path = folder.root / folder.files[tar]
-                        found.refused("shard-damaged", path, error, ANEW)
+                        found.refused("shard-damaged", path, error, AGAIN)
             done(stop)
 
 
@@ -210,12 +210,12 @@ def examine_models(
     """
     found, verb = Examination(), stage.name
     for fold, folder in _folds(found, stage, folds).items():
-        anew = f"`safe-cli {verb} --fold {fold}` makes it anew"
+        again = f"`safe-cli {verb} --fold {fold}` makes it again"
         try:
             info = load_model(folder)[1] if read else read_info(folder / "model.json")
         except (ModelError, FileNotFoundError) as error:
             text = error if isinstance(error, ModelError) else ModelError("no model.json there")
-            found.refused("model", folder, text, anew)
+            found.refused("model", folder, text, again)
             continue
         _compare_model(found, folder, fold, info, shards)
         if verb == "calibrate":
@@ -236,19 +236,20 @@ def examine_predictions(
     """
     found = Examination()
     for fold, folder in _folds(found, stage, sorted(models)).items():
-        path, anew = folder / "predictions.parquet", f"`safe-cli eval --fold {fold}` makes it anew"
+        path = folder / "predictions.parquet"
+        again = f"`safe-cli eval --fold {fold}` makes it again"
         try:
             said = read_predictions(path)
         except DataError as error:
-            found.refused("predictions", path, error, anew)
+            found.refused("predictions", path, error, again)
             continue
         if not (folder / "metrics.json").is_file():
-            found.error("predictions-metrics", folder, "metrics.json is missing", anew)
+            found.error("predictions-metrics", folder, "metrics.json is missing", again)
         if not np.isfinite(said.logits).all():
-            found.error("predictions-finite", path, "holds logits that are no numbers", anew)
+            found.error("predictions-finite", path, "holds logits that are no numbers", again)
         tell_forgotten(found, path, sorted(forgotten & set(said.clip)))
         if shards is not None:
-            _compare_predictions(found, path, fold, said, shards, anew)
+            _compare_predictions(found, path, fold, said, shards, again)
     return found
 
 
@@ -271,7 +272,7 @@ def _compare_model(
     shards: ShardFolder | None,
 ) -> None:
     """Compare a model with the fold that its folder names, and with the shards."""
-    again = f"`safe-cli train --fold {fold}` and what follows make it anew"
+    again = f"`safe-cli train --fold {fold}` and what follows make it again"
     if info["fold"] != fold:
         what = f"trained for fold {info['fold']}: fold {fold}'s test clips trained it"
         found.error("model-fold", folder, what, again)
@@ -314,24 +315,24 @@ def _examine_calibration(
     path = folder / "predictions.parquet"
     if shards is None or not path.is_file():
         return
-    anew = f"`safe-cli calibrate --fold {fold}` makes it anew"
+    again = f"`safe-cli calibrate --fold {fold}` makes it again"
     try:
         test = set(shards.clip[shards.split(fold)[1]].tolist())
         leaked = sorted(test & set(read_predictions(path).clip))
     except DataError as error:
-        found.refused("calibrate-predictions", path, error, anew)
+        found.refused("calibrate-predictions", path, error, again)
         return
-    found.clips("calibrate-leak", path, leaked, "calibrated on {} of the test split", anew)
+    found.clips("calibrate-leak", path, leaked, "calibrated on {} of the test split", again)
 
 
 def _compare_predictions(
-    found: Examination, path: Path, fold: int, split: Split, shards: ShardFolder, anew: str
+    found: Examination, path: Path, fold: int, split: Split, shards: ShardFolder, again: str
 ) -> None:
     """Compare the clips, classes and labels of predictions with the fold's test split."""
     try:
         rows = shards.split(fold)[1]
     except DataError as error:
-        found.refused("predictions-clips", path, error, anew)
+        found.refused("predictions-clips", path, error, again)
         return
     right = dict(zip(shards.clip[rows].tolist(), shards.label[rows].tolist(), strict=True))
     said = dict(zip(split.clip, split.label.tolist(), strict=True))
@@ -340,11 +341,11 @@ def _compare_predictions(
         parts = [f"without {number(len(lost), 'clip')} of it: {some(lost)}"] * bool(lost)
         parts += [f"with {number(len(more), 'clip')} beside it: {some(more)}"] * bool(more)
         what = f"not the test split of fold {fold}: {'; '.join(parts)}"
-        found.error("predictions-clips", path, what, anew)
+        found.error("predictions-clips", path, what, again)
     if split.classes != shards.classes:
         here = ", ".join(shards.classes)
         what = f"of the classes {', '.join(split.classes)}, the shards of {here}"
-        found.error("predictions-classes", path, what, anew)
+        found.error("predictions-classes", path, what, again)
         return
     wrong = [key for key in sorted(right.keys() & said.keys()) if right[key] != said[key]]
-    found.clips("predictions-labels", path, wrong, "another label than in the shards for {}", anew)
+    found.clips("predictions-labels", path, wrong, "another label than in the shards for {}", again)

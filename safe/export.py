@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from safe.errors import ModelError
 from safe.evaluation.calibration import Calibration
-from safe.evaluation.inference import Recogniser
+from safe.evaluation.inference import Inference
 from safe.evaluation.metrics import Floats
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.models.backbones import fold_norms
 from safe.report.card import MEANING, licence_of
 from safe.saved import load_model
@@ -77,12 +77,12 @@ def export_model(folder: Path, out: Path, *, faces: Faces | None = None) -> Expo
         )
     calibration = Calibration.from_info(info)
     crop, cpu = info["crop"], torch.device("cpu")
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         start = time.perf_counter()
         example = torch.from_numpy(np.zeros_like(faces[:2]))
         _write(Whole(model, crop, calibration), example, _metadata(info), temporary, folder)
         seconds = time.perf_counter() - start
-        recogniser = Recogniser(model, crop=crop, device=cpu, precision=torch.float32)
+        recogniser = Inference(model, crop=crop, device=cpu, precision=torch.float32)
         difference, rates = _compare(temporary, recogniser, calibration, faces)
         if not difference <= TOLERANCE:  # nan too
             raise ModelError(
@@ -99,7 +99,7 @@ def face_size(info: dict[str, Any], folder: Path) -> int:
     size = (info["preprocessing"].get("made_from") or {}).get("size")
     if not isinstance(size, int) or not info["crop"] <= size <= 1024:
         raise ModelError(
-            f"{folder}: model.json does not say how large its faces are stored; train anew"
+            f"{folder}: model.json does not say how large its faces are stored; train again"
         )
     return size
 
@@ -176,7 +176,7 @@ def _metadata(info: dict[str, Any]) -> dict[str, str]:
 
 
 def _compare(
-    path: Path, recogniser: Recogniser, calibration: Calibration, faces: Faces
+    path: Path, recogniser: Inference, calibration: Calibration, faces: Faces
 ) -> tuple[float, tuple[float, float]]:
     """Return the largest difference, and clips a second of PyTorch and of onnxruntime."""
     import onnxruntime  # slow to import
@@ -210,7 +210,7 @@ def _difference(found: Floats, right: Floats) -> float:
 
 
 class Whole(nn.Module):
-    """From stored faces to calibrated probabilities, as Recogniser and Calibration do it.
+    """From stored faces to calibrated probabilities, as Inference and Calibration do it.
 
     Made of what ONNX has.
     """

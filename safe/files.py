@@ -47,7 +47,7 @@ def die_with_parent() -> None:
 
 
 @contextmanager
-def only_one(lock: Path, what: str) -> Iterator[None]:
+def hold_lock(lock: Path, what: str) -> Iterator[None]:
     """Hold a lock file for this process. It is free again when the process ends, in any way.
 
     A record lock and not flock: forked children would hold that one on after a kill.
@@ -75,7 +75,7 @@ def only_one(lock: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block ends without an error.
 
     The folder is made where it is missing. The bytes are on disk before the rename, and the rename

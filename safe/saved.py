@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from safe.config import Model, Positive
 from safe.errors import ModelError
 from safe.evaluation.calibration import Calibration
-from safe.files import read_bounded, whole_file
+from safe.files import atomic_file, read_bounded
 from safe.models.registry import build_model
 from safe.sample import DEFAULT_FRAMES, MOST_FRAMES
 from safe.taxonomy import MOST, check_classes
@@ -36,7 +36,7 @@ HEADER_BYTES: Final = 2**20
 """What model.safetensors may have beside the numbers: names and shapes take some 100 bytes each."""
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # those that our modules have
-_ANEW = "train anew, or take the folder from where it was whole"
+_AGAIN = "train again, or take the folder from where it was whole"
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -
         for name, tensor in weights.items()
     }
     path = folder / "model.safetensors"
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         save_file(plain, temporary)
     about = {"sha256": file_digest(path), "bytes": path.stat().st_size}
     _write_info(folder, {"format": MODEL_FORMAT, "weights": about, **info})
@@ -62,7 +62,7 @@ def save_calibrated(folder: Path, source: Path, calibration: Calibration) -> Non
         ModelError: if model.json of `source` is not what it should be.
     """
     info = read_info(source / "model.json")
-    with whole_file(folder / "model.safetensors") as temporary:
+    with atomic_file(folder / "model.safetensors") as temporary:
         shutil.copyfile(source / "model.safetensors", temporary)
     _write_info(folder, {**info, "calibration": calibration.record()})
 
@@ -83,7 +83,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         architecture = {**sizes, **section.model_dump()}
         weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
     except ValidationError as error:
-        raise ModelError(f"{path}: architecture.{_first(error)}; {_ANEW}") from error
+        raise ModelError(f"{path}: architecture.{_first(error)}; {_AGAIN}") from error
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder}: no model there; run `safe-cli train`, then `safe-cli calibrate`"
@@ -104,23 +104,23 @@ def read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged; {_ANEW}") from error
+        raise ModelError(f"{path}: damaged; {_AGAIN}") from error
     if not isinstance(info, dict):
-        raise ModelError(f"{path}: damaged; {_ANEW}")
+        raise ModelError(f"{path}: damaged; {_AGAIN}")
     if info.get("format") != MODEL_FORMAT:
-        raise ModelError(f"{path}: not of format {MODEL_FORMAT}; train anew")
+        raise ModelError(f"{path}: not of format {MODEL_FORMAT}; train again")
     try:
         checked = _Info.model_validate(info)
     except ValidationError as error:
-        raise ModelError(f"{path}: damaged or altered: {_first(error)}; {_ANEW}") from error
+        raise ModelError(f"{path}: damaged or altered: {_first(error)}; {_AGAIN}") from error
     k = len(checked.classes)
     for name in ("scale", "bias", "cutoffs") if checked.calibration else ():
         given = len(getattr(checked.calibration, name))
         if given not in (1, k):
             what = f"calibration.{name}: {given} numbers for {k} classes"
-            raise ModelError(f"{path}: damaged or altered: {what}; {_ANEW}")
+            raise ModelError(f"{path}: damaged or altered: {what}; {_AGAIN}")
     if info["sha256"] != info_digest(info):
-        raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_ANEW}")
+        raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_AGAIN}")
     return {**info, "frames": checked.frames}
 
 
@@ -195,7 +195,7 @@ class _Info(_Block):
 
 
 def _write_info(folder: Path, whole: dict[str, Any]) -> None:
-    with whole_file(folder / "model.json") as temporary:
+    with atomic_file(folder / "model.json") as temporary:
         text = json.dumps({**whole, "sha256": info_digest(whole)}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -241,12 +241,12 @@ def _read_weights(
         _check_shapes(data, right, path)
         weights = load(data)
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged; {_ANEW}") from error
+        raise ModelError(f"{path}: damaged; {_AGAIN}") from error
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise ModelError(
                 f"{path}: {name} holds numbers that are not finite; the training diverged, "
-                "train anew with a smaller train.lr"
+                "train again with a smaller train.lr"
             )
     return weights
 

@@ -18,14 +18,14 @@ from support import ROOT, SMALL, SMALL_SAFE, call, save_untrained, write_video
 from pipeline.synthetic.render import Clip, draw_clip
 from safe.config import Synthesize
 from safe.models.backbones import BACKBONES
-from safe.models.registry import RIVALS
+from safe.models.registry import SYSTEMS
 from safe.saved import load_model
 from safe.taxonomy import BASIC
 
 # R3D-18's convolutions are Winograd's on a CPU from some 512 pixels over the windows on.
 NETWORKS = {
     **{f"safe-{backbone}": ("safe", backbone, 32) for backbone in BACKBONES},
-    **{name: (name, "small", 32 if name == "m3dfel" else 16) for name in RIVALS},
+    **{name: (name, "small", 32 if name == "m3dfel" else 16) for name in SYSTEMS},
 }
 EXPORTED_BY_TEST_EXPORT = ("safe-small", "safe-light")  # an export takes ten seconds
 DEVICES = [

@@ -47,7 +47,7 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 
 def tables(out: Path) -> dict[str, int]:
-    """The tables by name, with the number of the file: what is written anew has another."""
+    """The tables by name, with the number of the file: what is written again has another."""
     return {path.name: path.stat().st_ino for path in out.iterdir() if path.suffix == ".jsonl"}
 
 

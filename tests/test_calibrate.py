@@ -10,7 +10,7 @@ from support import small_config
 
 from safe.errors import DataError, ModelError
 from safe.evaluation.calibrate import calibrate, fit, selection_rows
-from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.evaluate import evaluate
 from safe.evaluation.metrics import softmax
 from safe.evaluation.predictions import read_predictions
@@ -70,7 +70,7 @@ def test_fitted_on_the_next_fold_and_kept_in_the_model(project, model, shards, t
     assert (read.method, read.level, read.clips) == ("temperature", 0.7, 21)
     config = small_config(project, "calibrate.level=0.7")
     assert read == fit(split.logits, split.label, config.calibrate)
-    figures = trust_figures(split.logits, split.label, read, bins=15, resamples=0)
+    figures = trust_metrics(split.logits, split.label, read, bins=15, resamples=0)
     assert said["ece_calibrated"] == figures["ece_calibrated"]
     assert said["clips"] == 21
 

@@ -133,7 +133,7 @@ def change_index(change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def change_model(folder: Path, **values: Any) -> None:
-    """Write a model folder anew with other values in its model.json, checksums that fit."""
+    """Write a model folder again with other values in its model.json, checksums that fit."""
     info = read_info(folder / "model.json")
     network = build_model(len(info["classes"]), **info["architecture"], weights=None)
     weights = network.state_dict()
@@ -330,7 +330,7 @@ def strip_of(row: int) -> bytes:
 
 
 def remake_shards(strips: dict[str, bytes], *, without: Sequence[str] = (), **changes: Any) -> None:
-    """Write the shards anew as the pipeline does, with other strips for some clips."""
+    """Write the shards again as the pipeline does, with other strips for some clips."""
     from pipeline.tars import ShardWriter, write_index
 
     shards = open_shards(SHARDS)

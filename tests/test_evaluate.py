@@ -14,7 +14,7 @@ from pipeline.tars import ShardWriter, write_index
 from safe.doctor import examine_models, examine_predictions
 from safe.errors import ModelError
 from safe.evaluation.calibrate import calibrate
-from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.evaluate import check_fit, evaluate
 from safe.evaluation.metrics import summarize
 from safe.evaluation.predictions import read_predictions
@@ -60,7 +60,7 @@ def test_each_test_clip_once_and_figures_from_the_predictions(project, model, sh
     logits = np.array(table["logits"].to_pylist())
     assert figures == {
         **summarize(logits, folder.label[test], 15, BASIC),
-        **trust_figures(logits, folder.label[test], Calibration(), bins=15),
+        **trust_metrics(logits, folder.label[test], Calibration(), bins=15),
         "calibration": "none",
         "calibrated_on": 0,
         "weights": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
@@ -131,7 +131,7 @@ def test_shards_of_another_preprocessing_are_refused(project, model, shards, tmp
 @pytest.mark.parametrize("classes", [BASIC[::-1], (*BASIC, "contempt")])
 def test_shards_of_other_classes_or_in_another_order_are_refused(project, shards, model, classes):
     info = {**json.loads((model / "model.json").read_text()), "classes": list(classes)}
-    told = rf"^.+: trained on the classes {', '.join(classes)}, but .+ has happy, sad.+anew$"
+    told = rf"^.+: trained on the classes {', '.join(classes)}, but .+ has happy, sad.+again$"
     with pytest.raises(ModelError, match=told):
         check_fit(info, open_shards(shards), 1, model)
 

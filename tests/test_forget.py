@@ -24,7 +24,7 @@ from support import ROOT, SMALL, options, small_config, start_cli
 
 from cli.forget import run_forget
 from cli.stages import run_index
-from pipeline.face.cache import Leave
+from pipeline.face.cache import StripCache
 from pipeline.face.table import ClipFaces, write_faces
 from pipeline.faces import find_faces
 from pipeline.forget import Places, Receipt, find_raw, forget, remove_rows
@@ -33,7 +33,7 @@ from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.synthetic.plan import synthesize
 from safe.errors import DataError, SafeError
-from safe.files import only_one
+from safe.files import hold_lock
 from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 
@@ -91,7 +91,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         at.faces,
         settings=config.faces,
-        leave=Leave(at.strips, config.shard),
+        cache=StripCache(at.strips, config.shard),
         pool=Pool(workers=1, deadline=60),
     )
     write_shards(
@@ -601,7 +601,7 @@ def test_the_command(
 
 def test_it_waits_for_no_one_and_overtakes_no_one(home: Path) -> None:
     before = tree(home)
-    with only_one(home / ".safe" / "locks" / "data-synthetic-shards", "shards"):
+    with hold_lock(home / ".safe" / "locks" / "data-synthetic-shards", "shards"):
         done = start_cli("forget", middle(home)["clip"], *options(*OVERRIDES), folder=home)
     assert done.returncode == 5
     (line,) = done.stderr.splitlines()

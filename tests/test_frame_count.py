@@ -15,7 +15,7 @@ from pipeline.shard import write_shards
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
 from safe.evaluation.evaluate import check_fit, evaluate
-from safe.models.registry import RIVALS
+from safe.models.registry import SYSTEMS
 from safe.saved import read_info
 from safe.shards.folder import open_shards
 from safe.shards.loader import load_batches
@@ -72,7 +72,7 @@ def test_the_number_is_in_the_preprocessing_id_by_its_value(source) -> None:
     assert len({each["id"] for each in found}) == len(COUNTS)
 
 
-@pytest.mark.parametrize("name", ["safe", *RIVALS])
+@pytest.mark.parametrize("name", ["safe", *SYSTEMS])
 @pytest.mark.parametrize("count", [8, 32])  # 16 is what all other tests train with
 def test_every_model_trains_a_step_or_says_why_not(made, name, count, tmp_path) -> None:
     config, root = made[count]

@@ -40,7 +40,7 @@ def _reader(number: int, *, folder: Path) -> Outcome:
 
     def read() -> str:
         if number == 1:
-            raise DataError(f"{folder}/a.tar: cut off; make it anew")
+            raise DataError(f"{folder}/a.tar: cut off; make it again")
         if number == 3:
             raise DataError("x" * 1000)
         if number == 4:

@@ -26,7 +26,7 @@ from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.tars import TarWriter, whole_folder
+from pipeline.tars import TarWriter, atomic_folder
 from pipeline.video.decode import Decoded, frame_indices
 from safe.errors import DataError
 from safe.params import load_config
@@ -371,7 +371,7 @@ def test_tar_is_what_other_tools_expect(tmp_path: Path) -> None:
 
 
 def test_whole_folder_is_empty_at_first(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "new" / "out") as folder:
+    with atomic_folder(tmp_path / "new" / "out") as folder:
         assert not list(folder.iterdir())
         assert not (tmp_path / "new" / "out").exists()
         (folder / "index.json").write_text("{}")

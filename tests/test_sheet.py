@@ -9,7 +9,7 @@ import yaml
 from support import ROOT
 
 from safe.errors import ConfigError
-from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.metrics import summarize
 from safe.evaluation.sheet import FIGURES, load_sheet
 from safe.taxonomy import BASIC
@@ -90,7 +90,7 @@ def test_the_same_run_of_the_paper_has_the_same_figures_in_every_sheet():
 def test_figures_are_those_that_summarize_gives():
     labels = list(range(len(BASIC)))
     given = summarize([[float(i == j) for j in labels] for i in labels], labels, 15, BASIC)
-    given |= trust_figures(np.eye(7), labels, Calibration(), bins=15, resamples=1)
+    given |= trust_metrics(np.eye(7), labels, Calibration(), bins=15, resamples=1)
     assert set(FIGURES) <= given.keys()
     assert set(RECALLS) <= given.keys()
 

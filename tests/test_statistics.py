@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import EVERY_CLASS, read_experiment, write_fold
 
 from safe.errors import DataError
-from safe.evaluation.calibration import trust_figures
+from safe.evaluation.calibration import trust_metrics
 from safe.evaluation.compare import Entry, estimates
 from safe.evaluation.intervals import (
     intervals,
@@ -25,7 +25,7 @@ from safe.evaluation.intervals import (
 from safe.evaluation.metrics import aurc, risk_at, softmax, summarize
 from safe.evaluation.predictions import read_predictions
 from safe.evaluation.summary import summarize_folds
-from safe.report.card import card_figures
+from safe.report.card import card_metrics
 from safe.report.results import by_class, by_set, compare, plain_metrics
 from safe.report.results import trust_metrics as shown_trust
 from safe.saved import read_info
@@ -287,7 +287,7 @@ def stored(tmp_path):
     info = read_info(run / "calibrate/fold-1/model.json")
     path = run / "eval/fold-1/metrics.json"
     metrics = json.loads(path.read_text()) | summarize(split.logits, split.label, 10, BASIC)
-    metrics |= trust_figures(split.logits, split.label, EVERY_CLASS, bins=10)
+    metrics |= trust_metrics(split.logits, split.label, EVERY_CLASS, bins=10)
     metrics |= {"weights": info["weights"]["sha256"], "severity": 0, "precision": "float32"}
     path.write_text(json.dumps(metrics))
     return tmp_path, info, metrics
@@ -300,7 +300,7 @@ def test_a_metric_has_one_interval_wherever_it_is_shown(stored):
     summary = summarize_folds(
         evals=evals, models=models, folds=[1], dataset="synthetic", bins=10, out=folder / "results"
     )
-    card = card_figures(evals / "fold-1", info, EVERY_CLASS)
+    card = card_metrics(evals / "fold-1", info, EVERY_CLASS)
     split = read_predictions(evals / "fold-1" / "predictions.parquet")
     split = replace(split, scaled=EVERY_CLASS.scaled(split.logits))
     recalls = [f"recall.{name}" for name in BASIC]

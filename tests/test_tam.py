@@ -15,7 +15,7 @@ from safe.errors import ModelError
 from safe.training.tam import STRATEGIES, TAM, draw_masks, mix_at_once, mix_in_turn
 
 T, H, W, BLOCK = 16, 24, 40, 8  # 3 x 5 = 15 patches; H and W differ on purpose
-RIVALS = [name for name in STRATEGIES if name != "none"]
+SYSTEMS = [name for name in STRATEGIES if name != "none"]
 
 
 def make_clips(labels: list[int], first_id: int = 0, frames: int = T) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ def test_banked_partners_are_drawn_equally_often() -> None:
     assert ((drawn - 150).abs() < 53).all()  # 5 standard deviations
 
 
-@pytest.mark.parametrize("strategy", RIVALS)
+@pytest.mark.parametrize("strategy", SYSTEMS)
 def test_rivals_replace_the_same_volume_in_their_own_shape(strategy: str) -> None:
     clips, targets = make_clips([2] * 12)
     mixed, counts = mix(make_tam(strategy), clips.clone(), targets, seeded())
@@ -290,7 +290,7 @@ def test_equals_a_literal_loop_with_the_same_draws(
         assert all(torch.equal(banked[label, slot], clip) for slot, clip in enumerate(ring))
 
 
-@pytest.mark.parametrize("strategy", RIVALS)
+@pytest.mark.parametrize("strategy", SYSTEMS)
 @pytest.mark.parametrize("channels", [3, 8])  # rows of a patch are 24 bytes or 64; a pixel 3 or 8
 def test_the_way_of_a_gpu_and_that_of_a_cpu_give_the_same(
     strategy: str, channels: int, monkeypatch: pytest.MonkeyPatch
@@ -353,7 +353,7 @@ def test_wrong_inputs_are_refused_with_their_numbers() -> None:
         make_tam(classes=5).load_state_dict(make_tam().state_dict())
 
 
-@pytest.mark.parametrize("strategy", RIVALS)
+@pytest.mark.parametrize("strategy", SYSTEMS)
 def test_nothing_is_read_back_from_the_device(strategy: str) -> None:
     """Tensors of the device `meta` have shapes and no values: to ask for one raises."""
     tam, generator = make_tam(strategy, ratio=0.5), seeded()
@@ -366,7 +366,7 @@ def test_nothing_is_read_back_from_the_device(strategy: str) -> None:
             mixed.max().item()  # what the check is able to see
 
 
-@pytest.mark.parametrize("strategy", RIVALS)
+@pytest.mark.parametrize("strategy", SYSTEMS)
 def test_what_is_done_in_place_after_tam_does_not_reach_its_bank(strategy: str) -> None:
     tams, generators = [make_tam(strategy, ratio=0.5) for _ in range(2)], [seeded(), seeded()]
     for step in range(6):

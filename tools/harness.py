@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from safe.files import whole_file
+from safe.files import atomic_file
 
 ROOT: Final = Path(__file__).parents[1]
 BENCHMARKS: Final = Path(__file__).parent / "benchmarks" / "results"
@@ -229,7 +229,7 @@ def keep(name: str, found: dict[str, Any], *, results: Path = FAULTS) -> None:
 
 def write_json(path: Path, found: dict[str, Any]) -> None:
     """Write a document, all of it or nothing."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

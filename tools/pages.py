@@ -12,7 +12,7 @@ import json
 import re
 from typing import Final
 
-from safe.files import whole_file
+from safe.files import atomic_file
 from tools.benchmarks.scale_model import page_part
 from tools.harness import ROOT, caption, measured_table, table
 
@@ -50,7 +50,7 @@ def main() -> None:
     """Write the pages."""
     for page in PAGES:
         text = render(page.read_text(encoding="utf-8"))
-        with whole_file(page) as path:
+        with atomic_file(page) as path:
             path.write_text(text, encoding="utf-8")
         print(f"{page} is written")
 

@@ -18,14 +18,14 @@ from typing import Any, Final
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from safe.config import Shard
-from safe.files import whole_file
+from safe.files import atomic_file
 
 _MADE: Final = "made.json"
 
 
 @dataclass(frozen=True)
-class Leave:
-    """What `faces` is to leave, and where."""
+class StripCache:
+    """The strip cache: which strips `faces` makes in passing, and where."""
 
     path: Path
     """The file; it appears whole, and replaces an older one."""
@@ -34,7 +34,7 @@ class Leave:
 
 
 def made_by(table: Path, made: dict[str, Any]) -> dict[str, Any]:
-    """Say what decides a leftover strip: the face table's bytes and the rules for its pixels.
+    """Say what decides a strip of the cache: the face table's bytes and the rules for its pixels.
 
     Args:
         table: faces.parquet.
@@ -45,15 +45,15 @@ def made_by(table: Path, made: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def leaving(leave: Leave | None) -> Iterator[ZipFile | None]:
+def filling(cache: StripCache | None) -> Iterator[ZipFile | None]:
     """Give the file that strips are to be written to; None where none are to be left.
 
     Whoever writes them does it by `add`, and ends with `seal`.
     """
-    if leave is None:
+    if cache is None:
         yield None
     else:
-        with whole_file(leave.path) as temporary, ZipFile(temporary, "w") as file:
+        with atomic_file(cache.path) as temporary, ZipFile(temporary, "w") as file:
             yield file
 
 
@@ -68,7 +68,7 @@ def seal(file: ZipFile, made: dict[str, Any]) -> None:
 
 
 class Leftover:
-    """The strips of a leftover file; none where it is missing, damaged, or made otherwise."""
+    """The strips of a cache; none where it is missing, damaged, or made otherwise."""
 
     def __init__(self, path: Path | None, made: dict[str, Any]) -> None:
         self._path = path

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.manifest import Rows
 from safe.errors import DataError
-from safe.files import whole_file
+from safe.files import atomic_file
 
 Status = Literal["ok", "partial", "missing", "error"]
 
@@ -97,7 +97,7 @@ def write_faces(clips: Sequence[str] | Rows[str], rows: Iterable[ClipFaces], out
     a row for every clip, or `out` is not written.
     """
     pairs, size = zip(clips, rows, strict=True), _group_size(len(clips))
-    with whole_file(out) as path, pq.ParquetWriter(path, SCHEMA, use_dictionary=_WORDS) as file:
+    with atomic_file(out) as path, pq.ParquetWriter(path, SCHEMA, use_dictionary=_WORDS) as file:
         while group := list(islice(pairs, size)):
             columns = {"clip": [clip for clip, _ in group]}
             for name in SCHEMA.names[1:]:

@@ -188,7 +188,7 @@ class _Line:
 
     def _gone(self) -> ProcessError:
         return ProcessError(
-            f"{self._cluster.address}: the Dask scheduler does not answer, or was started anew; "
+            f"{self._cluster.address}: the Dask scheduler does not answer, or was started again; "
             "look whether it runs, then run this again"
         )
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from safe.errors import as_utf8
 from safe.evaluation.calibration import Calibration
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.taxonomy import ABSTAIN, Classes, encode
 
 Format = Literal["jsonl", "parquet"]
@@ -129,7 +129,7 @@ def writing(path: Path, form: Format, classes: Classes) -> Iterator[Callable[[An
     """
     waiting: list[dict[str, Any]] = []
     columns = schema(classes)
-    with whole_file(path) as temporary, ExitStack() as opened:
+    with atomic_file(path) as temporary, ExitStack() as opened:
         if form == "jsonl":
             text = opened.enter_context(temporary.open("w", encoding="utf-8", newline="\n"))
         else:

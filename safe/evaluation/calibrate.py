@@ -20,7 +20,7 @@ from scipy.special import log_softmax
 
 from safe.config import Calibrate, Runtime
 from safe.errors import ModelError
-from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.evaluate import check_fit
 from safe.evaluation.inference import predict
 from safe.evaluation.metrics import Floats, Ints, nll, threshold_for
@@ -97,7 +97,7 @@ def calibrate(
     write_predictions(out / "predictions.parquet", found)
     save_calibrated(out, model_folder, calibration)
     before, after = (
-        trust_figures(found.logits, found.label, read, bins=bins, resamples=0)
+        trust_metrics(found.logits, found.label, read, bins=bins, resamples=0)
         for read in (Calibration(), calibration)
     )
     return {
@@ -136,7 +136,7 @@ def selection_rows(
         seed = int(info["params"]["seed"])
     except (KeyError, TypeError, ValidationError) as error:
         raise ModelError(
-            f"{model_folder}: model.json has no params of training; train anew"
+            f"{model_folder}: model.json has no params of training; train again"
         ) from error
     return choose_rows(folder, fold, settings=settings, seed=seed)[1]
 

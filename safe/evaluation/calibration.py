@@ -90,13 +90,13 @@ FIGURES: Final = (
     *("ece_calibrated", "nll_calibrated", "brier_calibrated", "coverage", "set_size"),
     *("answered", "selective_risk", "risk_at_80", "error", "aurc", "augrc"),
 )
-"""What trust_figures gives: errors, risks, coverage and answered are fractions."""
+"""What trust_metrics gives: errors, risks, coverage and answered are fractions."""
 
 _DRAWN: Final = {"ece": "ece_calibrated", "risk_at_80": "risk_at_80", "aurc": "aurc"}
 _WITH_INTERVAL: Final = (*_DRAWN.values(), "coverage", "selective_risk")
 
 
-def trust_figures(
+def trust_metrics(
     logits: ArrayLike,
     labels: ArrayLike,
     calibration: Calibration,
@@ -114,16 +114,16 @@ def trust_figures(
         (None if there are none). risk_at_80: share of errors among the 80 % surest; error: among
         all. Without resamples the intervals are None.
     """
-    return pooled_figures([(calibration, logits, labels)], bins=bins, resamples=resamples)
+    return pooled_metrics([(calibration, logits, labels)], bins=bins, resamples=resamples)
 
 
-def pooled_figures(
+def pooled_metrics(
     folds: Sequence[tuple[Calibration, ArrayLike, ArrayLike]],
     *,
     bins: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, float | None]:
-    """Return what trust_figures does, of several folds: calibration, logits and labels of each."""
+    """Return what trust_metrics does, of several folds: calibration, logits and labels of each."""
     scaled = np.concatenate([read.scaled(logits) for read, logits, _ in folds])
     labels = np.concatenate([np.asarray(y, dtype=np.int64) for _, _, y in folds])
     each = [(read, read.probabilities(logits)) for read, logits, _ in folds]

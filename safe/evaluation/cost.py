@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from safe.config import Config
 from safe.models.backbones import build_backbone
 from safe.models.r3d import R3D18
-from safe.models.registry import RIVALS, build_model
+from safe.models.registry import SYSTEMS, build_model
 from safe.training.device import pick_device
 
 Clip = tuple[int, int, int, int]
@@ -172,7 +172,7 @@ def _median_ms(model: nn.Module, clips: Tensor, device: torch.device, repeats: i
 
 
 def _forget_peak(device: torch.device) -> bool:
-    """Let the peak start anew from what is in use now; False where the system cannot."""
+    """Let the peak start again from what is in use now; False where the system cannot."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # starts CUDA too: the next call fails where nothing has
         torch.cuda.reset_peak_memory_stats(device)
@@ -217,7 +217,7 @@ def compare(config: Config, *, classes: int, timed: bool = False) -> list[Row]:
     settings = config.model.model_dump() | {"weights": None}
     settings |= {"classes": classes, "frames": config.shard.frames}
     models: dict[str, nn.Module]
-    if config.model.name in RIVALS:
+    if config.model.name in SYSTEMS:
         models = {str(config.model.name): build_model(**settings)}
     else:
         models = {

@@ -7,12 +7,12 @@ from typing import Any
 
 from safe.config import Eval, Runtime
 from safe.errors import ModelError
-from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.inference import predict
 from safe.evaluation.metrics import summarize
 from safe.evaluation.perturb import perturb
 from safe.evaluation.predictions import write_predictions
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.saved import load_model
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.source import Source
@@ -69,7 +69,7 @@ def evaluate(
     calibration = Calibration.from_info(info)
     figures = {
         **summarize(found.logits, found.label, settings.bins, folder.classes),
-        **trust_figures(found.logits, found.label, calibration, bins=settings.bins),
+        **trust_metrics(found.logits, found.label, calibration, bins=settings.bins),
         "calibration": calibration.method,
         "calibrated_on": calibration.clips,
         "weights": info["weights"]["sha256"],
@@ -82,7 +82,7 @@ def evaluate(
         "precision": settings.precision,
     }
     write_predictions(out / "predictions.parquet", found)
-    with whole_file(out / "metrics.json") as temporary:
+    with atomic_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
 
@@ -98,13 +98,13 @@ def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder
     if theirs != folder.preprocessing_id:
         raise ModelError(
             f"{model_folder}: trained on preprocessing {theirs}, but {folder.place} has "
-            f"{folder.preprocessing_id}; evaluate on shards made the same way, or train anew"
+            f"{folder.preprocessing_id}; evaluate on shards made the same way, or train again"
         )
     if tuple(info["classes"]) != folder.classes:
         raise ModelError(
             f"{model_folder}: trained on the classes {', '.join(info['classes'])}, but "
             f"{folder.place} has {', '.join(folder.classes)}; evaluate on shards of the same "
-            "classes, or train anew"
+            "classes, or train again"
         )
     if info["fold"] != fold:
         raise ModelError(

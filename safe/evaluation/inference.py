@@ -19,7 +19,7 @@ from safe.shards.order import in_order
 from safe.training.transforms import center_crop, normalize
 
 
-class Recogniser:
+class Inference:
     """A model made ready to answer: BatchNorm folded into the convolutions, centre crop."""
 
     def __init__(
@@ -77,7 +77,7 @@ def predict(
     Raises:
         DataError: if a clip cannot be read, or the pass did not see each row once.
     """
-    answer = Recogniser(model, crop=crop, device=device, precision=precision)
+    answer = Inference(model, crop=crop, device=device, precision=precision)
     seen, found = [], []
     there = torch.device("cpu") if change else device  # a perturbation works on the CPU
     for loaded in load_batches(folder, in_order(rows, batch), workers=workers, device=there):

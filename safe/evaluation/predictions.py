@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from safe.errors import DataError
 from safe.evaluation.metrics import Floats, Ints, softmax
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.taxonomy import BASIC, KEY, Classes, decode, encode
 
 
@@ -54,7 +54,7 @@ def write_predictions(path: Path, split: Split) -> None:
     columns = {"clip": pa.array(split.clip, pa.string()), "label": pa.array(split.label, pa.int8())}
     for name in ("logits", "embedding", "attention"):
         columns[name] = pa.array(list(getattr(split, name)), pa.list_(pa.float32()))
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         table = pa.table(columns).replace_schema_metadata(encode(split.classes))
         pq.write_table(table, temporary)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from safe.errors import DataError
-from safe.evaluation.calibration import FIGURES, Calibration, pooled_figures
+from safe.evaluation.calibration import FIGURES, Calibration, pooled_metrics
 from safe.evaluation.intervals import intervals, mean_and_deviation
 from safe.evaluation.metrics import reliability, summarize
 from safe.evaluation.predictions import Split, pool, read_predictions
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.report.pictures import draw_confusion, draw_reliability
 
 
@@ -49,7 +49,7 @@ def summarize_folds(
     rules = sorted({fold["selection"] for fold in metrics})
     if len(rules) > 1:
         raise DataError(
-            f"{evals}: folds selected by different rules ({', '.join(rules)}); train anew"
+            f"{evals}: folds selected by different rules ({', '.join(rules)}); train again"
         )
     splits = [read_predictions(evals / f"fold-{fold}" / "predictions.parquet") for fold in folds]
     every = pool(splits)
@@ -76,7 +76,7 @@ def summarize_folds(
     named = {f"fold {fold}": split for fold, split in zip(folds, splits, strict=True)}
     draw_confusion(named, out / "confusion.png")
     draw_reliability({dataset: every}, bins, out / "reliability.png")
-    with whole_file(out / "metrics.json") as temporary:
+    with atomic_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
     return rounded
 
@@ -87,7 +87,7 @@ def _json(path: Path, verb: str) -> Any:
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found; `safe-cli {verb}` makes it") from error
     except ValueError as error:
-        raise DataError(f"{path}: damaged; `safe-cli {verb}` makes it anew") from error
+        raise DataError(f"{path}: damaged; `safe-cli {verb}` makes it again") from error
 
 
 def _trust(splits: list[Split], infos: list[dict[str, Any]], bins: int) -> dict[str, float | None]:
@@ -95,7 +95,7 @@ def _trust(splits: list[Split], infos: list[dict[str, Any]], bins: int) -> dict[
     if not all(reader.clips for reader in readers):
         return dict.fromkeys(FIGURES)
     pairs = zip(readers, splits, strict=True)
-    return pooled_figures([(read, split.logits, split.label) for read, split in pairs], bins=bins)
+    return pooled_metrics([(read, split.logits, split.label) for read, split in pairs], bins=bins)
 
 
 def _write_tables(
@@ -116,7 +116,7 @@ def _write_tables(
 
 
 def _csv(path: Path, header: list[str], rows: Iterable[Sequence[Any]]) -> None:
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

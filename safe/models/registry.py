@@ -13,7 +13,7 @@ from safe.models.systems.m3dfel import LENGTH, M3DFEL
 from safe.models.systems.resnet18_lstm import ResNet18LSTM
 from safe.sample import DEFAULT_FRAMES
 
-RIVALS: Final[dict[str, Callable[..., nn.Module]]] = {
+SYSTEMS: Final[dict[str, Callable[..., nn.Module]]] = {
     "resnet18_lstm": ResNet18LSTM,
     "former_dfer": FormerDFER,
     "m3dfel": M3DFEL,
@@ -42,7 +42,7 @@ def build_model(
     Args:
         classes: K.
         frames: T of the clips that it will read.
-        name: `safe`, or a key of RIVALS.
+        name: `safe`, or a key of SYSTEMS.
         settings: the other parameters of `model`, by their names in params.yaml.
 
     Raises:
@@ -51,8 +51,8 @@ def build_model(
     """
     if reason := refused(name, settings["window"], frames):
         raise ValueError(reason)
-    if name not in RIVALS:
+    if name not in SYSTEMS:
         return SAFE(classes=classes, **settings)
     given = {"frames": frames, **{key: settings[key] for key in ("dropout", "weights")}}
-    taken = given.keys() & signature(RIVALS[name]).parameters.keys()
-    return RIVALS[name](classes=classes, **{key: given[key] for key in taken})
+    taken = given.keys() & signature(SYSTEMS[name]).parameters.keys()
+    return SYSTEMS[name](classes=classes, **{key: given[key] for key in taken})

@@ -25,7 +25,7 @@ from matplotlib.textpath import text_to_path
 
 from safe.errors import DataError, as_utf8
 from safe.evaluation.predictions import Split
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.taxonomy import BASIC, Classes
 
 ONE_COLUMN: Final = 88.0
@@ -276,7 +276,7 @@ def save(figure: Figure, out: Path) -> None:
     if out.suffix not in stamps:
         raise DataError(f"figure {out}: the suffix must be one of {', '.join(stamps)}")
     find_letters(figure)
-    with whole_file(out) as path:
+    with atomic_file(out) as path:
         figure.savefig(
             path, format=out.suffix[1:], dpi=200, metadata=dict.fromkeys(stamps[out.suffix])
         )

@@ -19,11 +19,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from safe.errors import DataError, ModelError
 from safe.evaluation.calibrate import selection_rows
-from safe.evaluation.calibration import Calibration, trust_figures
+from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.intervals import RECALL, intervals
 from safe.evaluation.metrics import confusion, summarize, uar_name
 from safe.evaluation.predictions import read_predictions
-from safe.files import whole_file
+from safe.files import atomic_file
 from safe.saved import load_model
 from safe.shards.folder import open_shards
 
@@ -108,7 +108,7 @@ def write_card(
     """
     model, info = load_model(folder)
     calibration = Calibration.from_info(info)
-    figures = None if evaluation is None else card_figures(evaluation, info, calibration)
+    figures = None if evaluation is None else card_metrics(evaluation, info, calibration)
     try:
         facts = {
             **_about(info),
@@ -121,9 +121,9 @@ def write_card(
         head = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
     except (KeyError, TypeError, UndefinedError) as error:
         raise ModelError(
-            f"{folder}: model.json lacks what a card tells ({error}); train anew"
+            f"{folder}: model.json lacks what a card tells ({error}); train again"
         ) from error
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         temporary.write_text(f"---\n{head}---\n\n{text.rstrip()}\n", encoding="utf-8")
 
 
@@ -188,7 +188,7 @@ def _counts(info: dict[str, Any], folder: Path, shards: Path | None) -> dict[str
     }
 
 
-def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -> dict[str, Any]:
+def card_metrics(folder: Path, info: dict[str, Any], calibration: Calibration) -> dict[str, Any]:
     """Compute what an evaluation says of a model.
 
     Args:
@@ -250,8 +250,8 @@ def card_figures(folder: Path, info: dict[str, Any], calibration: Calibration) -
         "rows": rows,
         "fewest": min(present, key=lambda row: row["n"]),
         "weakest": min(present, key=lambda row: values[row["key"]]),
-        "before": trust_figures(split.logits, split.label, Calibration(), bins=bins),
-        "after": trust_figures(split.logits, split.label, calibration, bins=bins),
+        "before": trust_metrics(split.logits, split.label, Calibration(), bins=bins),
+        "after": trust_metrics(split.logits, split.label, calibration, bins=bins),
     }
 
 

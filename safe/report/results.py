@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe.errors import DataError, ModelError
-from safe.evaluation.calibration import pooled_figures
+from safe.evaluation.calibration import pooled_metrics
 from safe.evaluation.compare import Entry, differences, estimates, mcnemar_by_seed
 from safe.evaluation.intervals import RECALL, Mcnemar, intervals, share_interval
 from safe.evaluation.metrics import Ints, confusion, summarize, uar_name
@@ -100,7 +100,7 @@ def plain_metrics(split: Split, bins: int) -> dict[str, Metric]:
 def trust_metrics(experiment: Experiment) -> dict[str, Metric]:
     """Return the metrics of calibration over all folds, each read by its own calibration."""
     folds = [(f.calibration, f.split.logits, f.split.label) for f in experiment.folds.values()]
-    found = pooled_figures(folds, bins=experiment.bins)
+    found = pooled_metrics(folds, bins=experiment.bins)
     metrics = {}
     for key, (name, unit, says) in _TRUST.items():
         scale = 100 if unit == "%" else 1

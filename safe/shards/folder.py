@@ -154,7 +154,7 @@ def open_shards(root: Path | Source) -> ShardFolder:
     for name, _, size in index.tars.tolist():
         if sizes.get(name) != size:
             raise DataError(
-                f"{source / name}: missing or not of {size} bytes; make the shards anew"
+                f"{source / name}: missing or not of {size} bytes; make the shards again"
             )
     return _folder(source, index, table)
 

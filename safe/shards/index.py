@@ -36,7 +36,7 @@ CLIPS: Final = 10_000_000
 TAR_BYTES: Final = 2**40
 """Largest tar."""
 
-_ANEW = "make the shards anew"
+_AGAIN = "make the shards again"
 
 Key = Annotated[str, Field(pattern=f"^{KEY.pattern}$")]
 Bucket = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")]
@@ -155,10 +155,10 @@ def read_index(root: Path | Source) -> Index:
         del raw, data
         return _columns(outside)
     except ValidationError as error:
-        raise DataError(f"{path}: damaged or altered: {_first(error)}; {_ANEW}") from error
+        raise DataError(f"{path}: damaged or altered: {_first(error)}; {_AGAIN}") from error
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: damaged or altered: {reason}; {_ANEW}") from error
+        raise DataError(f"{path}: damaged or altered: {reason}; {_AGAIN}") from error
 
 
 def _columns(outside: _Outside) -> Index:
@@ -220,13 +220,13 @@ def read_table(root: Path | Source, index: Index) -> pa.Table:
     source = as_source(root)
     path, data = source / index.table.file, source.read(index.table.file, most=TABLE_BYTES)
     if len(data) != index.table.bytes or hashlib.sha256(data).hexdigest() != index.table.sha256:
-        raise DataError(f"{path}: altered, its checksum is not that of index.json; {_ANEW}")
+        raise DataError(f"{path}: altered, its checksum is not that of index.json; {_AGAIN}")
     try:
         table = _parse(data, int(index.classes.sum()))
         _check_rows(table, index)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: {reason}; {_ANEW}") from error
+        raise DataError(f"{path}: {reason}; {_AGAIN}") from error
     return table
 
 

@@ -72,7 +72,7 @@ class ClipReader:
         except (DataError, OSError) as error:
             raise DataError(
                 f"{folder.place / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
-                f"{error}; make the shards anew"
+                f"{error}; make the shards again"
             ) from error
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ def load_batches(
     """Give the plan's batches in the plan's order, for any number of worker processes.
 
     On a GPU the next batch is copied, from pinned memory and on a stream of its own, while the
-    current one is used. Only the current batch is valid: its buffer is then filled anew.
+    current one is used. Only the current batch is valid: its buffer is then filled again.
 
     Args:
         folder: the shards.
@@ -227,7 +227,7 @@ def _copy_ahead(batches: Iterator[Batch], buffers: Faces, device: torch.device) 
             done = stream.record_event()
             if ready is not None:
                 yield _take(ready, device)
-            done.synchronize()  # before the slot is filled anew; the GPU works on meanwhile
+            done.synchronize()  # before the slot is filled again; the GPU works on meanwhile
             ready = (Batch(faces=faces, label=batch["label"], row=batch["row"]), done)
         if ready is not None:
             yield _take(ready, device)

@@ -162,7 +162,7 @@ class StoreFile:
 
         piece = self.store.ask(str(self), get, since=since)
         if len(piece) != stop - start:
-            raise DataError(f"{self}: not of {size} bytes any more; bring it there anew")
+            raise DataError(f"{self}: not of {size} bytes any more; bring it there again")
         return bytes(piece)
 
     def sha256(self, size: int) -> str:

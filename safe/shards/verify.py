@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from safe.errors import DataError
-from safe.files import read_bounded, whole_file
+from safe.files import atomic_file, read_bounded
 from safe.shards.folder import ShardFolder
 
 THREADS: Final = 4
@@ -214,7 +214,7 @@ def _describe(header: bytes) -> str:
 
 
 def _wrong(path: object, what: str) -> DataError:
-    return DataError(f"{path}: damaged or altered: {what}; make the shards anew")
+    return DataError(f"{path}: damaged or altered: {what}; make the shards again")
 
 
 def _recall(seen: Path | None) -> dict[str, Mark]:
@@ -233,5 +233,5 @@ def _keep(seen: Path | None, good: dict[str, Mark]) -> None:
     if seen is None:
         return
     there = {name: mark for name, mark in good.items() if Path(name).exists()}
-    with suppress(OSError), whole_file(seen) as path:
+    with suppress(OSError), atomic_file(seen) as path:
         path.write_text(json.dumps(there), encoding="utf-8")

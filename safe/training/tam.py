@@ -191,7 +191,7 @@ def draw_masks(
     """Draw where n clips are replaced by their partners.
 
     tam       int(mask_ratio * n_p) of the n_p = H/block x W/block patches, the same in all frames.
-    random    as many patches, drawn anew for every frame.
+    random    as many patches, drawn again for every frame.
     frame     int(mask_ratio * T) whole frames.
     videomix  one box, the same in all frames, with the frame's aspect and, but for whole pixels,
               the area of tam's patches. Its corner is uniform over all positions where the box lies

@@ -18,7 +18,7 @@ from torch import Tensor
 from safe.code import hash_of
 from safe.config import Config
 from safe.errors import ConfigError
-from safe.files import naming, only_one
+from safe.files import hold_lock, naming
 from safe.models.registry import refused
 from safe.saved import file_digest, save_model
 from safe.shards.folder import ShardFolder, open_shards
@@ -78,7 +78,7 @@ def train(
     folder = _open(config, shards)
     name = _fingerprint(config, folder, fold)
     home = checkpoints / name
-    alone = only_one(home / LOCK, f"training state {home}") if ranks.first else nullcontext()
+    alone = hold_lock(home / LOCK, f"training state {home}") if ranks.first else nullcontext()
     with alone:
         if ranks.local == 0:  # once a machine, which may have shards of its own
             verify(folder, seen=seen)

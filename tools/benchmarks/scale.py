@@ -22,7 +22,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.face.cache import Leave, add, leaving, made_by, seal
+from pipeline.face.cache import StripCache, add, filling, made_by, seal
 from pipeline.face.crop import make_strip
 from pipeline.face.preprocessing import preprocessing
 from pipeline.face.table import ClipFaces, write_faces
@@ -274,9 +274,9 @@ def drive(config: Config, folder: Path, face: ClipFaces, clips: int, size: int) 
     keys = [f"{number:05d}" for number in range(clips)]
     noise = os.urandom(size + clips + 512)  # strips differ in bytes, length and checksum, as real
     made = preprocessing("video", faces=config.faces, shard=config.shard)
-    leave = Leave(folder / "left.zip", config.shard)
+    cache = StripCache(folder / "left.zip", config.shard)
     start = time.perf_counter()
-    with leaving(leave) as file:
+    with filling(cache) as file:
         assert file is not None
         for number, key in enumerate(keys):
             add(file, key, noise[number : number + size + number % 512])
@@ -285,7 +285,7 @@ def drive(config: Config, folder: Path, face: ClipFaces, clips: int, size: int) 
     middle, shards = time.perf_counter(), folder / "shards"
     stages: dict[str, Any] = {"settings": config.shard, "faces_settings": config.faces}
     limits = {"pool": Pool(deadline=60.0)}
-    done = write_shards(manifest, table, folder, shards, leftover=leave.path, **stages, **limits)
+    done = write_shards(manifest, table, folder, shards, cache=cache.path, **stages, **limits)
     assert done == {"clips": clips, "left_out": 0, "shards": -(-clips // config.shard.clips)}
     end = time.perf_counter()
     sizes = ((shards / name).stat().st_size for name in ("index.json", "clips.parquet"))

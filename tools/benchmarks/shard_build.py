@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.face.cache import Leave
+from pipeline.face.cache import StripCache
 from pipeline.face.detect import Detector
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
@@ -167,9 +167,9 @@ def ours(manifest: Path, out: Path, *, workers: int, once: bool = True) -> None:
     """Run the stages faces and shard as `safe-cli` does; not `once`: each decodes for itself."""
     faces, left = out / f"faces-{workers}.parquet", out / f"left-{workers}.zip"
     limits = {"pool": Pool(workers=workers, deadline=60.0)}
-    leave = Leave(left, CONFIG.shard) if once else None
-    find_faces(manifest, Path("/"), faces, settings=CONFIG.faces, leave=leave, **limits)
-    stages = {"settings": CONFIG.shard, "faces_settings": CONFIG.faces, "leftover": left}
+    strips = StripCache(left, CONFIG.shard) if once else None
+    find_faces(manifest, Path("/"), faces, settings=CONFIG.faces, cache=strips, **limits)
+    stages = {"settings": CONFIG.shard, "faces_settings": CONFIG.faces, "cache": left}
     shards = out / f"shards-{workers}"
     made = write_shards(manifest, faces, Path("/"), shards, **stages, **limits)
     assert made["left_out"] == 0, made

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.face.cache import Leave
+from pipeline.face.cache import StripCache
 from pipeline.face.table import read_faces
 from pipeline.faces import Clip, Found, find_clip, find_faces, prepare
 from pipeline.index import build_index
@@ -152,16 +152,16 @@ def run_stages(
     manifest, table = data / "manifest.parquet", data / "faces.parquet"
     build_index(config.data, manifest)
     pool = Pool(workers=workers, deadline=60.0)
-    leave = Leave(data / "cache.zip", config.shard)
-    find_faces(manifest, folder, table, settings=config.faces, leave=leave, pool=pool)
+    cache = StripCache(data / "cache.zip", config.shard)
+    find_faces(manifest, folder, table, settings=config.faces, cache=cache, pool=pool)
     stages: dict[str, Any] = {
         "settings": config.shard,
         "faces_settings": config.faces,
         "pool": pool,
     }
-    write_shards(manifest, table, folder, data / "alone", leftover=None, **stages)
-    write_shards(manifest, table, folder, data / "cached", leftover=leave.path, **stages)
-    if leave.path.exists():  # what is taken is deleted
+    write_shards(manifest, table, folder, data / "alone", cache=None, **stages)
+    write_shards(manifest, table, folder, data / "cached", cache=cache.path, **stages)
+    if cache.path.exists():  # what is taken is deleted
         raise RuntimeError("the strip cache was not taken")
     strips, again = read_strips(data / "alone"), read_strips(data / "cached")
     by_pyav = pool.run(

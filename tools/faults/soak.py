@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from pipeline.face.cache import Leave
+from pipeline.face.cache import StripCache
 from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.synthetic.plan import synthesize
@@ -129,7 +129,7 @@ def soak_clips(
         scratch / "faces.parquet",
         settings=CONFIG.faces,
         pool=replace(Pool.of(CONFIG.runtime), workers=WORKERS),
-        leave=Leave(scratch / "strips.zip", CONFIG.shard),
+        cache=StripCache(scratch / "strips.zip", CONFIG.shard),
         on_done=on_done,
     )
     return looks, found

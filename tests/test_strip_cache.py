@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import small_config
 
-from pipeline.face.cache import Leave
+from pipeline.face.cache import StripCache
 from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
@@ -28,7 +28,7 @@ def found(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path(config.data.root),
         folder / "faces.parquet",
         settings=config.faces,
-        leave=Leave(folder / "left.zip", config.shard),
+        cache=StripCache(folder / "left.zip", config.shard),
         pool=Pool(workers=1, deadline=60),
     )
     return folder
@@ -40,7 +40,7 @@ def data(found: Path, tmp_path: Path) -> Path:
     return shutil.copytree(found, tmp_path / "data")
 
 
-def write(data: Path, config: Config, out: str, *, leftover: bool) -> dict[str, bytes]:
+def write(data: Path, config: Config, out: str, *, cache: bool) -> dict[str, bytes]:
     made = write_shards(
         data / "manifest.parquet",
         data / "faces.parquet",
@@ -48,7 +48,7 @@ def write(data: Path, config: Config, out: str, *, leftover: bool) -> dict[str, 
         data / out,
         settings=config.shard,
         faces_settings=config.faces,
-        leftover=data / "left.zip" if leftover else None,
+        cache=data / "left.zip" if cache else None,
         pool=Pool(workers=1, deadline=60),
     )
     assert made["clips"] == CLIPS
@@ -72,12 +72,12 @@ def test_same_bytes_without_decoding_and_the_file_is_taken_away(
     data: Path, project: Path, decoded: list[int]
 ) -> None:
     config = small_config(project)
-    alone = write(data, config, "alone", leftover=False)
+    alone = write(data, config, "alone", cache=False)
     assert (data / "left.zip").exists()
-    assert write(data, config, "after", leftover=True) == alone
+    assert write(data, config, "after", cache=True) == alone
     assert decoded == [CLIPS, 0]
     assert not (data / "left.zip").exists()
-    assert write(data, config, "again", leftover=True) == alone
+    assert write(data, config, "again", cache=True) == alone
     assert decoded == [CLIPS, 0, CLIPS]
 
 
@@ -87,7 +87,7 @@ def test_same_bytes_without_decoding_and_the_file_is_taken_away(
 def test_strips_made_otherwise_are_not_taken(
     data: Path, project: Path, decoded: list[int], change: str
 ) -> None:
-    write(data, small_config(project, change), "out", leftover=True)
+    write(data, small_config(project, change), "out", cache=True)
     assert decoded == [CLIPS]
 
 
@@ -99,7 +99,7 @@ def test_strips_of_another_face_table_are_not_taken(
     column = table["fps"].combine_chunks().fill_null(0).to_numpy() + 1
     changed = table.set_column(fps, table.schema.field(fps), [column])
     pq.write_table(changed, data / "faces.parquet")
-    write(data, small_config(project), "out", leftover=True)
+    write(data, small_config(project), "out", cache=True)
     assert decoded == [CLIPS]
 
 
@@ -113,5 +113,5 @@ def test_a_damaged_file_costs_time_only(
         content[len(content) // 3] ^= 0xFF  # inside a JPEG
     left.write_bytes({"cut": content[: len(content) // 2], "empty": b""}.get(damage, content))
     config = small_config(project)
-    assert write(data, config, "out", leftover=True) == write(data, config, "b", leftover=False)
+    assert write(data, config, "out", cache=True) == write(data, config, "b", cache=False)
     assert decoded == [CLIPS, CLIPS]

@@ -12,16 +12,16 @@ from safe.models.systems.former_dfer import FormerDFER, Layer
 from safe.models.systems.m3dfel import DMIN, M3DFEL, InstanceAttention
 from safe.models.systems.resnet18_lstm import ResNet18LSTM
 
-RIVALS = {"resnet18_lstm": ResNet18LSTM, "former_dfer": FormerDFER, "m3dfel": M3DFEL, "c3d": C3D}
+SYSTEMS = {"resnet18_lstm": ResNet18LSTM, "former_dfer": FormerDFER, "m3dfel": M3DFEL, "c3d": C3D}
 STEPS = {"resnet18_lstm": 1, "former_dfer": 16, "m3dfel": 4, "c3d": 1}
 EMBEDDING = {"resnet18_lstm": 512, "former_dfer": 512, "m3dfel": 1024, "c3d": 4096}
 SIDE = 16  # pixels: the least, for speed; the full size is only counted, on the meta device
 
 
-@pytest.fixture(scope="module", params=RIVALS)
+@pytest.fixture(scope="module", params=SYSTEMS)
 def rival(request):
     torch.manual_seed(0)
-    return request.param, RIVALS[request.param](classes=7, dropout=0.0)
+    return request.param, SYSTEMS[request.param](classes=7, dropout=0.0)
 
 
 def measure(make) -> tuple[int, int]:
@@ -87,7 +87,7 @@ def test_only_its_positions_tell_former_dfer_the_order_and_its_attention_follows
 
 def test_other_numbers_of_classes():
     clips = torch.randn(1, 3, 16, SIDE, SIDE)
-    for make in RIVALS.values():
+    for make in SYSTEMS.values():
         for classes in (2, 11):
             made = make(classes=classes, dropout=0.5).eval()
             assert made(clips).logits.shape == (1, classes)
@@ -183,7 +183,7 @@ def test_multiply_adds_beside_the_published_ones():
     """Published: the SAFE paper's Table I; C3D: Tran et al., arXiv 1708.05038. In G."""
     giga = {
         name: measure(lambda make=make: make(classes=7, dropout=0))[1] / 1e9
-        for name, make in RIVALS.items()
+        for name, make in SYSTEMS.items()
     }
     deep = measure(lambda: FormerDFER(classes=7, dropout=0, spatial_depth=3))[1] / 1e9
     assert giga["resnet18_lstm"] == pytest.approx(7.78, rel=0.01)
@@ -211,7 +211,7 @@ def test_parameters_are_those_derived_from_the_published_parts():
     pairs = ((3, 64), (64, 128), (128, 256), (256, 256), (256, 512), *[(512, 512)] * 3)
     assert sum(27 * a * b + b for a, b in pairs) == 27_655_936
     assert {
-        name: measure(lambda m=m: m(classes=7, dropout=0))[0] for name, m in RIVALS.items()
+        name: measure(lambda m=m: m(classes=7, dropout=0))[0] for name, m in SYSTEMS.items()
     } == expected
 
 
