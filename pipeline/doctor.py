@@ -1,4 +1,4 @@
-"""Examinations of a dataset: are its lists, raw clips, manifest and faces sound, and do they fit?
+"""Examinations of a dataset: its lists, raw clips, manifest and faces, each and together.
 
 Nothing is written. A file that is not there yet is a note with the command that makes it.
 """

@@ -1,4 +1,4 @@
-"""Examinations of shards, models and predictions: are they whole, and do they fit one another?
+"""Examinations of shards, models and predictions: whole, and of one another.
 
 Nothing is written but the memory of tars that were found good.
 """

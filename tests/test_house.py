@@ -155,9 +155,8 @@ def test_the_core_knows_stores_and_clusters_by_their_seams_alone():
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_opens_with_what_it_is(path):
-    """By a noun, or, in files that are older than that rule, by the question that it answers."""
     first = ast.get_docstring(ast.parse(path.read_text())).split("\n\n")[0]
-    assert first.endswith((".", "?"))
+    assert first.endswith(".")
     assert path.name == "__init__.py" or len(first.split()) >= 3
 
 

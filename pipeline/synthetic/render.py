@@ -1,4 +1,4 @@
-"""What does one clip of the synthetic plan look like, frame by frame?
+"""Frames of a clip of the synthetic plan: an animated drawn face.
 
 A clip of the plan and the settings go in; its whole frames come out, or the 16 faces that stand for
 it, cut out as crop.py would cut them: a function of (seed, clip) alone.
