@@ -94,6 +94,7 @@ def dvc(line: str, folder: Path, *, fails: bool = False, **env: str) -> str:
     ):
         from dvc.cli import main  # takes over the streams that there are when it is imported
 
+        revive_loggers()
         handlers = [each for each in logging.getLogger("dvc").handlers if hasattr(each, "stream")]
         for handler in handlers:
             handler.stream = out
@@ -101,6 +102,15 @@ def dvc(line: str, folder: Path, *, fails: bool = False, **env: str) -> str:
             code = main(shlex.split(line))
     assert (code != 0) == fails, f"dvc {line}: {code}\n{out.getvalue()[-5000:]}"
     return out.getvalue()
+
+
+def revive_loggers() -> None:
+    """Let DVC speak again, whatever another library did to the loggers of this process."""
+    logging.disable(logging.NOTSET)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "dvc" and isinstance(logger, logging.Logger):
+            logger.disabled = False
+            logger.setLevel(logging.INFO if name == "dvc" else logging.NOTSET)
 
 
 def run_stage(_shell: str, command: str, *, cwd: str, env: dict[str, str], **_: Any) -> None:

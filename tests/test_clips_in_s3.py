@@ -71,7 +71,7 @@ def test_all_three_stages_give_the_bytes_of_local_clips(
     assert pq.read_table(faces).equals(pq.read_table(here / "faces.parquet").slice(0, 42))
     settings = {"settings": config.shard, "faces_settings": config.faces}
     write_shards(manifest, faces, lists, tmp_path / "shards", **settings, **limits)
-    limits["store"] = None
+    limits = {"pool": Pool(workers=2, deadline=60)}
     root = Path(small_config(project).data.root)
     write_shards(manifest, faces, root, tmp_path / "local", **settings, **limits)
     names = sorted(path.name for path in (tmp_path / "local").iterdir())

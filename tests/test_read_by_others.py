@@ -22,6 +22,7 @@ from support import ROOT, grey_ramp, write_video
 from pipeline.face.table import SCHEMA as FACES
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.manifest import with_classes
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from pipeline.video.decode import frame_indices
 from safe.params import load_config
@@ -90,7 +91,7 @@ def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     out = root / "shards"
     made = write_shards(
         manifest, faces, root, out,
-        settings=config.shard, faces_settings=config.faces, workers=1, deadline=60,
+        settings=config.shard, faces_settings=config.faces, pool=Pool(deadline=60),
     )  # fmt: skip
     assert made == {"clips": 9, "left_out": 0, "shards": 3}
     return read_ours(out, records)
