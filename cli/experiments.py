@@ -1,51 +1,36 @@
-"""How do the paper's experiments get into DVC's queue, and their results out of it?
+"""The verbs of `safe-cli experiments`: the paper's runs into DVC's queue, and what came of them.
 
-A sheet (safe/sheet.py) says what to run. A plan adds the user's settings and gives each run its
-Config; what DVC holds (cli/held.py) is then not run again, and is what a table is made from.
+A sheet (safe/evaluation/sheet.py) says what to run; what DVC holds (safe/evaluation/held.py) is not
+run again, and is what a table is made from.
 """
 
 import io
 import json
-import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from cli.held import Held, held, identity, known, matching, read_out, run_dvc
 from cli.layout import Layout
 from cli.progress import say
-from safe.calibration import Calibration
-from safe.config import Config
-from safe.errors import ConfigError, SafeError
-from safe.params import load_config, one_line, read_mapping
-from safe.predictions import Split, pool, read_predictions
-from safe.sheet import CALIBRATED, Run, Sheet, Value, load_sheet
-
-SHEETS: Final = Path("experiments")
-PARAMS: Final = Path("params.yaml")
-_WORDS: Final = {"null", "true", "false", "nan", "inf"}  # these mean something else in Hydra
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run with what `-S` says to DVC, and its Config or why that is refused."""
-
-    run: Run
-    name: str
-    sets: list[str]
-    config: Config | None
-    refused: str | None
-
-    @property
-    def command(self) -> list[str]:
-        """The words of `dvc exp run --queue`."""
-        options = [word for line in self.sets for word in ("-S", line)]
-        return ["dvc", "exp", "run", "--queue", "-n", self.name, *options]
+from pipeline.datasets.registry import check_data
+from safe.errors import DataError, SafeError
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.held import Held, held, identity, known, matching, read_out
+from safe.evaluation.predictions import Split, pool, read_predictions
+from safe.evaluation.sheet import (
+    CALIBRATED,
+    Planned,
+    Sheet,
+    find_sheet,
+    plan,
+    read_settings,
+    sheet_names,
+)
 
 
 @dataclass(frozen=True)
@@ -65,94 +50,19 @@ class Found:
         return pool(list(self.folds.values()))
 
 
-def find_sheet(name: str) -> Sheet:
-    """Load a sheet by name. Raises ConfigError with the names there are."""
-    path = SHEETS / f"{name}.yaml"
-    names = sheet_names()
-    if name not in names:
-        raise ConfigError(f"{path} not found; the sheets there are: {', '.join(names) or 'none'}")
-    return load_sheet(path)
-
-
-def sheet_names() -> list[str]:
-    """Return the names of the sheets: the paper's tables, its figures, then what is beyond it."""
-
-    def order(name: str) -> tuple[bool, int]:
-        number = re.search(r"\d+", name)
-        return not name.startswith("table"), int(number.group()) if number else 99
-
-    return sorted((path.stem for path in SHEETS.glob("*.yaml")), key=order)
-
-
-def read_settings(name: str | None) -> dict[str, Value]:
-    """Read a flat file of dotted keys: experiments/settings/<name>.yaml, or a path."""
-    if name is None:
-        return {}
-    path = Path(name) if name.endswith(".yaml") else SHEETS / "settings" / f"{name}.yaml"
-    raw = read_mapping(path, missing="--with takes the name of a file beside it, or a path")
-    try:
-        return TypeAdapter(dict[str, Value]).validate_python(raw, strict=True)
-    except ValidationError as error:
-        raise ConfigError(one_line(error, str(path), see="params.yaml")) from error
-
-
-def hydra_text(value: Value) -> str:
-    """Write a value in the grammar of `-S`, which is Hydra's."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(hydra_text, value))}]"
-    if isinstance(value, int | float):
-        return repr(value)
-    if re.fullmatch(r"[A-Za-z_/][\w./-]*", value) and value.lower() not in _WORDS:
-        return value
-    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", r"\'") + "'"
-
-
-def plan(sheet: Sheet, *, settings: dict[str, Value], sets: Sequence[str]) -> list[Planned]:
-    """Give each run of a sheet its parameters: params.yaml, then settings, `sets`, the sheet.
-
-    Args:
-        sheet: what to run.
-        settings: dotted key to value.
-        sets: `key=value` as for `dvc exp run -S`.
-
-    Raises:
-        ConfigError: if params.yaml, a setting or one of `sets` is wrong by itself, or one of `sets`
-            is for a key that the sheet sets. Where only a run is wrong, that is in its `refused`.
-    """
-    load_config(PARAMS, [*_lines(settings), *sets])
-    planned = []
-    for run in sheet.runs():
-        for line in sets:
-            if line.partition("=")[0] in run.overrides:
-                raise ConfigError(f"-S {line}: the sheet {sheet.name} sets this key itself")
-        before = {key: value for key, value in settings.items() if key not in run.overrides}
-        lines = [*_lines(before), *sets, *_lines(run.overrides)]
-        label = f"{sheet.name}-{_slug(run.row)}-f{run.fold}-s{run.seed}"
-        try:
-            config = load_config(PARAMS, lines)
-        except ConfigError as error:
-            planned.append(Planned(run, label, lines, None, str(error)))
-        else:
-            name = f"{label}-{identity(config)[:6]}"
-            planned.append(Planned(run, name, lines, config, None))
-    return planned
-
-
 def run_list() -> None:
     """Print a line a sheet."""
     for name in sheet_names():
-        sheet = load_sheet(SHEETS / f"{name}.yaml")
+        sheet = find_sheet(name)
         runs = len(list(sheet.runs()))
         say(f"{name:8}  {sheet.paper:13}  {sheet.title:34}  {runs:3} runs")
 
 
 def run_queue(name: str, settings: str | None, sets: list[str] | None, *, dry_run: bool) -> None:
     """Put the runs of a sheet that DVC does not hold into its queue, or print how."""
-    planned = plan(find_sheet(name), settings=read_settings(settings), sets=sets or [])
+    planned = plan(
+        find_sheet(name), settings=read_settings(settings), sets=sets or [], check=check_data
+    )
     try:
         there = known(Path())
     except SafeError:
@@ -179,21 +89,25 @@ def run_queue(name: str, settings: str | None, sets: list[str] | None, *, dry_ru
             if dry_run:
                 say(shlex.join(one.command))
             else:
-                run_dvc(Path(), *one.command[1:])
+                _run(one.command)
                 say(f"queued: {one.name}")
     told = ", ".join(f"{count} {what}" for what, count in counts.items())
     say(f"{'dry run' if dry_run else 'queue'}: {told}. Next: dvc queue start")
 
 
+def _run(command: list[str]) -> None:
+    """Run DVC by itself, since it speaks on stdout. Raises DataError with the reason it gives."""
+    words = [sys.executable, "-m", *command]
+    done = subprocess.run(words, capture_output=True, check=False, text=True, errors="replace")
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no reason given"]
+        raise DataError(f"{' '.join(command[:4])}: {said[-1].removeprefix('ERROR: ')}")
+
+
 def gather(
     sheet: Sheet, planned: Sequence[Planned], root: Path = Path()
 ) -> dict[str, dict[int, Found]]:
-    """Collect what DVC holds of a sheet.
-
-    Args:
-        sheet: whose rows.
-        planned: its runs, by plan().
-        root: the repository.
+    """Collect what DVC holds of a sheet's runs, which are planned.
 
     Returns:
         For every row, in order, what was found by seed. A seed whose folds are not all held is left
@@ -234,30 +148,3 @@ def _read(
     calibration = Calibration.from_info(info)
     scaled = calibration.scaled(split.logits) if calibration.clips else None
     return replace(split, scaled=scaled), info
-
-
-def run_table(name: str, settings: str | None, sets: list[str] | None, out: Path) -> None:
-    """Write the table and the pictures of what DVC holds of a sheet; print the table."""
-    from cli.render import render  # matplotlib: not for `list` and `queue`
-
-    sheet = find_sheet(name)
-    planned = plan(sheet, settings=read_settings(settings), sets=sets or [])
-    for one in planned:
-        if one.refused:
-            say(f"refused: {one.name}: {one.refused}")
-    config = next((one.config for one in planned if one.config), None)
-    if config is None:
-        raise ConfigError(f"{name}: every run is refused, see above")
-    table, *pictures = render(sheet, gather(sheet, planned), config, out)
-    say(table.read_text(encoding="utf-8"))
-    for path in (table, *pictures):
-        say(f"table: {path}")
-
-
-def _lines(values: dict[str, Value]) -> list[str]:
-    return [f"{key}={hydra_text(value)}" for key, value in values.items()]
-
-
-def _slug(row: str) -> str:
-    """Turn a row's name into what may be part of a git reference."""
-    return re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")

@@ -1,10 +1,11 @@
-"""How is a model exported, and on which clips is the file compared with PyTorch?"""
+"""The verbs export and card: a model as one ONNX file, and the page about it."""
 
 from pathlib import Path
 from typing import Any
 
-from cli.layout import Layout, find_model
+from cli.layout import Layout
 from cli.progress import say
+from safe.api import find_model
 
 
 def run_export(run: Path, out: Path, *, clips: int) -> None:
@@ -33,9 +34,9 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
         return None
     import numpy as np
 
-    from safe.evaluate import check_fit
-    from safe.reading.loader import ClipReader
-    from safe.reading.shards import open_shards
+    from safe.evaluation.evaluate import check_fit
+    from safe.shards.folder import open_shards
+    from safe.shards.loader import read_clips
 
     opened = open_shards(shards)
     check_fit(info, opened, info["fold"], folder)
@@ -43,11 +44,25 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
     if len(rows) < 8:
         return None
     chosen = rows[np.linspace(0, len(rows) - 1, min(clips, len(rows))).round().astype(int)]
-    size = opened.face_size
-    faces = np.empty((len(chosen), opened.frames, size, size, 3), np.uint8)
-    reader = ClipReader(opened)
-    try:
-        reader.read(chosen, faces)
-    finally:
-        reader.close()
-    return faces
+    return read_clips(opened, chosen)
+
+
+def run_card(run: Path, evaluation: Path | None, out: Path) -> None:
+    """Write the card of a run's model, with its evaluation where there is one."""
+    folder = find_model(run)
+    from safe.report.card import write_card
+    from safe.saved import read_info
+
+    if evaluation is None:  # runs/<name>/calibrate/fold-1 has its evaluation in eval/fold-1
+        beside = folder.parent.parent / "eval" / folder.name
+        evaluation = beside if (beside / "metrics.json").is_file() else None
+    shards = Layout(str(read_info(folder / "model.json").get("dataset"))).shards
+    there = (shards / "index.json").is_file()
+    write_card(folder, out, evaluation=evaluation, shards=shards if there else None)
+    say(f"card: {folder} in {out}, {_words(evaluation)}")
+
+
+def _words(evaluation: Path | None) -> str:
+    if evaluation is None:
+        return "without figures: no evaluation beside it; `safe-cli eval` makes one"
+    return f"with the figures of {evaluation}"

@@ -1,16 +1,15 @@
-"""How does a user ask for clips to be forgotten, and what is told after?"""
+"""The verb forget: whose clips go, everybody else kept out meanwhile, and the receipt."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cli.experiments import SHEETS, sheet_names
 from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock, read, tar_cache
 from cli.progress import say
 from pipeline.forget import Places, Receipt, forget
 from safe.errors import ConfigError
-from safe.process import only_one
-from safe.sheet import load_sheet
+from safe.evaluation.sheet import find_sheet, sheet_names
+from safe.files import hold_lock
 
 
 def run_forget(
@@ -48,7 +47,7 @@ def _alone(layout: Layout, numbers: list[int]) -> Iterator[None]:
     places |= {file: file.parent for file in checkpoints().glob("*/lock")}
     with ExitStack() as held:
         for file, out in sorted(places.items()):
-            held.enter_context(only_one(file, str(out)))
+            held.enter_context(hold_lock(file, str(out)))
         yield
 
 
@@ -61,7 +60,7 @@ def _keys(file: Path) -> list[str]:
 
 
 def _places(layout: Layout) -> Places:
-    sheets = [name for name in sheet_names() if load_sheet(SHEETS / f"{name}.yaml").draw == "cases"]
+    sheets = [name for name in sheet_names() if find_sheet(name).draw == "cases"]
     return Places(
         manifest=layout.manifest,
         faces=layout.faces,

@@ -1,4 +1,4 @@
-"""How does one command start several ranks on this machine, and what does it say when one fails?"""
+"""Several ranks of `train` started on this machine by one command, and its word when one fails."""
 
 import logging
 import os

@@ -1,14 +1,17 @@
-"""Where does each stage read and write? The same paths stand in dvc.yaml."""
+"""Paths that each stage reads and writes; the same stand in dvc.yaml."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safe.config import Config
-from safe.errors import ModelError
+from safe.files import fitting
 from safe.params import load_config
-from safe.process import fitting
-from safe.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.pool.fetch import StoredClips
+    from safe.shards.cache import StoredShards
 
 
 @dataclass(frozen=True)
@@ -86,29 +89,7 @@ def checkpoints() -> Path:
     return _kept() / "checkpoints"
 
 
-def find_model(run: Path) -> Path:
-    """Find the model folder that a user means: the folder itself, or a run's one calibrated fold.
-
-    Args:
-        run: a folder with model.json; or one with calibrate/fold-<k>, or else train/fold-<k>.
-
-    Raises:
-        ModelError: if there is none, or several folds to choose from.
-    """
-    if (run / "model.json").is_file():
-        return run
-    for stage in ("calibrate", "train"):
-        folds = sorted(path.parent for path in run.glob(f"{stage}/fold-*/model.json"))
-        if len(folds) > 1:
-            raise ModelError(f"{run}: several models; choose one of {', '.join(map(str, folds))}")
-        if folds:
-            return folds[0]
-    raise ModelError(
-        f"{run}: no model there, nor in calibrate/ or train/; `safe-cli train` makes it"
-    )
-
-
-def source(config: Config, layout: Layout) -> Path | Store:
+def source(config: Config, layout: Layout) -> "Path | StoredShards":
     """Return where train, calibrate and eval read the shards: runtime.shards, or a folder here.
 
     Raises:
@@ -118,23 +99,29 @@ def source(config: Config, layout: Layout) -> Path | Store:
     url = config.runtime.shards
     if url is None:
         return layout.shards
-    from safe.push import check_same
+    from safe.shards.push import check_same
 
     store = open_store(config, url)
     check_same(layout.shards, store)
     return store
 
 
-def clip_store(config: Config) -> Store | None:
+def clip_store(config: Config) -> "StoredClips | None":
     """Return where the raw clips are, if runtime.clips says so; None for data.root."""
     runtime = config.runtime
-    return None if runtime.clips is None else Store(runtime.clips, runtime.patience)
+    if runtime.clips is None:
+        return None
+    from pipeline.pool.fetch import StoredClips
+
+    return StoredClips(runtime.clips, runtime.patience)
 
 
-def open_store(config: Config, url: str) -> Store:
-    """Return a store as the section runtime says how to read it."""
+def open_store(config: Config, url: str) -> "StoredShards":
+    """Return the shards of a store as the section runtime says how to read them."""
+    from safe.shards.cache import StoredShards  # here, so that `safe-cli --help` need not wait
+
     runtime = config.runtime
-    return Store(url, runtime.patience, tar_cache(), int(runtime.cache * 2**30))
+    return StoredShards(url, runtime.patience, tar_cache(), int(runtime.cache * 2**30))
 
 
 def tar_cache() -> Path:
@@ -158,5 +145,8 @@ def _kept() -> Path:
 
 def read(params: Path, overrides: list[str] | None) -> tuple[Config, Layout]:
     """Parse params.yaml with its overrides. Raises ConfigError in one line."""
+    from pipeline.datasets.registry import check_data
+
     config = load_config(params, overrides)
+    check_data(config)
     return config, Layout(config.data.name)

@@ -1,4 +1,4 @@
-"""With which page does `dvc plots show` draw its plots without a network?
+"""The page of `dvc plots`, which needs no network.
 
 DVC's own page loads the library Vega from a server. This one carries it: vl-convert-python brings
 the scripts, which are put into the page; `.dvc/config` names the page. It is generated, 0.9 MB, and
@@ -10,7 +10,7 @@ from typing import Final
 
 from cli.layout import plots_page
 from cli.progress import say
-from safe.process import whole_file
+from safe.files import atomic_file
 
 _SNIPPET: Final = """\
 const text = {labelFontSize: 12, titleFontSize: 12};
@@ -70,7 +70,7 @@ def write_page() -> None:
     import vl_convert  # 40 MB, for this alone
 
     scripts = vl_convert.javascript_bundle(_SNIPPET).replace("</script", "<\\/script")
-    with whole_file(plots_page()) as temporary:
+    with atomic_file(plots_page()) as temporary:
         temporary.write_text(_PAGE.replace("SCRIPTS", scripts), encoding="utf-8")
 
 

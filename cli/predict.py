@@ -1,86 +1,51 @@
-"""What does a model say about one's own videos?
+"""The verb predict: tables, timelines and annotated videos of one's own videos, and a summary."""
 
-`safe-cli predict` writes a table, a timeline and, on request, an annotated video for each of them,
-and a summary of all. In Python, one line does the same for one video, without files:
-
-    from cli.predict import predict
-    answers = predict("video.mp4", model="runs/synthetic")
-
-What comes out is the apparent expression of a face, not what a person feels.
-"""
-
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from cli.progress import progress, say
-from cli.record import SUMMARY, Entry, Record, digest, known_names, stamp, total
-from cli.videos import LOCK, Job, find_videos
-from pipeline.tasks.worker import find_rules
-from safe.errors import PARTLY_EXIT_CODE, DataError, printable
-from safe.process import only_one
+import numpy as np
 
-if TYPE_CHECKING:  # torch is loaded when the videos are known to be there
-    from cli.answering import Look, Reader
+from cli.progress import progress, say
+from pipeline.annotate import Mark, annotate
+from pipeline.pool.cluster import find_rules
+from pipeline.stretch import Survey
+from pipeline.videos import (
+    LOCK,
+    SUMMARY,
+    Entry,
+    Job,
+    Record,
+    digest,
+    find_videos,
+    known_names,
+    stamp,
+    total,
+)
+from pipeline.windows import FaceWindow
+from safe.errors import PARTLY_EXIT_CODE, DataError, as_utf8, printable
+from safe.files import hold_lock
+from safe.finding import number
+from safe.sample import decode_strip
+from safe.taxonomy import ABSTAIN, Classes
+
+if TYPE_CHECKING:
+    from safe.api import Predictor, Settings
+    from safe.evaluation.answers import Verdict
+    from safe.report.timeline import Band
 
 _LATE: Final = 0.1
 """Seconds of sound before the picture from which it is told."""
 
-WINDOW: Final = 2.8
-"""Seconds: the median clip of DFEW, 70 frames at 25 a second. A model is asked about stretches as
-long as those that it was trained on."""
+_UNSURE: Final = (150, 150, 150)
+"""Colour of a face that gets no decision."""
 
 _SHOWN: Final = 40
 """Letters of a video's name beside the progress bar."""
-
-
-def predict(
-    video: str | Path,
-    *,
-    model: "str | Path | Reader",
-    face: Literal["largest", "all"] = "all",
-    window: float = WINDOW,
-    hop: float | None = None,
-    detect_size: int | None = None,
-    batch: int = 16,
-    workers: int = 2,
-    device: str = "auto",
-    deadline: float = 60.0,
-    memory: float = 4.0,
-) -> list[dict[str, Any]]:
-    """Return what a model says about a video: rows with the keys of safe.answers.schema.
-
-    Args:
-        video: the file.
-        model: a model folder, a run such as runs/synthetic, or a cli.answering.Reader, which is
-            loaded once for many videos.
-        face: look at all faces, or at the one that is the largest for most of the video.
-        window: seconds that a row is about.
-        hop: seconds from one window to the next; half a window by default.
-        detect_size: pixels, longest side of the frame that the face detector sees; as the model's
-            by default.
-        batch: windows that the model sees at once.
-        workers: processes that decode and find faces.
-        device: auto, cpu, cuda or cuda:N, for a model that is loaded here.
-        deadline: seconds after which the decoding of a piece of the video is killed.
-        memory: GiB that it may take.
-
-    Raises:
-        ConfigError, ModelError, DataError: one line.
-    """
-    if not Path(video).is_file():
-        raise DataError(f"{video}: no such file")
-    from cli.answering import Look, Reader
-
-    hop = window / 2 if hop is None else hop
-    look = Look(face, window, hop, batch, workers, deadline, memory, detect_size)
-    reader = model if isinstance(model, Reader) else Reader(Path(model), device=device)
-    with _script_stays_out():
-        return [answer.record(reader.classes) for answer, _ in reader.answers(Path(video), look)]
 
 
 def run_predict(
@@ -99,7 +64,7 @@ def run_predict(
     """Answer for all videos, write the files, and say in a line what came out.
 
     Videos that are finished in `out` are left as they are, unless `again`. `how` are the fields of
-    cli.answering.Look; a hop of None is half a window.
+    safe.api.Settings.
 
     Returns:
         The exit code: PARTLY_EXIT_CODE if some of the videos cannot be used, else 0.
@@ -111,28 +76,28 @@ def run_predict(
     notes: list[str] = []
     names = known_names(out)
     jobs = find_videos(videos, out=out, endings=endings, known=names, on_note=notes.append)
-    from cli.answering import Look, Reader
-    from cli.writing import write_video
+    from safe.api import Settings, load_model  # torch, once the videos are there
 
-    look = Look(**{**how, "hop": how["window"] / 2 if how["hop"] is None else how["hop"]})
-    reader = Reader(model, device=device, other_crops=other_crops)
-    for note in (notes := [*notes, *reader.notes()]):
+    settings = Settings(**how)
+    predictor = load_model(model, device=device, other_crops=other_crops)
+    for note in (notes := [*notes, *predictor.notes()]):
         say(f"predict: {note}")
     entries: list[Entry] = []
-    with only_one(out / LOCK, str(out)):
-        record = Record(out, jobs, _describe(reader, look, notes), digest(_decisive(reader, look)))
+    with hold_lock(out / LOCK, str(out)):
+        about, made_by = _describe(predictor, settings, notes), _decisive(predictor, settings)
+        record = Record(out, jobs, about, digest(made_by))
         done = {} if again else {job: record.finished(job, endings) for job in jobs}
         if record.others:
             what = "done before with another model, other settings or another version"
-            say(f"predict: {_many(record.others, 'video')} {what}: done again")
+            say(f"predict: {number(record.others, 'video')} {what}: done again")
         try:
             record.write()
-            for number, job in enumerate(jobs, start=1):
+            for count, job in enumerate(jobs, start=1):
                 entry = done.get(job)
                 if entry is None:
                     before = stamp(job.video)
-                    with progress(f"{number} of {len(jobs)}: {_short(job)}", None) as on_done:
-                        entry = write_video(reader, job, look, endings, on_done=on_done)
+                    with progress(f"{count} of {len(jobs)}: {_short(job)}", None) as on_done:
+                        entry = write_video(predictor, job, settings, endings, on_done=on_done)
                     entry = record.add(job, entry | before)
                 entries.append(entry)
         except BaseException:
@@ -141,6 +106,114 @@ def run_predict(
             raise
         record.write()
     return _conclude(entries, out, finished=sum(map(bool, done.values())), speed=record.speed)
+
+
+def write_video(
+    predictor: "Predictor",
+    job: Job,
+    settings: "Settings",
+    endings: Sequence[str],
+    *,
+    on_done: Callable[[int, int], None] | None = None,
+) -> Entry:
+    """Answer for one video, and write a file about it for each of `endings`.
+
+    They are jsonl or parquet; png for the timeline; mp4 for the annotated video. `on_done` is
+    called with how much of the video is done, and of how much.
+
+    Returns:
+        Its entry in summary.json: status is ok, no face or unusable, the last two with a reason.
+    """
+    from safe.evaluation.answers import writing
+    from safe.report.timeline import Band, draw_timeline
+
+    form: Literal["parquet", "jsonl"] = "parquet" if "parquet" in endings else "jsonl"
+    shard, gap = predictor.crops.shard, ""
+    films, bands, marks = list[Survey](), dict[int, Band](), list[Mark]()
+    entry: Entry = {"video": as_utf8(str(job.video)), "status": "unusable", "reason": None}
+    try:
+        with writing(job.file(form), form, predictor.classes) as write:
+            for answer, window in predictor.answers(
+                job.video, settings, on_film=films.append, on_done=on_done
+            ):
+                write(answer)
+                if answer.verdict is None or window is None:
+                    gap = answer.reason or gap
+                    continue
+                if window.face not in bands:
+                    strip = decode_strip(window.strip, shard.size, shard.frames)
+                    bands[window.face] = Band(strip[shard.frames // 2].copy())
+                bands[window.face].add(answer)
+                if "mp4" in endings:
+                    marks.append(_mark(window, answer.verdict, predictor.classes))
+    except DataError as error:
+        return entry | {"reason": str(error)} | _counts(None, [])
+    film, found = films[0], list(bands.values())
+    entry |= {"status": "ok" if bands else "no face"} | _counts(film, found)
+    entry["table"] = job.file(form).name
+    if not bands:
+        return entry | {"reason": gap or "no face in any frame"}
+    if "png" in endings:
+        draw_timeline(
+            bands,
+            job.file("png"),
+            classes=predictor.classes,
+            title=job.video.name,
+            note=f"apparent expression by {predictor.name}; {predictor.reading()}",
+            seconds=film.end,
+        )
+        entry["timeline"] = job.file("png").name
+    if "mp4" in endings:
+        try:
+            annotate(
+                job.video,
+                job.file("mp4").absolute(),  # a:b.mp4 would be a protocol
+                marks,
+                seconds=film.end,
+                pool=settings.pool,
+            )
+            entry["annotated"] = job.file("mp4").name
+        except DataError as error:
+            entry["reason"] = f"not annotated: {error}"
+    return entry
+
+
+def _counts(film: Survey | None, bands: "list[Band]") -> Entry:
+    """Return what an entry says in numbers; of files there is none yet."""
+    decisions = [decision for band in bands for decision in band.decisions]
+    return {
+        "begins": round(film.start, 3) if film else 0.0,
+        "seconds": round(film.end, 3) if film else 0.0,
+        "video_streams": film.listing.streams if film else 0,
+        "faces": len(bands),
+        "clips": len(decisions),
+        "abstained": decisions.count(ABSTAIN),
+        **dict.fromkeys(("table", "timeline", "annotated")),
+    }
+
+
+def _mark(window: FaceWindow, verdict: "Verdict", classes: Classes) -> Mark:
+    """Say in a few letters what is drawn beside the face."""
+    from safe.report.canvas import class_looks
+
+    k = int(np.argmax(verdict.probabilities))
+    likely = _ascii(classes[k]) or f"class {k + 1}"
+    sure = verdict.decision != ABSTAIN
+    red, green, blue = bytes.fromhex(class_looks(classes)[classes[k]][0].removeprefix("#"))
+    words = f"{likely} {verdict.top:.2f}" if sure else f"{ABSTAIN} ({likely} {verdict.top:.2f})"
+    return Mark(
+        face=window.face,
+        indices=window.indices,
+        boxes=window.boxes,
+        text=f"{window.face}  {words}",
+        colour=(red, green, blue) if sure else _UNSURE,
+    )
+
+
+def _ascii(name: str) -> str:
+    """Return the letters of a name without their accents; of other scripts there are none."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return plain if re.search("[A-Za-z0-9]", plain) else ""
 
 
 def _conclude(entries: list[Entry], out: Path, *, finished: int, speed: float) -> int:
@@ -155,11 +228,11 @@ def _conclude(entries: list[Entry], out: Path, *, finished: int, speed: float) -
         raise DataError(f"predict: no video could be used; {out / SUMMARY} says why")
     before = f" ({finished} finished before; --again does them again)" if finished else ""
     unusable = f", {totals['unusable']} unusable" if totals["unusable"] else ""
+    pace = f"; {speed:.1f} seconds of video a second" if finished < len(entries) else ""
     say(
-        f"predict: {_many(len(entries), 'video')}{before}, {totals['with_faces']} with faces: "
-        f"{_many(totals['faces'], 'face')}, {_many(totals['clips'], 'clip')}, "
-        f"{totals['abstained']} abstained from{unusable}"
-        f"{f'; {speed:.1f} seconds of video a second' if finished < len(entries) else ''}; in {out}"
+        f"predict: {number(len(entries), 'video')}{before}, {totals['with_faces']} with faces: "
+        f"{number(int(totals['faces']), 'face')}, {number(int(totals['clips']), 'clip')}, "
+        f"{totals['abstained']} abstained from{unusable}{pace}; in {out}"
     )
     return PARTLY_EXIT_CODE if totals["unusable"] else 0
 
@@ -178,52 +251,33 @@ def _short(job: Job) -> str:
     return name if len(name) <= _SHOWN else f"{name[: _SHOWN // 2]}…{name[-_SHOWN // 2 :]}"
 
 
-def _many(count: float, thing: str) -> str:
-    return f"{count} {thing}{'s' * (count != 1)}"
-
-
-def _describe(reader: "Reader", look: "Look", notes: list[str]) -> dict[str, Any]:
+def _describe(predictor: "Predictor", settings: "Settings", notes: list[str]) -> dict[str, Any]:
     """Say in summary.json which model it was, how it looked, and what was passed over."""
     return {
         "what": "apparent expression of faces; not what a person feels",
         "model": {
-            "folder": str(reader.folder),
-            "sha256": reader.info["weights"]["sha256"],
-            "classes": list(reader.classes),
-            "preprocessing": reader.info["preprocessing"]["id"],
-            "calibration": reader.calibration.method,
-            "threshold": reader.calibration.threshold,
-            "level": reader.calibration.level,
-            "own_crops": reader.own_crops,
+            "folder": str(predictor.folder),
+            "sha256": predictor.info["weights"]["sha256"],
+            "classes": list(predictor.classes),
+            "preprocessing": predictor.info["preprocessing"]["id"],
+            "calibration": predictor.calibration.method,
+            "threshold": predictor.calibration.threshold,
+            "level": predictor.calibration.level,
+            "own_crops": predictor.crops.own,
         },
         "look": {
-            "face": look.who,
-            "window": look.window,
-            "hop": look.hop,
-            "detect_size": look.detect_size or reader.faces.detect_size,
+            "face": settings.face,
+            "window": settings.window,
+            "hop": settings.hop,
+            "detect_size": settings.detect_size or predictor.crops.faces.detect_size,
         },
         "notes": notes,
     }
 
 
-def _decisive(reader: "Reader", look: "Look") -> dict[str, Any]:
+def _decisive(predictor: "Predictor", settings: "Settings") -> dict[str, Any]:
     """Return all that an answer depends on besides the video."""
     same = ("batch", "workers", "deadline", "memory")  # change no answer
-    how = {name: value for name, value in asdict(look).items() if name not in same}
-    model = {"model": reader.info["sha256"], "own_crops": reader.own_crops}
+    how = {name: value for name, value in asdict(settings).items() if name not in same}
+    model = {"model": predictor.info["sha256"], "own_crops": predictor.crops.own}
     return {**model, **how, **find_rules()}
-
-
-@contextmanager
-def _script_stays_out() -> Iterator[None]:
-    """Keep child processes from running the caller's script anew.
-
-    A child imports the script that called, to have its functions; ours need none of them. A script
-    of one line without `if __name__ == "__main__"` would start children without end.
-    """
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script

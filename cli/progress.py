@@ -1,4 +1,4 @@
-"""How does a long command show where it is? A bar, a rate and the time left, on stderr."""
+"""Progress of a long command on stderr, a bar, a rate and the time left; and lines of result."""
 
 import sys
 from collections.abc import Callable, Iterator

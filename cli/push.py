@@ -1,4 +1,4 @@
-"""How are the finished shards sent to a store? By one function of safe."""
+"""The verb push-shards: the finished shards sent to a store, by one function of safe."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from cli.layout import Layout, lock, open_store, read
 from cli.progress import counts, progress, say
 from safe.config import Config
 from safe.errors import ConfigError, DataError
-from safe.process import only_one
+from safe.files import hold_lock
 
 
 def run_push(params: Path, overrides: list[str] | None, url: str | None) -> None:
@@ -52,9 +52,9 @@ def push_made(config: Config, layout: Layout) -> None:
 
 
 def _push(config: Config, layout: Layout, url: str) -> None:
-    from safe.push import push_shards
+    from safe.shards.push import push_shards
 
     total = len(list(layout.shards.glob("*.tar"))) + 2
-    with only_one(lock(layout.shards), str(layout.shards)), progress("push", total) as done:
+    with hold_lock(lock(layout.shards), str(layout.shards)), progress("push", total) as done:
         made = push_shards(layout.shards, open_store(config, url), seen=layout.seen, on_done=done)
     say(counts(f"push-shards: {url}", made))

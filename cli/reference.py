@@ -1,15 +1,15 @@
-"""The reference of parameters and commands: docs/reference.md, and the comments of params.yaml.
+"""What is made from the code: docs/reference.md, params.yaml's comments, the code deps of dvc.yaml.
 
     python -m cli.reference
 
 Nothing in them is written by hand: meanings and ranges are those of safe/config.py, values those
-of params.yaml, stages those of dvc.yaml, commands and options those of cli/app.py.
+of params.yaml, stages those of dvc.yaml, commands and options those of cli/app.py; a stage depends
+on the modules that it imports (safe/code.py).
 """
 
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
@@ -22,15 +22,14 @@ from typer.main import get_command
 from cli.app import app
 from cli.progress import say
 from safe import config
+from safe.code import code_of
 from safe.config import Config
+from safe.files import atomic_file
 from safe.params import load_config
-from safe.process import whole_file
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = Path("docs", "reference.md")
 
-_LINE: Final = re.compile(r"(?P<indent> *)(?P<key>\w+):(?P<value> [^#]*?)? *(?:# *(?P<words>.*))?")
-_MORE: Final = re.compile(r" +# *(?P<words>.*)")
 _TYPES: Final = {
     "integer": "whole number",
     "number": "number",
@@ -65,6 +64,18 @@ Many commands take these options:
 """
 
 
+MODULES: Final = {
+    "synthesize": "pipeline.synthetic.plan",
+    "index": "pipeline.index",
+    "faces": "pipeline.faces",
+    "shard": "pipeline.shard",
+    "train": "safe.training.train",
+    "calibrate": "safe.evaluation.calibrate",
+    "eval": "safe.evaluation.evaluate",
+    "summary": "safe.evaluation.summary",
+}
+"""The module of each stage."""
+
 _PARAMS: Final = """\
 # Every number of the project, with unit and source. `dvc exp run -S key=value` and
 # `safe-cli VERB -S key=value` override. One section a stage; runtime re-runs nothing.
@@ -82,11 +93,11 @@ def write_params(values: dict[str, Any]) -> str:
     parts = [_PARAMS]
     for section, block in values.items():
         if not isinstance(block, dict):
-            parts += ["", *_entry(section, block, words[section])]
+            parts += ["", *_comment(f"{section}: {_text(block)}", words[section])]
             continue
         parts += ["", *_comment(f"{section}:", words[section])]
         for key, value in block.items():
-            parts += _entry(f"  {key}", value, words[f"{section}.{key}"])
+            parts += _comment(f"  {key}: {_text(value)}", words[f"{section}.{key}"])
     return "\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
 
 
@@ -108,63 +119,23 @@ def read_words() -> dict[str, str]:
     return found
 
 
-def _entry(key: str, value: Any, words: str) -> list[str]:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+def _text(value: Any) -> str:
+    """Write a value as params.yaml has it."""
     if isinstance(value, float):
-        text = np.format_float_positional(value, trim="0")
-    elif isinstance(value, str):
-        text = f'"{value}"' if text.startswith("'") else text
-    return _comment(f"{key}: {text}", words)
+        return np.format_float_positional(value, trim="0")
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+    return f'"{value}"' if isinstance(value, str) and text.startswith("'") else text
 
 
 def _comment(line: str, words: str) -> list[str]:
-    first = f"{line.ljust(_COMMENT - 1)} # "
-    more = f"{' ' * _COMMENT}#   "
     return wrap(
         words,
         _WIDE,
-        initial_indent=first,
-        subsequent_indent=more,
+        initial_indent=f"{line.ljust(_COMMENT - 1)} # ",
+        subsequent_indent=f"{' ' * _COMMENT}#   ",
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-@dataclass(frozen=True)
-class Key:
-    """One parameter as params.yaml has it."""
-
-    name: str
-    """With its section: `train.lr`."""
-    value: str
-    """As written."""
-    words: str
-    """Its comment, all lines of it."""
-
-
-def read_keys(text: str) -> tuple[list[Key], dict[str, str]]:
-    """Read the keys of params.yaml with their comments, and the sections' comments by name.
-
-    Raises ValueError for a line that is not a key, a comment or blank.
-    """
-    keys: list[Key] = []
-    sections: dict[str, str] = {}
-    section = ""
-    for line in text.splitlines():
-        if (more := _MORE.fullmatch(line)) and keys:
-            last = keys.pop()
-            keys.append(Key(last.name, last.value, f"{last.words} {more['words']}".strip()))
-        elif found := _LINE.fullmatch(line):
-            value, words = (found["value"] or "").strip(), found["words"] or ""
-            if not value:
-                section = found["key"]
-                sections[section] = words
-            else:
-                inside = f"{section}." if found["indent"] else ""
-                keys.append(Key(f"{inside}{found['key']}", value, words))
-        elif line.strip() and not line.startswith("#"):
-            raise ValueError(f"params.yaml: {line!r} is no key of a section")
-    return keys, sections
 
 
 def describe_range(field: dict[str, Any]) -> str:
@@ -205,29 +176,27 @@ def describe(words: str, options: list[str]) -> str:
 
 def write_parameters(root: Path) -> Iterator[str]:
     """Yield the page's part about params.yaml: a section and a table for each of its sections."""
-    keys, sections = read_keys((root / "params.yaml").read_text(encoding="utf-8"))
+    values = load_config(root / "params.yaml").model_dump()
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    schema = Config.model_json_schema()
+    schema, words = Config.model_json_schema(), read_words()
     fields = dict(schema["properties"])
-    for name in schema["properties"]:
-        inner = _block(schema, name).get("properties", {})
-        fields |= {f"{name}.{key}": field for key, field in inner.items()}
-    for section in ["", *sections]:
-        about = sections.get(section) or _block(schema, section).get("description", "")
-        about = f"{about[:1].upper()}{about[1:].rstrip('.')}." if about else ""
-        about = f"{about} {_where(section or 'seed', stages)}".strip()
-        yield f"### {section or 'seed'}\n\n{about}\n"
+    for section, block in values.items():
+        is_section = isinstance(block, dict)
+        inner = _block(schema, section)["properties"] if is_section else {section: fields[section]}
+        about = (
+            f"{words[section][:1].upper()}{words[section][1:].rstrip('.')}." if is_section else ""
+        )
+        yield f"### {section}\n\n{f'{about} {_where(section, stages)}'.strip()}\n"
         yield "| key | default | allowed | unit and meaning |\n| --- | --- | --- | --- |"
-        for key in keys:
-            if key.name.rpartition(".")[0] == section:
-                field = fields[key.name]
-                cells = (
-                    f"`{key.name}`",
-                    f"`{key.value}`",
-                    describe_range(field).replace("|", "\\|"),
-                    describe(key.words, field.get("enum", [])),
-                )
-                yield f"| {' | '.join(cells)} |"
+        for key, value in (block if is_section else {section: block}).items():
+            name, field = f"{section}.{key}" if is_section else key, inner[key]
+            cells = (
+                f"`{name}`",
+                f"`{_text(value)}`",
+                describe_range(field).replace("|", "\\|"),
+                describe(words[name], field.get("enum", [])),
+            )
+            yield f"| {' | '.join(cells)} |"
         yield ""
 
 
@@ -256,6 +225,38 @@ def write_page(root: Path) -> str:
     """Return the text of docs/reference.md."""
     parts = [_HEAD, *write_parameters(root), _COMMANDS, *write_commands()]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip("\n") + "\n"
+
+
+def write_deps(text: str) -> str:
+    """Return the text of dvc.yaml with the code that each stage runs as its deps.
+
+    A folder stands for all its modules where a stage runs all of them: each line of deps costs
+    every `dvc repro` some milliseconds.
+    """
+    lines: list[str] = []
+    module = key = ""
+    for line in text.splitlines():
+        if stage := re.fullmatch(r"  (\w+):", line):
+            module = MODULES[stage[1]]
+        if re.fullmatch(r"      - (pipeline|safe)/.*", line):
+            continue
+        if re.fullmatch(r"    \w+:.*", line):
+            if key == "deps:":
+                lines += [f"      - {path}" for path in folded(code_of(module))]
+            key = line.strip()
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def folded(paths: list[Path]) -> list[str]:
+    """Return files, and in place of all files of a folder below a room the folder."""
+    found = {path.as_posix() for path in paths}
+    for folder in sorted({path.parent for path in paths}, key=lambda path: -len(path.parts)):
+        own = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
+        own = {path for path in own if not path.endswith("__init__.py")}
+        if len(folder.parts) > 1 and own <= found:
+            found = (found - own) | {folder.as_posix()}
+    return sorted(found)
 
 
 def _block(schema: dict[str, Any], section: str) -> dict[str, Any]:
@@ -329,8 +330,10 @@ def _escape(words: str) -> str:
 
 if __name__ == "__main__":
     parameters = ROOT / "params.yaml"
-    with whole_file(parameters) as path:
+    with atomic_file(parameters) as path:
         path.write_text(write_params(load_config(parameters).model_dump()), encoding="utf-8")
-    with whole_file(ROOT / PAGE) as path:
+    with atomic_file(ROOT / PAGE) as path:
         path.write_text(write_page(ROOT), encoding="utf-8")
-    say(f"params.yaml and {PAGE} are written")
+    with atomic_file(ROOT / "dvc.yaml") as path:
+        path.write_text(write_deps((ROOT / "dvc.yaml").read_text()), encoding="utf-8")
+    say(f"params.yaml, dvc.yaml and {PAGE} are written")

@@ -1,52 +1,55 @@
-"""How does what DVC holds of a sheet become a Markdown table and its pictures?"""
+"""The table of an experiment and its pictures, from what DVC holds of its runs."""
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cli.experiments import Found
-from cli.held import read_out
+from cli.experiments import Found, gather
 from cli.layout import Layout
-from safe.compare import Entry, Estimate, estimate
-from safe.compare_table import table_markdown
+from cli.progress import say
+from pipeline.datasets.registry import check_data
 from safe.config import Config
-from safe.errors import DataError
-from safe.figures.calibration import draw_calibration
-from safe.figures.cases import choose_cases, draw_cases
-from safe.figures.confusion import draw_confusion
-from safe.figures.embedding import draw_embedding
-from safe.figures.rows import draw_rows, draw_sweep
-from safe.process import whole_file
+from safe.errors import ConfigError, DataError
+from safe.evaluation.compare import Entry, Estimate, estimates, table_markdown
+from safe.evaluation.held import read_out
+from safe.evaluation.sheet import Sheet, find_sheet, plan, read_settings
+from safe.files import atomic_file
+from safe.report.canvas import save
+from safe.report.contact import cases_figure, choose_cases
+from safe.report.pictures import confusion_figure, embedding_figure
+from safe.report.tables import METRICS, calibration_figure, rows_figure, sweep_figure
 from safe.sample import decode_strip
-from safe.sheet import Sheet
 
 Results = Mapping[str, Mapping[int, Found]]
 """By row and seed, as cli.experiments.gather gives them."""
 
+Pictures = dict[str, Figure]
+"""By what follows the name of the sheet in the name of the file."""
+
 CASES: Final = 6
-"""Clips in the figure of cases."""
+"""Clips in the picture of cases."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a picture is made from, and where it goes."""
-
-    sheet: Sheet
-    found: Results
-    entries: Mapping[str, Entry]
-    config: Config
-    out: Path
-
-    @property
-    def picture(self) -> Path:
-        """Of a sheet that has one."""
-        return self.out / f"{self.sheet.name}.png"
+def run_table(name: str, settings: str | None, sets: list[str] | None, out: Path) -> None:
+    """Write the table and the pictures of what DVC holds of a sheet; print the table."""
+    sheet = find_sheet(name)
+    planned = plan(sheet, settings=read_settings(settings), sets=sets or [], check=check_data)
+    for one in planned:
+        if one.refused:
+            say(f"refused: {one.name}: {one.refused}")
+    config = next((one.config for one in planned if one.config), None)
+    if config is None:
+        raise ConfigError(f"{name}: every run is refused, see above")
+    table, *pictures = render(sheet, gather(sheet, planned), config, out)
+    say(table.read_text(encoding="utf-8"))
+    for path in (table, *pictures):
+        say(f"table: {path}")
 
 
 def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path]:
@@ -64,17 +67,8 @@ def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path
     Raises:
         DataError: if runs that are compared are not of the same clips.
     """
-    entries = {
-        name: Entry(
-            splits={seed: run.split for seed, run in found[name].items()},
-            paper=row.paper,
-            against=row.against,
-            built=row.set is not None,
-        )
-        for name, row in sheet.rows.items()
-    }
     text = table_markdown(
-        entries,
+        _entries(sheet, found),
         sheet.figures,
         asked=len(sheet.seeds),
         dataset=_dataset(config.data.name, sheet.folds),
@@ -83,7 +77,10 @@ def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path
         note=sheet.note or "",
         bins=config.eval.bins,
     )
-    pictures = _DRAW[sheet.draw](_Job(sheet, found, entries, config, out))
+    pictures = []
+    for suffix, figure in _DRAW[sheet.draw](sheet, found, config).items():
+        pictures.append(out / f"{sheet.name}{suffix}.png")
+        save(figure, pictures[-1])
     parts = [
         f"# {sheet.paper}: {sheet.title}",
         text.strip(),
@@ -91,9 +88,21 @@ def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path
         _commits(found),
     ]
     table = out / f"{sheet.name}.md"
-    with whole_file(table) as temporary:
+    with atomic_file(table) as temporary:
         temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return [table, *pictures]
+
+
+def _entries(sheet: Sheet, found: Results) -> dict[str, Entry]:
+    return {
+        name: Entry(
+            splits={seed: run.split for seed, run in found[name].items()},
+            paper=row.paper,
+            against=row.against,
+            built=row.set is not None,
+        )
+        for name, row in sheet.rows.items()
+    }
 
 
 def _dataset(name: str, folds: list[int]) -> str:
@@ -112,104 +121,90 @@ def _commits(found: Results) -> str:
     return f"Code: commit {told}." if told else ""
 
 
-def _estimates(job: _Job) -> dict[str, dict[str, Estimate]]:
+# The pictures; each function takes a sheet, what was found of it and the parameters of a run
+
+
+def _draw_table(sheet: Sheet, found: Results, config: Config) -> Pictures:
+    """Dots and intervals, a line a row."""
+    return {"": rows_figure(_estimates(sheet, found, config))}
+
+
+def _draw_sweep(sheet: Sheet, found: Results, config: Config) -> Pictures:
+    """One picture a metric, one panel an axis."""
+    estimates = _estimates(sheet, found, config)
+    axes: dict[str, dict[float, dict[str, Estimate]]] = {}
+    for name, row in sheet.rows.items():
+        if row.axis is not None and row.at is not None:
+            axes.setdefault(row.axis, {})[row.at] = estimates[name]
+    return {f"-{metric}": sweep_figure(axes, metric) for metric in sheet.figures}
+
+
+def _estimates(sheet: Sheet, found: Results, config: Config) -> dict[str, dict[str, Estimate]]:
     return {
-        name: {
-            figure: estimate(entry, figure, bins=job.config.eval.bins, name=name)
-            for figure in job.sheet.figures
-        }
-        for name, entry in job.entries.items()
+        name: estimates(entry, sheet.figures, bins=config.eval.bins, name=name)
+        for name, entry in _entries(sheet, found).items()
     }
 
 
-def _draw_table(job: _Job) -> list[Path]:
-    """Dots and intervals, a line a row."""
-    draw_rows(_estimates(job), job.picture)
-    return [job.picture]
-
-
-def _draw_sweep(job: _Job) -> list[Path]:
-    """One picture a figure, one panel an axis."""
-    estimates = _estimates(job)
-    axes: dict[str, dict[float, dict[str, Estimate]]] = {}
-    for name, row in job.sheet.rows.items():
-        if row.axis is not None and row.at is not None:
-            axes.setdefault(row.axis, {})[row.at] = estimates[name]
-    pictures = []
-    for figure in job.sheet.figures:
-        pictures.append(job.out / f"{job.sheet.name}-{figure}.png")
-        draw_sweep(axes, figure, pictures[-1])
-    return pictures
-
-
-def _draw_calibration(job: _Job) -> list[Path]:
+def _draw_calibration(sheet: Sheet, found: Results, _: Config) -> Pictures:
     """The last row by epoch, as ratios to each other row: one picture a reference."""
-    *references, ours = job.sheet.rows
-    pictures = []
+    *references, ours = sheet.rows
+    pictures = {}
     for reference in references:
-        seeds = sorted(job.found[reference].keys() & job.found[ours].keys())
+        seeds = sorted(found[reference].keys() & found[ours].keys())
         if not seeds:
             continue
         curves = {
             name: {
-                figure: [
-                    [epoch[f"select_{figure}"] for epoch in model["history"]]
+                metric: [
+                    [epoch[f"select_{metric}"] for epoch in model["history"]]
                     for seed in seeds
-                    for model in job.found[name][seed].model.values()
+                    for model in found[name][seed].model.values()
                 ]
-                for figure in ("ece", "nll", "brier")
+                for metric in METRICS
             }
             for name in (reference, ours)
         }
-        pictures.append(job.out / f"{job.sheet.name}-{reference}.png")
-        draw_calibration(curves, reference, pictures[-1])
+        pictures[f"-{reference}"] = calibration_figure(curves, reference)
     return pictures
 
 
-def _draw_cases(job: _Job) -> list[Path]:
+def _draw_cases(sheet: Sheet, found: Results, config: Config) -> Pictures:
     """The clips on which the first seed of two rows differs most."""
-    first, second = _two(job)
-    if first is None or second is None:
-        return []
-    rows = choose_cases(first.split, second.split, CASES)
-    one = next(iter(second.held.values()))
-    strips = _strips(one.rev, job.config, [first.split.clip[row] for row in rows])
-    names = tuple(job.sheet.rows)
-    draw_cases(
-        (names[0], names[1]),
-        first.split,
-        second.split,
+    two = _two(sheet, found)
+    if not two:
+        return {}
+    models = {name: run.split for name, run in two.items()}
+    first, second = models.values()
+    rows = choose_cases(first, second, CASES)
+    held = next(iter(list(two.values())[1].held.values()))
+    figure = cases_figure(
+        models,
         rows,
-        strips,
-        job.picture,
-        window=job.config.model.window,
-        stride=job.config.model.stride,
-        frames=job.config.shard.frames,
+        _strips(held.rev, config, [first.clip[row] for row in rows]),
+        window=config.model.window,
+        stride=config.model.stride,
+        frames=config.shard.frames,
     )
-    return [job.picture]
+    return {"": figure}
 
 
-def _draw_embedding(job: _Job) -> list[Path]:
+def _draw_embedding(sheet: Sheet, found: Results, _: Config) -> Pictures:
     """The first seed of two rows, side by side."""
-    first, second = _two(job)
-    if first is None or second is None:
-        return []
-    names = tuple(job.sheet.rows)
-    draw_embedding({names[0]: first.split, names[1]: second.split}, job.picture)
-    return [job.picture]
+    two = _two(sheet, found)
+    return {"": embedding_figure({name: run.split for name, run in two.items()})} if two else {}
 
 
-def _draw_confusion(job: _Job) -> list[Path]:
+def _draw_confusion(_: Sheet, found: Results, __: Config) -> Pictures:
     """Each fold of the first seed, and all of them."""
-    runs = next(iter(job.found.values()))
+    runs = next(iter(found.values()))
     if not runs:
-        return []
-    first = runs[min(runs)]
-    draw_confusion({f"fold {fold}": split for fold, split in first.folds.items()}, job.picture)
-    return [job.picture]
+        return {}
+    folds = runs[min(runs)].folds
+    return {"": confusion_figure({f"fold {fold}": split for fold, split in folds.items()})}
 
 
-_DRAW: Final[dict[str, Callable[[_Job], list[Path]]]] = {
+_DRAW: Final[dict[str, Callable[[Sheet, Results, Config], Pictures]]] = {
     "table": _draw_table,
     "sweep": _draw_sweep,
     "calibration": _draw_calibration,
@@ -219,11 +214,11 @@ _DRAW: Final[dict[str, Callable[[_Job], list[Path]]]] = {
 }
 
 
-def _two(job: _Job) -> tuple[Found | None, Found | None]:
-    """The first seed that the first two rows both have; None where there is none."""
-    a, b = (job.found[name] for name in list(job.sheet.rows)[:2])
-    both = sorted(a.keys() & b.keys())
-    return (a[both[0]], b[both[0]]) if both else (None, None)
+def _two(sheet: Sheet, found: Results) -> dict[str, Found]:
+    """The first seed that the first two rows both have, by row; nothing where there is none."""
+    a, b = list(sheet.rows)[:2]
+    both = found[a].keys() & found[b].keys()
+    return {name: found[name][min(both)] for name in (a, b)} if both else {}
 
 
 def _strips(rev: str, config: Config, clips: list[str]) -> dict[str, NDArray[np.uint8]]:

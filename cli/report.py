@@ -1,23 +1,24 @@
-"""How does a user get the page of an experiment, and beside which others?"""
+"""The page of an experiment, beside which others, and what is known of its data."""
 
 import platform
 import subprocess
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cli.experiments import PARAMS
-from cli.held import Held, held, read_out
 from cli.layout import Layout, read
 from cli.progress import say
 from safe.errors import ConfigError, DataError, SafeError
+from safe.evaluation.held import Held, held, read_out
+from safe.evaluation.sheet import PARAMS
+from safe.files import atomic_file
 from safe.params import read_mapping
-from safe.process import whole_file
-from safe.report.gather import Experiment, Reader, gather
+from safe.report.gather import Experiment, Reader, Sources, gather
 from safe.report.page import render_page
-from safe.report.sources import Sources
 
 PACKAGES = ("safe-dfer", "torch", "numpy", "scikit-learn", "dvc")
 
@@ -31,7 +32,7 @@ def run_report(
     beside = _others(others, layout, config.data.folds)
     given = _sources(layout, params, faces=faces)
     page = render_page(experiment, beside, given, now=datetime.now())
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for sentence in experiment.missing:
         say(f"report: {sentence}")
@@ -46,7 +47,9 @@ def _gather(name: str, read_: Reader, layout: Layout, folds: list[int]) -> Exper
 
 
 def _others(names: list[str], layout: Layout, folds: list[int]) -> list[Experiment]:
-    """Read the experiments to compare with: folders, or names in DVC.
+    """Read the experiments to compare with: folders of projects, or names in DVC.
+
+    Each by its own params.yaml, as far as it has one.
 
     Raises:
         ConfigError: if a name is neither.
@@ -55,32 +58,26 @@ def _others(names: list[str], layout: Layout, folds: list[int]) -> list[Experime
     there = held(Path()) if any(not Path(name).is_dir() for name in names) else []
     found = []
     for name in names:
-        if Path(name).is_dir():
-            found.append(_in_folder(name, layout, folds))
-            continue
-        one = _named(name, there)
-
-        def read_held(path: Path, one: Held = one) -> bytes:
-            return read_out(Path(), one.rev, path.as_posix())
-
-        data = one.params.get("data", {})
-        where, which = Layout(str(data.get("name", layout.name))), data.get("folds", folds)
-        found.append(_gather(one.name, read_held, where, which))
+        root, params = Path(name), {}
+        if root.is_dir():
+            title, reader = root.resolve().name, partial(_read_there, root)
+            if (root / PARAMS).is_file():
+                params = read_mapping(root / PARAMS, missing="")
+        else:
+            one = _named(name, there)
+            title, params, reader = one.name, one.params, partial(_read_held, one.rev)
+        data = params.get("data") or {}
+        where = Layout(str(data.get("name", layout.name)))
+        found.append(_gather(title, reader, where, data.get("folds", folds)))
     return found
 
 
-def _in_folder(name: str, layout: Layout, folds: list[int]) -> Experiment:
-    """Read an experiment from a project's folder, by its own params.yaml if it has one."""
-    root = Path(name)
-    data: dict[str, Any] = {}
-    if (root / PARAMS).is_file():
-        data = read_mapping(root / PARAMS, missing="").get("data") or {}
+def _read_there(root: Path, path: Path) -> bytes:
+    return (root / path).read_bytes()
 
-    def read_there(path: Path) -> bytes:
-        return (root / path).read_bytes()
 
-    where = Layout(str(data.get("name", layout.name)))
-    return _gather(root.resolve().name, read_there, where, data.get("folds", folds))
+def _read_held(rev: str, path: Path) -> bytes:
+    return read_out(Path(), rev, path.as_posix())
 
 
 def _named(name: str, there: list[Held]) -> Held:
@@ -122,7 +119,7 @@ def _clips(layout: Layout) -> int | None:
 
 def _face_counts(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """Count the clips of faces.parquet by status, and those that are not ok by reason."""
-    from pipeline.face.face_table import read_faces
+    from pipeline.face.table import read_faces
 
     try:
         table = read_faces(layout.faces)
@@ -138,13 +135,10 @@ def _defaults(params: Path) -> tuple[dict[str, Any] | None, str]:
     import yaml
 
     command = ["git", "show", f"HEAD:./{params.name}"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, check=True, cwd=params.absolute().parent
-        )
+    with suppress(OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        folder = params.absolute().parent
+        done = subprocess.run(command, capture_output=True, check=True, cwd=folder)
         return yaml.safe_load(done.stdout), f"{params.name} as committed"
-    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
-        pass
     try:
         return read_mapping(params, missing=""), f"{params.name} as it is now"
     except ConfigError:
@@ -156,10 +150,8 @@ def _about() -> list[tuple[str, str]]:
     rows = [("machine", f"{platform.machine()}, {platform.system()} {platform.release()}")]
     rows.append(("Python", platform.python_version()))
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             rows.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
     return rows
 
 

@@ -1,16 +1,37 @@
-"""How are the stages of data preparation called? One function of pipeline each."""
+"""The verbs of the stages, and cost: one function of pipeline or safe each, and a line about it."""
 
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cli.layout import FORGOTTEN, SYNTHETIC, Layout, clip_store, lock, read
+from cli.layout import (
+    FORGOTTEN,
+    RESULTS,
+    SYNTHETIC,
+    Layout,
+    checkpoints,
+    clip_store,
+    lock,
+    read,
+    source,
+)
 from cli.progress import counts, note, progress, say
 from cli.push import check_reach, push_made
-from safe.config import Config
-from safe.process import only_one
+from safe.config import Calibrate, Config
+from safe.errors import ConfigError
+from safe.files import hold_lock
+from safe.taxonomy import BASIC
 
 if TYPE_CHECKING:
-    from pipeline.tasks.cluster import Cluster
+    from pipeline.pool.pool import Pool
+    from safe.training.ranks import Ranks
 
 
 def run_synthesize(params: Path, overrides: list[str] | None) -> None:
@@ -20,16 +41,16 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
         SYNTHETIC.mkdir(parents=True, exist_ok=True)
         say(f"synthesize: nothing to do, data.name is {config.data.name}")
         return
-    from pipeline.datasets.synthetic import synthesize
+    from pipeline.synthetic.plan import synthesize
 
     settings, root = config.synthesize, Path(config.data.root)
-    with only_one(lock(root), str(root)), progress("synthesize", settings.clips) as done:
+    with hold_lock(lock(root), str(root)), progress("synthesize", settings.clips) as done:
         made = synthesize(
             root,
             settings,
             source="strips" if config.data.source == "strips" else "video",
             frames=config.shard.frames,
-            workers=_processes(config),
+            workers=max(1, config.runtime.workers),
             on_clip=done,
         )
     say(counts(f"synthesize: {settings.clips} clips", made))
@@ -61,7 +82,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
         _faces(config, layout)
     check_reach(config)
     total = read_manifest(layout.manifest).num_rows
-    with only_one(lock(layout.shards), str(layout.shards)), progress("shard", total) as done:
+    with hold_lock(lock(layout.shards), str(layout.shards)), progress("shard", total) as done:
         made = write_shards(
             layout.manifest,
             layout.faces,
@@ -69,12 +90,8 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
             layout.shards,
             settings=config.shard,
             faces_settings=config.faces,
-            workers=_processes(config),
-            deadline=config.runtime.deadline,
-            memory=config.runtime.memory,
-            store=clip_store(config),
-            cluster=_cluster(config, "shard"),
-            leftover=layout.strips,
+            pool=_pool(config, "shard"),
+            cache=layout.strips,
             on_done=done,
         )
     say(counts("shard", made))
@@ -84,7 +101,7 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
 def _index(config: Config, layout: Layout) -> None:
     from pipeline.index import build_index
 
-    with only_one(lock(layout.manifest), str(layout.manifest)):
+    with hold_lock(lock(layout.manifest), str(layout.manifest)):
         made = build_index(
             config.data,
             layout.manifest,
@@ -96,47 +113,250 @@ def _index(config: Config, layout: Layout) -> None:
 
 
 def _faces(config: Config, layout: Layout) -> None:
-    from pipeline.face.leftover import Leave
+    from pipeline.face.cache import StripCache
     from pipeline.faces import find_faces
     from pipeline.manifest import read_manifest
 
     total = read_manifest(layout.manifest).num_rows
-    with only_one(lock(layout.faces), str(layout.faces)), progress("faces", total) as done:
+    with hold_lock(lock(layout.faces), str(layout.faces)), progress("faces", total) as done:
         found = find_faces(
             layout.manifest,
             Path(config.data.root),
             layout.faces,
             settings=config.faces,
             frames=config.shard.frames,
-            workers=_processes(config),
-            deadline=config.runtime.deadline,
-            memory=config.runtime.memory,
-            store=clip_store(config),
-            cluster=_cluster(config, "faces"),
-            leave=Leave(layout.strips, config.shard),
+            pool=_pool(config, "faces"),
+            cache=StripCache(layout.strips, config.shard),
             on_done=done,
         )
     say(counts(f"faces: {total} clips", found))
 
 
-def _cluster(config: Config, verb: str) -> "Cluster | None":
-    """Return the Dask cluster that runtime.engine names; None for this machine."""
-    runtime, data = config.runtime, config.data
-    if runtime.engine == "local":
-        return None
-    from pipeline.tasks.cluster import Cluster
+def _pool(config: Config, verb: str) -> Pool:
+    """Return who runs the tasks of a stage: this machine, or the cluster of runtime.engine."""
+    from pipeline.pool.pool import Pool
 
-    # With the clips in a store, workers need no file of ours.
-    witness = (Path(data.root) / data.splits).absolute() if runtime.clips is None else None
-    return Cluster(
-        runtime.engine,
-        witness=witness,
-        retries=runtime.retries,
-        patience=runtime.patience,
-        on_note=lambda line: note(f"{verb}: {line}"),
+    runtime, data, cluster = config.runtime, config.data, None
+    if runtime.engine != "local":
+        from pipeline.pool.cluster import Cluster
+
+        # With the clips in a store, workers need no file of ours.
+        witness = (Path(data.root) / data.splits).absolute() if runtime.clips is None else None
+        cluster = Cluster(
+            runtime.engine,
+            witness=witness,
+            retries=runtime.retries,
+            patience=runtime.patience,
+            on_note=lambda line: note(f"{verb}: {line}"),
+        )
+    return Pool.of(runtime, clips=clip_store(config), cluster=cluster)
+
+
+def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc: int = 1) -> None:
+    """Train one fold, or all of data.folds; with nproc, by that many processes of this machine."""
+    config, layout = read(params, overrides)
+    if nproc > 1:
+        from cli.launch import launch_train
+
+        launch_train(params, overrides, fold, nproc)
+        return
+    _load_torch()  # after the parameters: a wrong one is told at once
+    from safe.training.ranks import joined
+
+    with joined(config.runtime.device) as ranks:
+        _train(config, layout, [fold] if fold else config.data.folds, ranks)
+
+
+def _load_torch() -> None:
+    """Import torch without looks for garbage: there is none, and they take time."""
+    if "torch" in sys.modules:
+        return
+    gc.disable()
+    import_module("torch")
+    gc.freeze()
+    gc.enable()
+
+
+def _train(config: Config, layout: Layout, folds: Sequence[int], ranks: Ranks) -> None:
+    """Train folds as one of the ranks. The first alone speaks and holds the lock of the output."""
+    from safe.training.train import train
+
+    for number in folds:
+
+        def report(epoch: int, row: dict[str, float], number: int = number) -> None:
+            select = f", select UAR {row['select_uar']:.1f}" if "select_uar" in row else ""
+            say(
+                f"train: fold {number}, epoch {epoch}/{config.train.epochs}: "
+                f"loss {row['loss']:.3f}, "
+                f"train UAR {row['train_uar']:.1f}{select}, {row['clips_per_s']:.1f} clips/s"
+            )
+
+        out = layout.trains / f"fold-{number}"
+        with hold_lock(lock(out), str(out)) if ranks.first else nullcontext():
+            train(
+                config,
+                shards=source(config, layout),
+                fold=number,
+                out=out,
+                checkpoints=checkpoints(),
+                commit=_commit(),
+                seen=layout.seen,
+                on_epoch=report,
+                on_note=lambda note: say(f"train: {note}"),
+                ranks=ranks,
+            )
+        if ranks.first:
+            say(f"train: fold {number} is in {out}")
+
+
+def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -> None:
+    """Calibrate one fold, or all of data.folds."""
+    config, layout = read(params, overrides)
+    _load_torch()
+    from safe.evaluation.calibrate import calibrate
+
+    for number in [fold] if fold else config.data.folds:
+        out = layout.calibrates / f"fold-{number}"
+        with hold_lock(lock(out), str(out)):
+            found = calibrate(
+                layout.trains / f"fold-{number}",
+                shards=source(config, layout),
+                fold=number,
+                out=out,
+                settings=config.calibrate,
+                runtime=config.runtime,
+                bins=config.eval.bins,
+                seen=layout.seen,
+            )
+        say(f"calibrate: fold {number}: {_calibrated(found, config.calibrate)}")
+
+
+def _calibrated(found: dict[str, Any], settings: Calibrate) -> str:
+    """Say what came out on the clips of the selection split."""
+    if not found["clips"]:
+        return "no clips were set apart (train.select: val does), so nothing is calibrated"
+    parts = [f"{found['clips']} clips of the selection split"]
+    if found["temperature"] is not None:
+        parts.append(f"temperature {found['temperature']:.3f}")
+    parts.append(f"ECE {found['ece']:.3f} -> {found['ece_calibrated']:.3f}")
+    if settings.level is not None:
+        parts.append(
+            f"sets of level {settings.level:g} hold the label of {100 * found['coverage']:.1f} % "
+            f"and {found['set_size']:.2f} classes"
+        )
+    if settings.risk is not None:
+        parts.append(_answered(found))
+    return ", ".join(parts)
+
+
+def _answered(found: dict[str, Any]) -> str:
+    share = f"{100 * found['answered']:.1f} % answered"
+    risk = found["selective_risk"]
+    return share if risk is None else f"{share} with {100 * risk:.1f} % errors"
+
+
+def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> None:
+    """Evaluate one fold, or all of data.folds."""
+    config, layout = read(params, overrides)
+    _load_torch()
+    from safe.evaluation.evaluate import evaluate
+
+    for number in [fold] if fold else config.data.folds:
+        out = layout.evals / f"fold-{number}"
+        with hold_lock(lock(out), str(out)):
+            figures = evaluate(
+                layout.calibrates / f"fold-{number}",
+                shards=source(config, layout),
+                fold=number,
+                out=out,
+                settings=config.eval,
+                runtime=config.runtime,
+                seen=layout.seen,
+            )
+        say(
+            f"eval: fold {number}: WAR {figures['war']:.2f}, {_uar(figures)} {figures['uar']:.2f}, "
+            f"ECE {figures['ece']:.3f}, n {figures['n_test']}, left out {figures['n_left_out']}, "
+            f"selection {figures['selection']}"
+        )
+        if figures["calibrated_on"]:
+            say(f"eval: fold {number}, calibrated: {_trusted(figures)}")
+
+
+def _uar(figures: dict[str, Any]) -> str:
+    """Name UAR, with how many classes it is over where some have no test clips."""
+    from safe.evaluation.metrics import uar_name
+
+    classes = sum(key.startswith("recall.") for key in figures)
+    return uar_name([k < figures["uar_classes"] for k in range(classes)])
+
+
+def _trusted(figures: dict[str, Any]) -> str:
+    """Say what the calibrated answers are worth."""
+    parts = [_bounds(figures, "ece_calibrated", "ECE", 1)]
+    if figures["coverage"] is not None:
+        covered = _bounds(figures, "coverage", "sets hold the label of", 100)
+        parts.append(f"{covered} % ({figures['set_size']:.2f} classes)")
+    parts.append(_answered(figures))
+    parts.append(
+        f"error of all {100 * figures['error']:.1f} %, of the surest 80 % "
+        f"{100 * figures['risk_at_80']:.1f} %, AURC {figures['aurc']:.3f}"
+    )
+    return ", ".join(parts)
+
+
+def _bounds(figures: dict[str, Any], key: str, title: str, factor: int) -> str:
+    """Write a figure with its interval: `ECE 0.031 [0.022, 0.060]`."""
+    digits = 1 if factor == 100 else 3
+    value, low, high = (factor * figures[k] for k in (key, f"{key}_low", f"{key}_high"))
+    return f"{title} {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def run_summary(params: Path, overrides: list[str] | None) -> None:
+    """Bring data.folds together."""
+    config, layout = read(params, overrides)
+    from cli.plots_page import write_missing_page
+    from safe.evaluation.summary import summarize_folds
+
+    with hold_lock(lock(RESULTS), str(RESULTS)):
+        result = summarize_folds(
+            evals=layout.evals,
+            models=layout.calibrates,
+            folds=config.data.folds,
+            dataset=config.data.name,
+            bins=config.eval.bins,
+            out=RESULTS,
+        )
+    write_missing_page()
+    say(
+        f"summary: {result['dataset']}, folds {config.data.folds}: WAR {result['war']:.2f} +- "
+        f"{result['war_std']:.2f}, {_uar(result)} {result['uar']:.2f} +- {result['uar_std']:.2f}, "
+        f"n {result['n_test']}, left out {result['n_left_out']}, selection {result['selection']}"
     )
 
 
-def _processes(config: Config) -> int:
-    """Processes of data preparation: at least one, since decoding always runs in a child."""
-    return max(1, config.runtime.workers)
+def run_cost(params: Path, overrides: list[str] | None, *, measure: bool) -> None:
+    """Print what the model of params.yaml costs, and the paper's baseline, and one pass.
+
+    Of as many classes as the manifest has; of the basic seven where there is none yet.
+    """
+    config, layout = read(params, overrides)
+    from pipeline.manifest import read_classes
+    from safe.evaluation.cost import compare, table
+    from safe.models.registry import refused
+
+    classes = read_classes(layout.manifest) if layout.manifest.exists() else BASIC
+    if reason := refused(config.model.name, config.model.window, config.shard.frames):
+        raise ConfigError(f"{params}: {reason}")
+    say(table(compare(config, classes=len(classes), timed=measure)))
+
+
+def _commit() -> str:
+    """Name the commit of the code that runs: `-dirty` after a change, `unknown` without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

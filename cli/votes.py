@@ -1,4 +1,4 @@
-"""How do the answers of a run compare with the people who voted on DFEW's clips?"""
+"""The verb votes: the answers of a run beside those of the people who voted on DFEW's clips."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from cli.layout import RESULTS, read
 from cli.progress import say
 from safe.errors import DataError
-from safe.process import whole_file
+from safe.files import atomic_file
 
 TOLD = {
     "vote_kl": "KL divergence from the votes, nats",
@@ -24,12 +24,12 @@ def run_votes(params: Path, overrides: list[str] | None) -> None:
     config, layout = read(params, overrides)
     if config.data.name != "dfew":
         raise DataError(f"votes: only DFEW comes with votes; data.name is {config.data.name}")
-    from pipeline.datasets.votes import read_votes
-    from safe.calibration import Calibration
-    from safe.metrics import softmax
-    from safe.predictions import read_predictions
+    from pipeline.datasets.dfew import read_votes
+    from safe.evaluation.calibration import Calibration
+    from safe.evaluation.metrics import softmax
+    from safe.evaluation.predictions import read_predictions
+    from safe.evaluation.votes import vote_figures
     from safe.saved import read_info
-    from safe.votes import vote_figures
 
     votes = read_votes(Path(config.data.root))
     plain, calibrated, counts = [], [], []
@@ -49,7 +49,7 @@ def run_votes(params: Path, overrides: list[str] | None) -> None:
         for name, words in TOLD.items():
             say(f"  {words:36}{_shown(figures, name)}")
     say(f"  {'people who chose the label':36}{found['calibrated']['people']:.3f}")
-    with whole_file(RESULTS / "votes.json") as temporary:
+    with atomic_file(RESULTS / "votes.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What did the model see and say, drawn into the video itself?
+"""The annotated video: what the model saw and said, drawn into the video itself.
 
 A video and marks (a face's boxes in 16 frames, words and a colour) go in; out comes an mp4 (H.264,
 upright, the frames at their times, without sound) with a box about each face in every frame. It is
@@ -7,7 +7,7 @@ decoded as all videos are: through the allow-list, frame by frame, in a child th
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import FileIO
 from pathlib import Path
@@ -18,12 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.picture import Pictures
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.stretch import Survey, survey
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.video import decoded_frames, open_video, reading
+from pipeline.video.container import decoded_frames, open_video, reading
+from pipeline.video.picture import Pictures
 from safe.errors import DataError
-from safe.process import naming, whole_file
+from safe.files import atomic_file, naming
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
@@ -67,7 +68,7 @@ class Mark:
 
 
 class Marks:
-    """Which mark of each face is drawn into a frame?"""
+    """The marks of a video: of each face the one that is drawn into a frame."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
         """Sort the marks by face and time."""
@@ -98,8 +99,7 @@ def annotate(
     marks: Sequence[Mark],
     *,
     seconds: float,
-    deadline: float,
-    memory: float | None = None,
+    pool: Pool,
 ) -> None:
     """Write the video with its marks.
 
@@ -108,17 +108,16 @@ def annotate(
         out: the mp4 to write; it appears whole.
         marks: what to draw.
         seconds: length of the video, which the time it may take grows with.
-        deadline: seconds that it may take besides.
-        memory: GiB that it may take; None: no limit.
+        pool: who decodes, draws and encodes; its deadline is what that may take besides.
 
     Raises:
         DataError: if the video cannot be decoded, or took too long or too much memory.
         OSError: if the file cannot be written.
     """
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         task = _Task(video, temporary, marks)
-        limit = deadline + _PACE * seconds
-        for result in run_tasks(_write, [task], workers=1, deadline=limit, memory=memory):
+        longer = replace(pool, deadline=pool.deadline + _PACE * seconds)
+        for result in longer.run(_write, [task]):
             if isinstance(result, Failure):
                 raise DataError(result.reason)
 
@@ -177,9 +176,9 @@ def draw_mark(image: NDArray[np.uint8], box: Box, text: str, colour: Colour) -> 
 
     Args:
         image: uint8 [H, W, 3], RGB, contiguous; changed.
-        box: x0, y0, x1, y1 in pixels; parts outside the image are cut off.
+        box: parts outside the image are cut off.
         text: ASCII.
-        colour: RGB; the words are black or white on it, whichever is easier to read.
+        colour: the words are black or white on it, whichever is easier to read.
     """
     height, width = image.shape[:2]
     scale = max(0.4, min(height, width) / 750)

@@ -1,4 +1,4 @@
-"""Where is the one face of each clip, frame by frame?
+"""The one face of each clip, frame by frame.
 
 manifest.parquet goes in, faces.parquet comes out, with one row for every clip of the manifest: a
 clip that cannot be read, or shows no face, is a row with its status and reason, never a gap.
@@ -12,28 +12,23 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.blocks import Blocks
-from pipeline.decode import Decoded, Decoder, Source, load_decoder, read_clip
-from pipeline.face.crop import centre_square
-from pipeline.face.detect import DETECTORS, load_detector
-from pipeline.face.face_table import ClipFaces, Status, write_faces
-from pipeline.face.leftover import Leave, add, leaving, made_by, seal
-from pipeline.face.look import detect_clip, load_closer, no_face
+from pipeline.face.cache import StripCache, add, filling, made_by, seal
+from pipeline.face.crop import centre_square, make_strip
+from pipeline.face.detect import DETECTORS, detect_clip, load_closer, load_detector, no_face
 from pipeline.face.preprocessing import preprocessing
-from pipeline.face.strip import make_strip
+from pipeline.face.table import ClipFaces, Status, write_faces
 from pipeline.face.track import NEARLY_ALL, Track, choose_track
-from pipeline.manifest import read_manifest
-from pipeline.tasks.cluster import Cluster
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.tasks.fetch import fetched, require_store
+from pipeline.manifest import Rows, read_manifest
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
+from pipeline.video.decode import Decoded, Decoder, Source, load_decoder
+from pipeline.video.frames import read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError
 from safe.sample import DEFAULT_FRAMES
-from safe.store import Store
 
 
 @dataclass(frozen=True)
@@ -61,12 +56,8 @@ def find_faces(
     *,
     settings: Faces,
     frames: int = DEFAULT_FRAMES,
-    workers: int,
-    deadline: float,
-    memory: float | None = None,
-    store: Store | None = None,
-    cluster: Cluster | None = None,
-    leave: Leave | None = None,
+    pool: Pool,
+    cache: StripCache | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Find the face of every clip of the manifest and write faces.parquet.
@@ -78,12 +69,8 @@ def find_faces(
             settings alone.
         settings: the section faces of params.yaml.
         frames: T, of a clip: shard.frames of params.yaml.
-        workers: processes.
-        deadline: seconds after which the work on one clip is ended.
-        memory: GiB that the work on one clip may take; None: no limit.
-        store: where the clips are, in place of `root`. Changes no byte.
-        cluster: Dask workers that do it, in place of processes here. Changes no byte.
-        leave: which strips to make in passing, for the stage shard (pipeline/face/leftover.py).
+        pool: who decodes and looks. Changes no byte.
+        cache: which strips to make in passing, for the stage shard (pipeline/face/cache.py).
         on_done: called with the number of clips finished so far.
 
     Returns:
@@ -93,32 +80,25 @@ def find_faces(
         DataError: if the manifest is missing or not readable, the detector is not installed, or the
             store fails for good.
     """
-    table = read_manifest(manifest).select(["clip", "path", "source"])
-    tasks = Blocks(len(table), partial(_tasks, table))
-    clips = Blocks(len(table), partial(_keys, table))
+    table = read_manifest(manifest)
+    keys: Rows[str] = Rows(table.select(["clip"]), str)
     detects = pc.any(pc.equal(table["source"], "video")).as_py()
     if detects:
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
-    if store is not None:
-        require_store(store)
-    strip = None if leave is None else leave.settings
+    pool.require()
+    strip = None if cache is None else cache.settings
     find = partial(find_clip, root=root.absolute(), settings=settings, frames=frames, strip=strip)
-    results = run_tasks(
+    results = pool.run(
         find,
-        tasks,
-        workers=workers,
-        deadline=deadline,
-        memory=memory,
+        Rows(table.select(["path", "source"]), Clip),
         setup=partial(prepare, settings) if detects else None,
         fallback=partial(find, decoder="pyav"),
-        fetch=None if store is None else partial(fetched, store=store),
-        cluster=cluster,
         on_done=on_done,
     )
     counts: Counter[str] = Counter()
 
     def rows() -> Iterator[ClipFaces]:
-        for clip, found in zip(clips, results, strict=True):
+        for clip, found in zip(keys, results, strict=True):
             if isinstance(found, Failure):
                 found = Found(ClipFaces(status="error", reason=found.reason))
             if file is not None and found.strip is not None:
@@ -126,23 +106,12 @@ def find_faces(
             counts[found.faces.status] += 1
             yield found.faces
 
-    with leaving(leave) as file:
-        write_faces(clips, rows(), out)
-        if leave is not None and file is not None and tasks:
-            made = preprocessing(tasks[0].source, faces=settings, shard=leave.settings)
+    with filling(cache) as file:
+        write_faces(keys, rows(), out)
+        if cache is not None and file is not None and len(table):
+            made = preprocessing(table["source"][0].as_py(), faces=settings, shard=cache.settings)
             seal(file, made_by(out, made))
     return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
-
-
-def _tasks(table: pa.Table, start: int, stop: int) -> list[Clip]:
-    part = table.slice(start, stop - start)
-    pairs = zip(part["path"].to_pylist(), part["source"].to_pylist(), strict=True)
-    return [Clip(path=path, source=source) for path, source in pairs]
-
-
-def _keys(table: pa.Table, start: int, stop: int) -> list[str]:
-    keys: list[str] = table["clip"].slice(start, stop - start).to_pylist()
-    return keys
 
 
 def prepare(settings: Faces) -> None:
@@ -187,7 +156,7 @@ def locate(decoded: Decoded, *, source: Source, settings: Faces) -> ClipFaces:
     A box with score 0 is no detection. Where the face was lost, `reason` counts those frames, and
     all frames were looked at: boxes between two detections are interpolated, those before the first
     and after the last are held. Where the face is steady and frames between were not looked at
-    (pipeline/face/look.py), `reason` counts nothing. No clip has both.
+    (pipeline/face/detect.py), `reason` counts nothing. No clip has both.
     """
     count = len(decoded.indices)
     height, width = decoded.frames.shape[1:3]

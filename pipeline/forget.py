@@ -1,37 +1,41 @@
-"""How is a person's clip taken out of all that was made, so that it does not come back?
+"""Removal of a person's clips from all that was made of them, so that they do not come back.
 
 Keys go in; out comes a receipt without pictures, boxes or features: what was taken out of where,
 and what is left for a person to do. The receipt is written first, as a plan, and marked finished
 last. A run that was killed leaves an unfinished one, which the next run carries out; every step of
-it can be done twice.
+it can be done twice. Nothing is written in place: a file may be a link to one in DVC's cache.
 """
 
+import hashlib
 import json
+import os
+import shutil
+import tarfile
+from collections import defaultdict
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.forgotten import add_forgotten, read_forgotten
-from pipeline.index import ADAPTERS
-from pipeline.remains import remains
-from pipeline.remove import (
-    check_tar,
-    clips_of,
-    find_raw,
-    read_contents,
-    remove_raw,
-    remove_rows,
-    remove_samples,
-)
+from pipeline.datasets.registry import ENTRIES
+from pipeline.face.table import SCHEMA as FACES
+from pipeline.face.table import write_table
+from pipeline.index import add_forgotten, read_forgotten
+from pipeline.manifest import SCHEMA as MANIFEST
+from pipeline.manifest import write_rows
+from pipeline.tars import TarWriter, atomic_folder, clear_beside, describe, write_index
 from safe.config import Data
 from safe.errors import DataError
-from safe.process import whole_file
+from safe.files import atomic_file
+from safe.sample import SHARD_FORMAT
 
 Receipt = dict[str, Any]
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,8 @@ class Places:
     """Where one dataset's clips may lie, relative to the project's folder; each may be missing."""
 
     manifest: Path
-    """manifest.parquet."""
     faces: Path
-    """faces.parquet."""
     shards: Path
-    """The shard folder."""
     evals: Path
     """Folder of `fold-<k>/predictions.parquet`."""
     calibrates: Path
@@ -59,7 +60,7 @@ class Places:
     forgotten: Path
     """forgotten.csv."""
     receipts: Path
-    """Folder of the receipts."""
+    """A folder."""
 
     @property
     def tables(self) -> list[Path]:
@@ -70,7 +71,7 @@ class Places:
 
     @property
     def whole(self) -> list[Path]:
-        """Files that go as a whole, since they can be made anew or can never be used again."""
+        """Files that go as a whole, since they can be made again or can never be used again."""
         kept = [file for file in self.checkpoints.glob("*/*") if file.name != "lock"]
         return [path for path in (self.strips, *sorted(kept), *self.pictures) if path.is_file()]
 
@@ -127,7 +128,11 @@ def _plan(clips: set[str], places: Places, data: Data, *, raw: bool) -> Receipt 
     listed = _listed(places.manifest, clips)
     known = read_forgotten(places.forgotten, data.name)
     there = left_out.union(stored, *held.values())
-    _check_known(clips - known - there, places)
+    if unknown := sorted(clips - known - there):
+        raise DataError(
+            f"clip {', '.join(map(repr, unknown[:5]))}: not in {places.manifest}, the other "
+            f"tables, {places.shards} or {places.forgotten}"
+        )
     shards = {}
     for entry in index.get("shards", []):
         if count := sum(row["shard"] == entry["file"] for row in stored.values()):
@@ -135,7 +140,7 @@ def _plan(clips: set[str], places: Places, data: Data, *, raw: bool) -> Receipt 
             shards[entry["file"]] = {"clips": count, "before": entry["sha256"], "after": None}
     paths = {clip: row["path"] for clip, row in listed.items()}
     if raw and clips - paths.keys():  # forgotten before, or the manifest is not here
-        every = ADAPTERS[data.name](data)
+        every = ENTRIES[data.name].read_clips(data)
         paths |= {clip.key: clip.path for clip in every if clip.key in clips}
     at_hand = [
         paths[key]
@@ -196,14 +201,6 @@ def _listed(manifest: Path, clips: Set[str]) -> dict[str, dict[str, str]]:
     return {row["clip"]: row for row in rows if row["clip"] in clips}
 
 
-def _check_known(unknown: Set[str], places: Places) -> None:
-    if unknown:
-        raise DataError(
-            f"clip {', '.join(map(repr, sorted(unknown)[:5]))}: not in {places.manifest}, the "
-            f"other tables, {places.shards} or {places.forgotten}"
-        )
-
-
 def _trained_on(trains: Path, buckets: Set[str]) -> list[str]:
     """Return the folders of models that saw clips of these buckets in training."""
     return [
@@ -224,9 +221,224 @@ def _unfinished(receipts: Path) -> Iterator[tuple[Path, Receipt]]:
 
 
 def _write(path: Path, receipt: Receipt) -> None:
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# What is left for a person to do
+#
+# SAFE reaches what it made in the project's folder. DVC's cache and remotes, git, trained models
+# and the raw data are in a person's hands: here stand the commands. Each was run with DVC 3.67 on a
+# project that held such clips.
+
+
+def remains(receipt: Receipt) -> list[str]:
+    """Return lines of plain words and commands for a receipt."""
+    root, drawn = receipt["root"], receipt["dataset"] == "synthetic"
+    raw = [
+        f"The raw clip is still there (--raw deletes it): {root}/{path}"
+        for path in receipt["raw_kept"]
+    ]
+    if raw:
+        raw.append("From it, the code of an older commit can make all again.")
+    if drawn:
+        raw.append(f"{root} is below the data folder: its lists still name the clips, and")
+        raw.append("`safe-cli synthesize` draws them again.")
+    models = ["No model here was trained on these clips. To evaluate without them:"]
+    if receipt["models"]:
+        models = [
+            f"Trained on these clips: {', '.join(receipt['models'])}",
+            "A model forgets only when it is trained again; this holds for models of experiments "
+            "too:",
+        ]
+    redrawn = " synthesize" if drawn and receipt["raw_deleted"] else ""
+    return [
+        *raw,
+        "A queued experiment starts from an older commit and would make the clips again:",
+        "    dvc queue remove --queued",
+        "Until DVC knows that the new files are right, `dvc checkout` brings the old ones back and",
+        "`dvc repro` makes all shards again. If `dvc status` was clean before:",
+        f"    dvc commit -f index faces shard{redrawn}",
+        *models,
+        "    dvc repro",
+        "    git add forgotten.csv dvc.lock results && git commit -m 'Forget clips'",
+        "The old files are still in DVC's cache, and in a remote that they were pushed to. This",
+        "removes all that dvc.lock does not name, results of other experiments too (-a, -A and -T",
+        "would keep what older commits name). Before `dvc repro` it would keep old predictions:",
+        "    dvc gc -w      # with a remote: dvc gc -w -c",
+        "Out of reach: other clones and their caches, backups, the dataset as it was downloaded,",
+        "a store that shards were pushed to (empty it, then `safe-cli push-shards`),",
+        "a store that holds the raw clips (runtime.clips; delete them there),",
+        "and pictures and tables that were copied or are in git.",
+    ]
+
+
+# Clips leave tables, tars and raw data; all else keeps its bytes
+
+
+def clips_of(table: Path) -> set[str]:
+    """Return the keys in a parquet file; none where it is missing. Raises DataError if damaged."""
+    try:
+        return set(pq.read_table(table, columns=["clip"])["clip"].to_pylist())
+    except FileNotFoundError:
+        return set()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{table}: damaged, so no clip can be taken out; make it again") from error
+
+
+def remove_rows(table: Path, clips: Set[str]) -> None:
+    """Write a parquet file without the rows of some clips; the others stay as they are.
+
+    A manifest or face table gets the bytes that its stage would give it without these clips, so
+    that DVC runs nothing after it again, should the stage ever run.
+    """
+    if not clips & clips_of(table):
+        return
+    rows = pq.read_table(table)
+    rows = rows.filter(pc.invert(pc.is_in(rows["clip"], pa.array(sorted(clips), pa.string()))))
+    # Parquet renames the items of a list; the schema it was written with names them again.
+    schema = next((made for made in (MANIFEST, FACES) if made == rows.schema), rows.schema)
+    if schema == MANIFEST:
+        schema = schema.with_metadata(rows.schema.metadata)  # the classes
+    rows = rows.cast(schema)
+    with atomic_file(table) as temporary:
+        if schema == FACES:
+            write_table(rows, temporary)
+        else:
+            compression = pq.read_metadata(table).row_group(0).column(0).compression
+            write_rows(rows, temporary, compression=compression)
+
+
+def read_contents(folder: Path) -> tuple[dict[str, Any], dict[str, Rows]]:
+    """Return index.json of a shard folder and, for each of its tars, the rows of clips.parquet.
+
+    Raises:
+        DataError: if a file is missing, damaged or of another format, or does not fit.
+    """
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        data = (folder / "clips.parquet").read_bytes()
+        same = hashlib.sha256(data).hexdigest() == index["table"]["sha256"]
+        if index["format"] != SHARD_FORMAT or not same:
+            raise ValueError
+        table = pq.read_table(pa.BufferReader(data)).to_pylist()
+    except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(
+            f"{folder}: index.json and clips.parquet are damaged or not of shard format "
+            f"{SHARD_FORMAT}; make the shards again by `safe-cli shard`"
+        ) from error
+    rows: dict[str, Rows] = defaultdict(list)
+    for row in table:
+        rows[row["shard"]].append(row)
+    return index, rows
+
+
+def check_tar(path: Path, sha256: str) -> None:
+    """Raise DataError unless a tar is what the index says: else a new sum would hide damage."""
+    try:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return
+    except FileNotFoundError:
+        pass
+    raise DataError(f"{path}: missing or damaged; make the shards again by `safe-cli shard`")
+
+
+def remove_samples(folder: Path, clips: Set[str]) -> None:
+    """Take clips out of a shard folder, and out of what is left out of it.
+
+    Only the tars that hold one are written again, and one that would be empty goes; the others are
+    the same files. The folder is at any moment the old one, the new one, or not there.
+
+    Raises:
+        DataError: if the folder is damaged.
+    """
+    clear_beside(folder)  # the old folder, with the clips in it
+    if not folder.exists():
+        return
+    index, rows = read_contents(folder)
+    left_out = [entry for entry in index["left_out"] if entry["clip"] not in clips]
+    touched = {name for name, some in rows.items() if any(row["clip"] in clips for row in some)}
+    if not touched and len(left_out) == len(index["left_out"]):
+        return
+    shards, kept, classes = [], [], tuple(index["classes"])
+    with atomic_folder(folder) as new:
+        for entry in index["shards"]:
+            name = entry["file"]
+            if name not in touched:
+                _link(folder / name, new / name)
+                shards.append(entry)
+                kept += rows[name]
+            elif some := [row for row in rows[name] if row["clip"] not in clips]:
+                check_tar(folder / name, entry["sha256"])
+                tar = _copy_tar(folder / name, new / name, some)
+                labels = [row["label"] for row in some]
+                shards.append(describe(tar, bucket=entry["bucket"], labels=labels, classes=classes))
+                kept += some
+        write_index(
+            new,
+            shards=shards,
+            left_out=left_out,
+            made=index["preprocessing"],
+            classes=classes,
+            frames=index["frames"],
+            rows=kept,
+        )
+
+
+def _copy_tar(old: Path, new: Path, rows: Rows) -> TarWriter:
+    """Copy the members of the clips in `rows`, one by one; put their new offsets into `rows`."""
+    by_key = {row["clip"]: row for row in rows}
+    writer = TarWriter(new)
+    with tarfile.open(old, "r:") as archive:
+        for member in archive:
+            key, _, ending = member.name.partition(".")
+            file = archive.extractfile(member)
+            if key not in by_key or file is None:
+                continue
+            offset = writer.add(member.name, file.read())
+            if ending == "jpg":
+                by_key[key]["offset"] = offset
+    writer.close()
+    return writer
+
+
+def find_raw(root: Path, path: str) -> Path | None:
+    """Find the raw file or folder of frames of a clip, by its path below data.root, or None.
+
+    Raises:
+        DataError: if it lies outside the root, or is a folder of more than files.
+    """
+    found = root / path
+    parent = found.parent.resolve()
+    # The last part may be a link, which goes alone: DVC links to its cache.
+    if not (parent / found.name).is_relative_to(root.resolve()) or found.name in ("", ".", ".."):
+        raise DataError(f"{found}: is in {parent}, outside data.root {root}; delete it yourself")
+    if not os.path.lexists(found):
+        return None
+    if found.is_dir() and (found.is_symlink() or any(entry.is_dir() for entry in found.iterdir())):
+        raise DataError(f"{found}: is no plain folder of frames; delete it yourself")
+    return found
+
+
+def remove_raw(root: Path, path: str) -> None:
+    """Delete what find_raw finds. Raises DataError as it does."""
+    found = find_raw(root, path)
+    if found is not None and found.is_dir():
+        shutil.rmtree(found)
+    elif found is not None:
+        found.unlink()
+
+
+def _link(old: Path, new: Path) -> None:
+    """Make `new` the same file; a copy where the file system has no hard links."""
+    try:
+        if old.is_symlink():
+            raise OSError
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new, follow_symlinks=False)

@@ -1,57 +1,35 @@
-"""Which clips exist, with which label, in which bucket?
+"""The index: which clips exist, with which label, in which bucket.
 
 The official lists and the folder of a dataset in, one table out: data/<name>/manifest.parquet, with
 a row for every clip that the lists name. A clip whose file is missing keeps its row, so that the
 official denominator stays; its `bytes` are null.
 """
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.blocks import ROW_GROUP, write_rows
-from pipeline.datasets import dfew, ferv39k, own
-from pipeline.datasets.classes import choose_classes
-from pipeline.datasets.clips import Note
-from pipeline.forgotten import read_forgotten
+from pipeline.clips import ClipStore
+from pipeline.datasets.base import Note, choose_classes
+from pipeline.datasets.registry import ENTRIES
 from pipeline.manifest import (
+    ROW_GROUP,
     SCHEMA,
-    Clip,
     check_rows,
     classes_of,
     tabulate,
     with_classes,
+    write_rows,
 )
 from safe.config import Data
-from safe.process import whole_file
-from safe.store import Store
+from safe.errors import DataError
+from safe.files import atomic_file
+from safe.sample import KEY
 from safe.taxonomy import Classes
-
-CLASSES: Final[dict[str, Classes]] = {
-    "synthetic": dfew.CLASSES,
-    "dfew": dfew.CLASSES,
-    "ferv39k": ferv39k.CLASSES,
-}
-"""Classes of the data sets, in order; those of a list of one's own are its words."""
-
-
-class Adapter(Protocol):
-    """Lists the clips of a dataset, whose files are in data.root or in a store."""
-
-    def __call__(  # noqa: D102
-        self, data: Data, *, store: Store | None = None, on_note: Note | None = None
-    ) -> Sequence[Clip]: ...
-
-
-ADAPTERS: Final[dict[str, Adapter]] = {
-    "synthetic": dfew.read_clips,  # drawn in DFEW's layout
-    "dfew": dfew.read_clips,
-    "ferv39k": ferv39k.read_clips,
-    "own": own.read_clips,
-}
 
 
 def build_index(
@@ -59,7 +37,7 @@ def build_index(
     out: Path,
     *,
     forgotten: Path | None = None,
-    store: Store | None = None,
+    store: ClipStore | None = None,
     on_note: Note | None = None,
 ) -> dict[str, int]:
     """List the clips of a dataset and write the manifest to the file `out`.
@@ -69,7 +47,7 @@ def build_index(
     With a `store`, which files are there is what its listing says; the lists stay in data.root.
     `on_note` is called with a line for what a person should know, such as a class without clips.
 
-    Classes are those of the data set, or what data.classes makes of them (datasets/classes.py);
+    Classes are those of the data set, or what data.classes makes of them (choose_classes);
     clips of a class that is left out have no row, and are told.
 
     Returns:
@@ -88,7 +66,7 @@ def build_index(
     if on_note is not None:
         for note in _find_gaps(table, data.folds, names):
             on_note(note)
-    with whole_file(out) as temporary:
+    with atomic_file(out) as temporary:
         write_rows(table, temporary, compression="zstd")
     return {
         "clips": len(table),
@@ -99,15 +77,18 @@ def build_index(
     }
 
 
-def list_clips(data: Data, *, store: Store | None = None, on_note: Note | None = None) -> pa.Table:
+def list_clips(
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
+) -> pa.Table:
     """Return the manifest of a data set before it is sorted, without what is to be forgotten.
 
     Raises DataError as build_index does.
     """
-    if data.name == "own":
-        return own.read_table(data, store=store, on_note=on_note)
-    given = CLASSES[data.name]
-    listed = tabulate(ADAPTERS[data.name](data, store=store, on_note=on_note), data.source, given)
+    entry = ENTRIES[data.name]
+    if entry.read_table is not None:
+        return entry.read_table(data, store=store, on_note=on_note)
+    given = entry.classes
+    listed = tabulate(entry.read_clips(data, store=store, on_note=on_note), data.source, given)
     classes, labels = choose_classes(given, data.classes, owner=data.name)
     counts = _count(listed["label"])
     for label, name in enumerate(given):
@@ -158,3 +139,51 @@ def _find_gaps(table: pa.Table, folds: list[int], classes: Classes) -> Iterator[
             absent = [name for label, name in enumerate(classes) if label not in labels]
             if absent:
                 yield f"fold {fold} has no clip of {', '.join(absent)} to {use}"
+
+
+# forgotten.csv in the project's root: the dataset and the key of each clip that must never come
+# back, nothing else. It belongs into git, so that no other copy of the project takes such a clip up
+# again.
+
+HEADER: Final = ["dataset", "clip"]
+
+
+def read_forgotten(path: Path, dataset: str) -> set[str]:
+    """Return the forgotten keys of a dataset; none where the file is missing.
+
+    Raises:
+        DataError: if a line is not a known dataset and a key. A typing error there would let a
+            clip back in, so it is not passed over.
+    """
+    return {clip for name, clip in _read(path) if name == dataset}
+
+
+def add_forgotten(path: Path, dataset: str, clips: Iterable[str]) -> None:
+    """Add the keys of a dataset's clips; the lines are sorted, each is there once."""
+    before = _read(path)
+    after = before | {(dataset, clip) for clip in clips}
+    if after == before:
+        return
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([HEADER, *sorted(after)])
+
+
+def _read(path: Path) -> set[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return set()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if lines[:1] != [",".join(HEADER)]:
+        raise DataError(f"{path}: the first line must be {','.join(HEADER)}")
+    found = set()
+    for number, line in enumerate(lines[1:], start=2):
+        dataset, _, clip = line.partition(",")
+        if dataset not in ENTRIES or not KEY.fullmatch(clip):
+            raise DataError(
+                f"{path}, line {number}: {line[:120]!r} must be one of {', '.join(ENTRIES)}, a "
+                "comma, and a clip's key"
+            )
+        found.add((dataset, clip))
+    return found

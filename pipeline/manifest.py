@@ -1,22 +1,54 @@
-"""What does a row of the manifest hold, and is a manifest sound?
+"""The manifest: a row for every clip that the official lists name, sorted by clip.
 
-data/<name>/manifest.parquet has a row for every clip that the official lists name, sorted by clip.
+Out of the stage index, as data/<name>/manifest.parquet; each reader checks that it is sound.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.blocks import BLOCK, Blocks
 from safe.errors import DataError
 from safe.sample import KEY as CLIP_KEY
 from safe.taxonomy import BASIC, KEY, Classes, decode, encode
+
+T = TypeVar("T")
+
+BLOCK: Final = 10_000
+"""Rows that are Python objects at a time: ten million take a gigabyte in Arrow's columns and ten as
+objects."""
+
+ROW_GROUP: Final = 2**20
+"""Rows in a group of a parquet file: what Arrow takes for a whole table."""
+
+
+def write_rows(table: pa.Table, path: Path, *, compression: str) -> None:
+    """Write a table without a copy of it; how it lies in memory changes no byte."""
+    with pq.ParquetWriter(path, table.schema, compression=compression) as file:
+        for start in range(0, max(len(table), 1), ROW_GROUP):
+            file.write_table(table.slice(start, ROW_GROUP).combine_chunks())
+
+
+@dataclass(frozen=True)
+class Rows(Generic[T]):
+    """The rows of a table as objects, made a record batch at a time as they are walked through."""
+
+    table: pa.Table
+    make: Callable[..., T]
+    """Takes the values of a row, in the order of the columns."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[T]:
+        for batch in self.table.to_batches(max_chunksize=BLOCK):
+            yield from map(self.make, *batch.to_pydict().values())
+
 
 SCHEMA: Final = pa.schema(
     [
@@ -31,6 +63,9 @@ SCHEMA: Final = pa.schema(
 """Columns of the manifest. `path` is relative to data.root, with /; `bytes` is null where the file
 is missing, and the sum over the frames where `source` is frames. The schema's metadata has the
 classes that labels are positions in (safe/taxonomy.py)."""
+
+_NONE: Final = 2**63
+"""Behind the last row."""
 
 _OUTSIDE: Final = r"(?:\A|/)(?:\.\.)?(?:/|\z)|\\"  # an empty part, .. or a backslash
 
@@ -119,47 +154,37 @@ def with_classes(table: pa.Table, classes: Classes) -> pa.Table:
     return table.replace_schema_metadata(encode(classes))
 
 
-def untabulate(table: pa.Table) -> Blocks[Clip]:
-    """Turn a table of SCHEMA into clips, a block at a time, when they are asked for."""
-    columns = table.select(["clip", "path", "label", "bucket", "bytes"])
-
-    def load(start: int, stop: int) -> list[Clip]:
-        rows = columns.slice(start, stop - start).to_pydict().values()
-        return [Clip(*row) for row in zip(*rows, strict=True)]
-
-    return Blocks(len(table), load)
+def untabulate(table: pa.Table) -> Rows[Clip]:
+    """Turn a table of SCHEMA into clips."""
+    return Rows(table.select(["clip", "path", "label", "bucket", "bytes"]), Clip)
 
 
 def check_rows(table: pa.Table) -> None:
     """Raise DataError unless keys ascend and are well formed, labels exist, paths stay inside."""
     clip, label, path, count = table["clip"], table["label"], table["path"], len(classes_of(table))
-    good = (
-        pc.match_substring_regex(clip, rf"\A(?:{CLIP_KEY.pattern})\z"),
-        pc.and_(pc.greater_equal(label, 0), pc.less(label, count)),
-        pc.invert(pc.match_substring_regex(path, _OUTSIDE)),
-    )
-    wrong = [pc.index(mask, False).as_py() for mask in good]
-    after = pc.index(pc.less(clip.slice(0, max(len(clip) - 1, 0)), clip.slice(1)), False).as_py()
-    wrong += [after + 1 if after >= 0 else -1]
-    found = [row for row in wrong if row >= 0]
-    if found:  # columns say which row is the first wrong one; how it is wrong, the row says
-        first = min(found)
-        rows = untabulate(table.slice(max(first - 1, 0), min(first, 1) + 1))
-        _check_clips(list(rows), count)
+    ascends = pc.less(clip.slice(0, max(len(clip) - 1, 0)), clip.slice(1))
+    first = {
+        "key": _first_wrong(pc.match_substring_regex(clip, rf"\A(?:{CLIP_KEY.pattern})\z")),
+        "order": _first_wrong(ascends, start=1),
+        "label": _first_wrong(pc.and_(pc.greater_equal(label, 0), pc.less(label, count))),
+        "path": _first_wrong(pc.invert(pc.match_substring_regex(path, _OUTSIDE))),
+    }
+    row = min(first.values())
+    if row == _NONE:
+        return
+    key = clip[row].as_py()
+    if first["key"] == row:
+        raise DataError(f"clip {key!r}: a key has letters, digits, - and _ only")
+    if first["order"] == row:
+        previous = clip[row - 1].as_py()
+        problem = "is there twice" if key == previous else f"comes after {previous}"
+        raise DataError(f"clip {key} {problem}; clips must be sorted and different")
+    if first["label"] == row:
+        raise DataError(f"clip {key}: label {label[row]} must be 0 to {count - 1}")
+    raise DataError(f"clip {key}: path {path[row].as_py()!r} must stay inside data.root")
 
 
-def _check_clips(clips: list[Clip], classes: int) -> None:
-    """Raise DataError with what is wrong with the first clip that is wrong."""
-    previous = ""
-    for clip in clips:
-        if not CLIP_KEY.fullmatch(clip.key):
-            raise DataError(f"clip {clip.key!r}: a key has letters, digits, - and _ only")
-        if clip.key <= previous:
-            problem = "is there twice" if clip.key == previous else f"comes after {previous}"
-            raise DataError(f"clip {clip.key} {problem}; clips must be sorted and different")
-        previous = clip.key
-        if not 0 <= clip.label < classes:
-            raise DataError(f"clip {clip.key}: label {clip.label} must be 0 to {classes - 1}")
-        parts = clip.path.split("/")
-        if "" in parts or ".." in parts or "\\" in clip.path:
-            raise DataError(f"clip {clip.key}: path {clip.path!r} must stay inside data.root")
+def _first_wrong(good: pa.ChunkedArray, *, start: int = 0) -> int:
+    """Return the row of the first that is not good, counted from `start`; _NONE if all are."""
+    row: int = pc.index(good, False).as_py()
+    return row + start if row >= 0 else _NONE

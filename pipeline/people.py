@@ -1,4 +1,4 @@
-"""Which face of one window is which face of the windows before?
+"""Faces of a video from window to window: whose each is, and what may be wrong with its picture.
 
 The tracks of one window after the other go in, a number for each comes out: the same person keeps
 the same number. Neighbouring windows share frames, so a face is known again by lying where it lay
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.face.portrait import FAR, NEAR, Picture, one_person
-from pipeline.face.track import Track, step_within_reach
+from pipeline.face.track import NEARLY_ALL, Track, step_within_reach
 from safe.sample import DEFAULT_FRAMES
 
 _OVERLAP: Final = 0.3
@@ -36,27 +37,25 @@ _FLIGHT: Final = 1
 class _Person:
     """Where somebody was in the last window that showed them."""
 
-    places: NDArray[np.int64]
+    times: NDArray[np.int64]
     """[M], ascending: when the frames that had a detection are shown, in milliseconds."""
     boxes: NDArray[np.float32]
     """[M, 4]."""
     ends: tuple[Picture, Picture] | None
-    """How the face looked at the first place and at the last, where that is known."""
+    """How the face looked at the first of these times and at the last, where that is known."""
 
-    def at(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the boxes [N, 4] at some places between the first and the last known one."""
-        boxes = np.empty((len(places), 4), np.float32)
-        for side in range(4):
-            boxes[:, side] = np.interp(places, self.places, self.boxes[:, side])
-        return boxes
+    def at(self, times: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the boxes [N, 4] at some times between the first and the last known one."""
+        sides = [np.interp(times, self.times, side) for side in self.boxes.T]
+        return np.stack(sides, axis=1).astype(np.float32)
 
-    def ahead(self, frames: float) -> NDArray[np.float32]:
-        """Return the box [4] that the face would have so many frames later, at its last speed."""
-        places, boxes = self.places[-_RUN:], self.boxes[-_RUN:]
+    def ahead(self, later: float) -> NDArray[np.float32]:
+        """Return the box [4] so many milliseconds later, if the face goes on at its last speed."""
+        times, boxes = self.times[-_RUN:], self.boxes[-_RUN:]
         moved = np.zeros(2)
-        if len(places) == _RUN:
+        if len(times) == _RUN:
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-            moved = (centres[-1] - centres[0]) / (places[-1] - places[0]) * frames
+            moved = (centres[-1] - centres[0]) / (times[-1] - times[0]) * later
         return np.asarray(boxes[-1] + np.tile(moved, 2), np.float32)
 
 
@@ -88,10 +87,10 @@ class People:
             which they appear, from left to right where they do so together.
         """
         recent = indices[0] - (_FORGET * self._frames + 1) * self._step
-        self._people = {k: one for k, one in self._people.items() if one.places[-1] >= recent}
+        self._people = {k: one for k, one in self._people.items() if one.times[-1] >= recent}
         here = [_sighting(indices, track) for track in tracks]
         known: dict[int, int] = {}  # track -> person
-        for compare in (self._overlap, self._step_to):
+        for compare in (self._overlap, self._reach):
             pairs = sorted(
                 (far, k, i)
                 for k, person in self._people.items()
@@ -102,7 +101,7 @@ class People:
             for _, k, i in pairs:
                 if k not in known.values() and i not in known:
                     known[i] = k
-        for i in sorted(range(len(here)), key=lambda i: (here[i].places[0], here[i].boxes[0, 0])):
+        for i in sorted(range(len(here)), key=lambda i: (here[i].times[0], here[i].boxes[0, 0])):
             if i not in known:
                 self._count += 1
                 known[i] = self._count
@@ -115,22 +114,22 @@ class People:
         if not common.any():
             return None
         near = (self._max_gap + 1) * self._step
-        if not np.isin(face.places, person.places).any() and _strangers(person, face, near):
+        if not np.isin(face.times, person.times).any() and _strangers(person, face, near):
             return None  # cut in between
-        iou = _iou(person.at(face.places[common]), face.boxes[common])
+        iou = _iou(person.at(face.times[common]), face.boxes[common])
         return -iou if iou >= _OVERLAP else None
 
-    def _step_to(self, person: _Person, face: _Person) -> float | None:
+    def _reach(self, person: _Person, face: _Person) -> float | None:
         """Return how far a lost face would have moved, in face sizes; None if it is another's."""
-        frames = float(face.places[0] - person.places[-1])
-        lost = frames / self._step - 1
+        later = float(face.times[0] - person.times[-1])
+        lost = later / self._step - 1
         if _while_known(person, face).any():
             return None  # at one moment in two places: two people
         if _strangers(person, face, (self._max_gap + 1) * self._step):
             return None
         boxes = [person.boxes[-1]]
-        if 0 < frames <= _FLIGHT * self._frames * self._step:
-            boxes.append(person.ahead(frames))
+        if 0 < later <= _FLIGHT * self._frames * self._step:
+            boxes.append(person.ahead(later))
         steps = [
             step_within_reach(box, face.boxes[0], lost=lost, max_gap=self._max_gap) for box in boxes
         ]
@@ -139,24 +138,24 @@ class People:
 
 def _sighting(indices: Sequence[int], track: Track) -> _Person:
     """Take of a track what was detected, a frame that a short video repeats once."""
-    places, rows = np.unique(np.array(indices)[track.detected], return_index=True)
-    return _Person(places, track.boxes[track.detected][rows], track.ends)
+    times, rows = np.unique(np.array(indices)[track.detected], return_index=True)
+    return _Person(times, track.boxes[track.detected][rows], track.ends)
 
 
 def _strangers(person: _Person, face: _Person, near: int) -> bool:
     """Say whether a face looks like another person than the one who was seen before it.
 
-    At most `near` places of the video before it, or longer ago.
+    At most `near` milliseconds before it, or longer ago.
     """
     if person.ends is None or face.ends is None:
         return False
-    bounds = NEAR if face.places[0] - person.places[-1] <= near else FAR
+    bounds = NEAR if face.times[0] - person.times[-1] <= near else FAR
     return not one_person(person.ends[1], face.ends[0], bounds=bounds)
 
 
 def _while_known(person: _Person, face: _Person) -> NDArray[np.bool_]:
-    """Say which places of a face lie between the first and the last known one of a person."""
-    return np.asarray((face.places >= person.places[0]) & (face.places <= person.places[-1]))
+    """Say which times of a face lie between the first and the last known one of a person."""
+    return np.asarray((face.times >= person.times[0]) & (face.times <= person.times[-1]))
 
 
 def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -165,3 +164,67 @@ def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     shared = sides.clip(0).prod(axis=1)
     areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
     return float((shared / (areas - shared)).mean())
+
+
+# Flags: reasons to trust less what a model says of a window, from its faces and how they were found
+
+FLAGS: Final = ("small", "blurred", "dark", "partly missing", "face lost", "cut")
+"""Flags of this file, in the order in which they are given; a window may have others after them."""
+
+_SMALL: Final = 1.0
+"""Pixels of the video a stored pixel; below, the face had to be enlarged and has less detail than
+the faces that the model was trained on."""
+
+_SHARP: Final = 130.0
+"""Variance of the Laplacian at 80 pixels a side. In 45 real clips of sharp faces (shared/videos and
+mini_dfew) it was 214 to 938; the same faces blurred by one stored pixel had 26 to 97."""
+
+_SIDE: Final = 80
+"""Pixels. A larger face has less detail a pixel: at 128 the same faces had 82 to 506, and 6 to 18
+when blurred, so the bound falls with the square of the side."""
+
+_DARK: Final = 40.0
+"""Mean luma, with what is around the face; in the same clips 79 to 141, and half of the darkest."""
+
+
+def measure(faces: NDArray[np.uint8]) -> tuple[float, float]:
+    """Measure the faces of a window, uint8 [T, S, S, 3], RGB.
+
+    Returns:
+        The sharpness: the variance of the Laplacian of the luma, median over the faces; and the
+        mean luma, 0..255.
+    """
+    luma = [cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) for face in faces]
+    sharpness = [cv2.Laplacian(grey, cv2.CV_64F).var() for grey in luma]
+    return float(np.median(sharpness)), float(np.mean(luma))
+
+
+def find_flags(
+    faces: NDArray[np.uint8], track: Track, *, side: float, damaged: bool
+) -> tuple[str, ...]:
+    """Say what may be wrong with the faces of one window.
+
+    A face that comes late, goes early, is lost for longer than a gap may be, or is seen in less
+    than three quarters of the frames is partly missing. One that is not in the last frame is lost:
+    the detector missed none of the 2,240 faces in frames of ../shared, and none of 2,445 that were
+    blurred, dimmed, noisy, shrunk to 10 % of the frame or badly compressed. One that shares its
+    frames with another person's, or another scene, has a cut.
+
+    Args:
+        faces: uint8 [T, S, S, 3], RGB, as they are stored but for the JPEG.
+        track: where they were found.
+        side: pixels of the video that became the S pixels of a face.
+        damaged: whether some of the frames could not be decoded, or with errors only.
+    """
+    sharpness, luma = measure(faces)
+    size = faces.shape[1]
+    rare = track.detected.mean() < NEARLY_ALL
+    holds = (
+        side < _SMALL * size,
+        sharpness < _SHARP * (_SIDE / size) ** 2,
+        luma < _DARK,
+        damaged or rare or bool(track.held.any()),
+        not track.detected[-1],
+        bool(track.cuts),
+    )
+    return tuple(flag for flag, held in zip(FLAGS, holds, strict=True) if held)

@@ -1,28 +1,33 @@
-"""How do the faces of all clips become WebDataset tars, and what is left out?
+"""WebDataset tars of the faces of all clips, and the record of what is left out.
 
 manifest.parquet and faces.parquet go in; out comes a folder of tars, index.json (what made them,
 what is in each, which clips are left out and why) and clips.parquet (where each clip lies). Every
 clip of the manifest is in a shard or left out with a reason, checked as arithmetic.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.contents import write_index
-from pipeline.decode import Decoder, load_decoder, read_clip
-from pipeline.face.leftover import Leftover, made_by
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.face.cache import Leftover, made_by
+from pipeline.face.crop import make_strip
 from pipeline.face.preprocessing import preprocessing
-from pipeline.face.strip import make_strip
-from pipeline.shard_plan import Clip, plan_shards
-from pipeline.tar import ShardWriter, whole_folder
-from pipeline.tasks.cluster import Cluster
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.tasks.fetch import fetched
+from pipeline.face.table import ClipFaces, FaceFile, FaceRows
+from pipeline.manifest import BLOCK, classes_of, read_manifest
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
+from pipeline.tars import ShardWriter, atomic_folder, write_index
+from pipeline.video.decode import Decoder, Source, load_decoder
+from pipeline.video.frames import read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError
-from safe.store import Store
 from safe.taxonomy import Classes
 
 
@@ -34,12 +39,8 @@ def write_shards(
     *,
     settings: Shard,
     faces_settings: Faces,
-    workers: int,
-    deadline: float,
-    memory: float | None = None,
-    store: Store | None = None,
-    cluster: Cluster | None = None,
-    leftover: Path | None = None,
+    pool: Pool,
+    cache: Path | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
     """Crop the faces of every clip and write the shard folder.
@@ -51,12 +52,8 @@ def write_shards(
         out: the folder to write. It appears whole; an earlier shard folder there is replaced.
         settings: the section shard of params.yaml.
         faces_settings: the section faces that `faces` was made with.
-        workers: processes. Changes no byte.
-        deadline: seconds after which the work on one clip is ended.
-        memory: GiB that the work on one clip may take; None: no limit.
-        store: where the clips are, in place of `root`. Changes no byte.
-        cluster: Dask workers that do it, in place of processes here. Changes no byte.
-        leftover: the strips that the stage faces made in passing; taken if they are what this stage
+        pool: who decodes. Changes no byte.
+        cache: the strips that the stage faces made in passing; taken if they are what this stage
             would make, then deleted. Changes no byte.
         on_done: called with the number of clips finished so far, those left out among them.
 
@@ -68,44 +65,35 @@ def write_shards(
             clip can be stored, `out` is a folder of something else, or the store fails for good.
     """
     plan = plan_shards(manifest, faces, missing=faces_settings.missing)
-    left_out = dict(plan.left_out)
     made = preprocessing(plan.source, faces=faces_settings, shard=settings)
-    ready = Leftover(leftover, made_by(faces, made))
+    ready = Leftover(cache, made_by(faces, made))
     encode = partial(encode_clip, root=root.absolute(), settings=settings)
-    encoded = run_tasks(
+    encoded = pool.run(
         encode,
         plan.without(ready.keys),
-        workers=workers,
-        deadline=deadline,
-        memory=memory,
-        setup=load_decoder if plan.has_videos else None,
+        setup=load_decoder if plan.source == "video" else None,
         fallback=partial(encode, decoder="pyav"),
-        fetch=None if store is None else partial(fetched, store=store),
-        cluster=cluster,
     )
-    with whole_folder(out) as folder:
+    left_out = dict(plan.left_out)
+    with atomic_folder(out) as folder:
         writer = ShardWriter(folder, clips=settings.clips, classes=plan.classes)
         for number, clip in enumerate(plan.clips, start=len(left_out) + 1):
             strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)
             if isinstance(strip, Failure):
                 left_out[clip.key] = strip.reason
             else:
+                record = _record(clip, plan.classes)
                 writer.add(
-                    clip.key,
-                    bucket=clip.bucket,
-                    label=clip.label,
-                    strip=strip,
-                    record=_record(clip, plan.classes),
+                    clip.key, bucket=clip.bucket, label=clip.label, strip=strip, record=record
                 )
             if on_done is not None:
                 on_done(number)
         writer.close()
         rows = writer.rows
-        plan.check_sums(rows["clip"], left_out)
         write_index(
             folder,
             shards=writer.shards,
-            left_out=plan.list_left_out(left_out),
+            left_out=plan.settle(rows["clip"], left_out),
             made=made,
             classes=plan.classes,
             frames=settings.frames,
@@ -113,6 +101,137 @@ def write_shards(
         )
     ready.remove()
     return {"clips": len(rows), "left_out": len(left_out), "shards": len(writer.shards)}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip on its way into a shard: its row of the manifest and of faces.parquet."""
+
+    key: str
+    path: str
+    label: int
+    bucket: str
+    source: Source
+    face: ClipFaces
+
+
+class Clips:
+    """Clips of a manifest with their faces, each made when it is due.
+
+    Of ten million clips the columns are in memory, not the faces, which are most of the bytes: they
+    are read a block at a time, and two blocks are kept, since tasks are read ahead of their tars.
+    """
+
+    def __init__(self, listed: pa.Table, faces: FaceFile, parts: list[NDArray[np.int64]]) -> None:
+        """Take the columns of Clip but face, and rows of both tables, ascending in each part."""
+        self.listed, self.faces, self.parts = listed, faces, parts
+        self._block = lru_cache(maxsize=2)(self._read)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Clip]:
+        for number, part in enumerate(self.parts):
+            for start in range(0, len(part), BLOCK):
+                rows, faces = self._block(number, start)
+                for place, (key, path, label, bucket, source) in enumerate(rows):
+                    yield Clip(key, path, label, bucket, source, faces[place])
+
+    def _read(self, part: int, start: int) -> tuple[list[tuple[Any, ...]], FaceRows]:
+        rows = self.parts[part][start : start + BLOCK]
+        columns = self.listed.take(pa.array(rows)).to_pydict().values()
+        return list(zip(*columns, strict=True)), self.faces.rows(rows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The clips to store, by bucket and then by key, and those that are not."""
+
+    clips: Clips
+    left_out: dict[str, str]
+    """Why each clip that is not to be stored is not; in order of the key."""
+    classes: Classes
+    """That labels are positions in."""
+
+    @property
+    def source(self) -> Source:
+        """What the clips are: video, frames or strips."""
+        source: Source = self.clips.listed["source"][0].as_py()
+        return source
+
+    def without(self, keys: Collection[str]) -> Clips:
+        """Return the clips to store but those of `keys`; the same object where there are none."""
+        if not keys:
+            return self.clips
+        new = ~_among(self.clips.listed, keys)
+        parts = [part[new[part]] for part in self.clips.parts]
+        return Clips(self.clips.listed, self.clips.faces, parts)
+
+    def settle(self, stored: pa.ChunkedArray, left_out: Mapping[str, str]) -> list[dict[str, str]]:
+        """Check that each clip is in a shard or left out, and say which are left out.
+
+        Args:
+            stored: the keys in the shards, in their order.
+            left_out: of each other clip the reason.
+
+        Returns:
+            Clip, bucket and reason of each clip that is left out, in order of the key.
+
+        Raises:
+            DataError: if a clip is in neither or in both, or none is stored.
+        """
+        listed = self.clips.listed
+        gone = _among(listed, left_out)
+        kept = np.concatenate([part[~gone[part]] for part in self.clips.parts])
+        sums = len(stored) + len(left_out) == len(listed)
+        if not sums or not stored.equals(listed["clip"].take(pa.array(kept))):
+            raise DataError(
+                f"{len(stored)} clips in shards and {len(left_out)} left out are not the "
+                f"{len(listed)} clips of the manifest"
+            )
+        if not len(stored):
+            first = listed["clip"][0].as_py()
+            raise DataError(f"no clip can be stored; the first, {first}: {left_out[first]}")
+        entries: list[dict[str, str]] = listed.select(["clip", "bucket"]).filter(gone).to_pylist()
+        return [entry | {"reason": left_out[entry["clip"]]} for entry in entries]
+
+
+def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
+    """Join the two tables; `missing` is faces.missing of params.yaml.
+
+    Raises:
+        DataError: if a table is missing or not readable, lists no clip, or the two do not have the
+            same clips.
+    """
+    whole, file = read_manifest(manifest), FaceFile(faces)
+    listed = whole.select(["clip", "path", "label", "bucket", "source"]).combine_chunks()
+    found = file.read(["clip", "status", "reason"])
+    if not listed["clip"].equals(found["clip"]):
+        raise DataError(
+            f"{faces} has other clips than {manifest} ({len(found)} and {len(listed)}): "
+            "run `safe-cli faces` again"
+        )
+    if not len(listed):
+        raise DataError(
+            f"{manifest} lists no clip: run `safe-cli index` on a dataset that has some"
+        )
+    left_out = {}
+    doubtful = found.filter(pc.is_in(found["status"], pa.array(["error", "missing"])))
+    for clip, status, reason in zip(*doubtful.to_pydict().values(), strict=True):
+        if told := ClipFaces(status, reason).unusable(missing):
+            left_out[clip] = told
+    usable, bucket = ~_among(found, left_out), listed["bucket"]
+    parts = [
+        np.flatnonzero(usable & pc.equal(bucket, name).to_numpy())
+        for name in sorted(pc.unique(bucket).to_pylist())
+    ]
+    return Plan(Clips(listed, file, parts), left_out, classes_of(whole))
+
+
+def _among(table: pa.Table, keys: Iterable[str]) -> NDArray[np.bool_]:
+    """Say of each row whether its clip is one of `keys`."""
+    found = pc.is_in(table["clip"], pa.array(list(keys), pa.string()))
+    return np.asarray(found.to_numpy(), dtype=np.bool_)
 
 
 def encode_clip(

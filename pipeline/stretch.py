@@ -3,7 +3,7 @@
 In: a file, surveyed once: how many frames, when each is shown, how large. Out: the 16 frames of one
 window after the other. Any stretch of a file can be decoded by itself, from the key frame before
 it, with the pixels that decoding from the start would give. Native decoders can hang or crash: call
-this inside pipeline.tasks.engine.run_tasks.
+this inside a child of pipeline.pool.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode import Decoded, notes_of, open_file
-from pipeline.listing import FPS, Listing, list_by_decoding, list_frames
-from pipeline.picture import TURNED, Pictures, Size, largest, pixel_shape, turns
-from pipeline.video import decoded_frames, open_video, read_packets, reading, video_stream
+from pipeline.video.container import decoded_frames, open_video, read_packets, reading, video_stream
+from pipeline.video.decode import Decoded, notes_of, open_file
+from pipeline.video.listing import FPS, Listing, list_by_decoding, list_frames
+from pipeline.video.picture import TURNED, Pictures, Size, largest, pixel_shape, turns
 from safe.errors import DataError
 
 LONGEST: Final = 24 * 60 * 60 * 60
@@ -53,6 +53,16 @@ class Survey:
     def length(self) -> int:
         """Frames to show."""
         return self.listing.length
+
+    @property
+    def start(self) -> float:
+        """Seconds on a player's clock of the first frame; sound may begin before it."""
+        return self.seconds(0)
+
+    @property
+    def end(self) -> float:
+        """Seconds on that clock at which the picture ends."""
+        return self.seconds(self.length)
 
     def seconds(self, place: int) -> float:
         """Return when the frame at a place, 0..length, is shown, on a player's clock."""
@@ -95,7 +105,8 @@ def survey(path: Path) -> Survey:
     """List the frames of a video and see how large they are.
 
     Raises:
-        DataError: as pipeline.decode.read_video does, and if there are more than LONGEST frames.
+        DataError: as pipeline.video.decode.read_video does, and if there are more than LONGEST
+        frames.
     """
     with open_file(path) as file:
         listing = list_frames(file, most=LONGEST)

@@ -1,6 +1,6 @@
 """The faces of a video of any length, window by window.
 
-In: a video file. Out, in the order of time: the faces that a model can judge, 16 frames each, made
+In: a video file. Out, in the order of time: the faces that a model can judge, T frames each, made
 by the code that makes the shards. A window is so many seconds of the presentation, whatever the
 frame rate does in them, and none reaches over a pause. Memory does not grow with the video: child
 processes decode it stretch by stretch, and a stretch that cannot be decoded costs only itself.
@@ -9,21 +9,31 @@ processes decode it stretch by stretch, and a stretch that cannot be decoded cos
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from heapq import merge
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.appear import Answer, Settings, Who, find_in_stretch, find_in_whole, prepare
-from pipeline.decode import clip_indices
-from pipeline.face.detect import DETECTORS
-from pipeline.people import People
-from pipeline.stretch import Survey, cut_stretch, survey
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.face.crop import crop_faces, crop_side
+from pipeline.face.detect import DETECTORS, Seen, detect_clip, load_closer, load_detector, no_face
+from pipeline.face.track import Track, all_tracks
+from pipeline.faces import prepare
+from pipeline.people import People, find_flags
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
+from pipeline.stretch import Stretch, Survey, cut_stretch, read_windows, survey
+from pipeline.video.decode import Decoded, Decoder, clip_indices, read_video
 from safe.config import Faces, Shard
 from safe.errors import DataError
-from safe.sample import DEFAULT_FRAMES
+from safe.sample import DEFAULT_FRAMES, encode_strip
+
+Who = Literal["largest", "all"]
+"""Of each window the one face that the shard stage would store, or all of them."""
+
+SHORT: Final = "short"
+"""Flag of a window that is much shorter than was asked for, since the picture pauses around it."""
 
 _SPAN: Final = 20.0
 """Seconds of video in a task; a key frame every 10 seconds, which is usual, makes it decode a
@@ -47,29 +57,12 @@ _PERIODS: Final = 4.0
 _FULL: Final = 0.75
 """Part of the wanted length from which a window is not called short."""
 
-SHORT: Final = "short"
-"""Flag of a window that is much shorter than was asked for, since the picture pauses around it."""
-
 _DISK: Final = 20e6
 """Bytes a second at which a file is read at the least, for the deadline of its survey."""
 
-
-@dataclass(frozen=True)
-class Film:
-    """What is known of a video before its faces."""
-
-    frames: int
-    fps: float
-    """Frames a second, above 0."""
-    start: float
-    """Seconds on a player's clock of the first frame; sound may begin before it."""
-    seconds: float
-    """Seconds on that clock at which the picture ends."""
-    width: int
-    """Pixels of the upright frame."""
-    height: int
-    streams: int
-    """Video streams in the file, of which FFmpeg's best is read."""
+_SEEN: Final = 0.5
+"""Share of the frames that must show a face besides the largest: else most boxes would be
+guesses."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +78,10 @@ class FaceWindow:
     """T places of frames in the video."""
     boxes: NDArray[np.float32]
     """[T, 4]: x0, y0, x1, y1 in pixels of the upright frame, smoothed."""
-    scores: NDArray[np.float32]
-    """[T], 0 to 1; 0 where the frame has no detection or was not looked at."""
     strip: bytes
     """JPEG of the T faces below one another, as in a shard (safe/sample.py)."""
     flags: tuple[str, ...]
-    """What may be wrong with it, of pipeline.quality.FLAGS."""
+    """What may be wrong with it, of pipeline.people.FLAGS."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +92,74 @@ class Gap:
     """Seconds in the video."""
     end: float
     reason: str
+
+
+def find_windows(
+    video: Path,
+    *,
+    faces: Faces,
+    shard: Shard,
+    window: float,
+    hop: float,
+    who: Who,
+    pool: Pool,
+    on_film: Callable[[Survey], None] | None = None,
+    on_done: Callable[[int, int], None] | None = None,
+) -> Iterator[FaceWindow | Gap]:
+    """Find the faces of a video, window by window.
+
+    Args:
+        video: the file.
+        faces: the section faces of the parameters that the model was trained with.
+        shard: their section shard.
+        window: seconds that a window spans.
+        hop: seconds from one window to the next; becomes a multiple of a window / T.
+        who: "largest": in each window the one face that the shard stage would store; "all".
+        pool: who decodes and finds faces; a task is one stretch of the video.
+        on_film: called with the survey once, before the first result.
+        on_done: called with the number of windows done, and of how many.
+
+    Returns:
+        An iterator over faces and gaps in the order of time, faces of one window by their numbers.
+
+    Raises:
+        DataError: at once, if the video as a whole cannot be used: the reason, without its path.
+    """
+    DETECTORS[faces.detector].weights()  # missing: told here, once, not by every child
+    film = _survey(video, pool)
+    windows, pauses = plan(film, window=window, hop=hop, frames=shard.frames)
+    if on_film is not None:
+        on_film(film)
+    setup = partial(prepare, faces)
+    if len(windows) == 1:
+        windows = [replace(windows[0], indices=tuple(clip_indices(film.listing, shard.frames)))]
+        groups = [windows]
+        find = partial(find_in_whole, faces=faces, shard=shard, who=who)
+        answers = pool.run(find, [video], setup=setup, fallback=partial(find, decoder="pyav"))
+    else:
+        groups = group_windows(film, windows)
+        counting = 0.0 if film.listing.by_stamp else film.length / _SLOW
+        answers = replace(pool, deadline=pool.deadline + counting).run(
+            partial(find_in_stretch, faces=faces, shard=shard, who=who),
+            [cut_stretch(video, film, [one.indices for one in group]) for group in groups],
+            setup=setup,
+        )
+    cell = min((one.end - one.start) / shard.frames for one in windows)
+    people = People(step=max(1, round(1000 * cell)), max_gap=faces.max_gap, frames=shard.frames)
+    found = _name(film, groups, answers, people=people, on_done=on_done)
+    return merge(pauses, found, key=lambda one: one.start)
+
+
+def _survey(video: Path, pool: Pool) -> Survey:
+    """Survey a video in a child process. Raises DataError."""
+    size = video.stat().st_size if video.is_file() else 0
+    (found,) = replace(pool, deadline=pool.deadline + size / _DISK).run(survey, [video])
+    if isinstance(found, Failure):
+        raise DataError(f"the list of its frames could not be read: {found.reason}")
+    return found
+
+
+# Which windows
 
 
 @dataclass(frozen=True)
@@ -129,7 +188,7 @@ def plan(
     and its cells may lie between the others'. A video no longer than one window is one.
 
     Where no new frame comes for longer than a pause, the clock stops: windows end before it and
-    begin anew after it, and what is too short for a window is one all the same, and is told.
+    begin again after it, and what is too short for a window is one all the same, and is told.
 
     Args:
         film: the video.
@@ -160,7 +219,7 @@ def _runs(film: Survey, window: float) -> tuple[list[tuple[float, float]], list[
     """Return the stretches of time in which new frames come, and the pauses between them."""
     stamps = film.listing.stamps
     times = film.listing.start + (stamps - stamps[0]) * film.listing.tick
-    end = film.seconds(film.length)
+    end = film.end
     if len(times) < 2:
         return [(float(times[0]), end)], []
     apart = np.diff(times)
@@ -181,79 +240,6 @@ def _window(film: Survey, start: float, cell: float, frames: int, *, aligned: bo
     return Window(start, start + frames * cell, tuple(film.places(centres)), aligned)
 
 
-def find_windows(
-    video: Path,
-    *,
-    faces: Faces,
-    shard: Shard,
-    window: float,
-    hop: float,
-    who: Who,
-    workers: int,
-    deadline: float,
-    memory: float | None,
-    on_film: Callable[[Film], None] | None = None,
-    on_done: Callable[[int, int], None] | None = None,
-) -> Iterator[FaceWindow | Gap]:
-    """Find the faces of a video, window by window.
-
-    Args:
-        video: the file.
-        faces: the section faces of the parameters that the model was trained with.
-        shard: their section shard.
-        window: seconds that a window spans.
-        hop: seconds from one window to the next; becomes a multiple of a window / T.
-        who: "largest": in each window the one face that the shard stage would store; "all".
-        workers: processes; changes no result.
-        deadline: seconds after which the work on one stretch of the video is ended.
-        memory: GiB that it may take; None: no limit.
-        on_film: called once, before the first result.
-        on_done: called with the number of windows done, and of how many.
-
-    Returns:
-        An iterator over faces and gaps in the order of time, faces of one window by their numbers.
-
-    Raises:
-        DataError: at once, if the video as a whole cannot be used: the reason, without its path.
-    """
-    DETECTORS[faces.detector].weights()  # missing: told here, once, not by every child
-    film = _survey(video, deadline, memory)
-    windows, pauses = plan(film, window=window, hop=hop, frames=shard.frames)
-    if on_film is not None:
-        start, end = film.seconds(0), film.seconds(film.length)
-        on_film(Film(film.length, film.fps, start, end, *film.size, film.listing.streams))
-    settings = Settings(faces, shard, who)
-    run = partial(run_tasks, memory=memory, setup=partial(prepare, faces))
-    if len(windows) == 1:
-        windows = [replace(windows[0], indices=tuple(clip_indices(film.listing, shard.frames)))]
-        groups = [windows]
-        find = partial(find_in_whole, settings=settings)
-        again = partial(find, decoder="pyav")
-        answers = run(find, [video], workers=1, deadline=deadline, fallback=again)
-    else:
-        groups = group_windows(film, windows)
-        counting = 0.0 if film.listing.by_stamp else film.length / _SLOW
-        answers = run(
-            partial(find_in_stretch, settings=settings),
-            [cut_stretch(video, film, [one.indices for one in group]) for group in groups],
-            workers=workers,
-            deadline=deadline + counting,
-        )
-    cell = min((one.end - one.start) / shard.frames for one in windows)
-    people = People(step=max(1, round(1000 * cell)), max_gap=faces.max_gap, frames=shard.frames)
-    return _with_pauses(_name(film, groups, answers, people=people, on_done=on_done), pauses)
-
-
-def _survey(video: Path, deadline: float, memory: float | None) -> Survey:
-    """Survey a video in a child process. Raises DataError."""
-    size = video.stat().st_size if video.is_file() else 0
-    limit = deadline + size / _DISK
-    (found,) = run_tasks(survey, [video], workers=1, deadline=limit, memory=memory)
-    if isinstance(found, Failure):
-        raise DataError(f"the list of its frames could not be read: {found.reason}")
-    return found
-
-
 def group_windows(film: Survey, windows: list[Window]) -> list[list[Window]]:
     """Deal the windows to tasks; one that lies off the frames of those before begins a new one."""
     width, height = film.size
@@ -267,6 +253,90 @@ def group_windows(film: Survey, windows: list[Window]) -> list[list[Window]]:
             groups.append([])
         groups[-1].append(one)
     return groups
+
+
+# What a child does
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """One face in one window; whose it is has yet to be found out."""
+
+    track: Track
+    strip: bytes
+    """JPEG of its T faces."""
+    flags: tuple[str, ...]
+
+
+Answer = list[Appearance] | str
+"""The faces of a window, the largest first; or why there is none."""
+
+
+def find_in_whole(
+    video: Path, *, faces: Faces, shard: Shard, who: Who, decoder: Decoder = "decord"
+) -> list[Answer]:
+    """Find the faces of a video that is one window, read as the faces stage would read it."""
+    try:
+        decoded = read_video(video, decoder=decoder, frames=shard.frames)
+    except DataError as error:
+        return [str(error)]
+    return [_find(decoded, faces=faces, shard=shard, who=who, seen={})]
+
+
+def find_in_stretch(stretch: Stretch, *, faces: Faces, shard: Shard, who: Who) -> list[Answer]:
+    """Find the faces of each window of a stretch."""
+    answers: list[Answer] = []
+    seen: Seen = {}
+    try:
+        for decoded in read_windows(stretch):
+            if decoded is None:
+                answers.append("no frame could be decoded")
+            else:
+                answers.append(_find(decoded, faces=faces, shard=shard, who=who, seen=seen))
+    except DataError as error:  # what came before it counts
+        answers += [str(error)] * (len(stretch.windows) - len(answers))
+    return answers
+
+
+def _find(decoded: Decoded, *, faces: Faces, shard: Shard, who: Who, seen: Seen) -> Answer:
+    """Find the faces of a window; detections in it are added to those of other windows, `seen`.
+
+    Where all faces are wanted and a look met more than one, every frame is looked at: beside a
+    steady face much smaller ones would go unseen (pipeline/face/detect.py).
+    """
+    detect = load_detector(faces.detector, faces.detect_size, faces.threshold)
+    closer = load_closer(decoded.width, decoded.height, faces)
+    look = partial(
+        detect_clip, decoded, detect, threshold=faces.threshold, closer=closer, seen=seen
+    )
+    detections = look(every=faces.every)
+    several = any(len(seen.get((False, place), ())) > 1 for place in decoded.indices)
+    if who == "all" and several:
+        detections = look(every=1)
+    tracks = all_tracks(
+        detections, max_gap=faces.max_gap, smooth=faces.smooth, frames=decoded.frames
+    )
+    if not tracks:
+        return no_face(decoded.width, decoded.height, faces)
+    others = tracks[1:] if who == "all" else []
+    chosen = [tracks[0], *(track for track in others if track.detected.mean() >= _SEEN)]
+    return [_appear(decoded, track, faces=faces, shard=shard) for track in chosen]
+
+
+def _appear(decoded: Decoded, track: Track, *, faces: Faces, shard: Shard) -> Appearance:
+    """Cut one face out, encode it, and say what may be wrong with it."""
+    crops = crop_faces(decoded.frames, track.boxes, size=shard.size, margin=shard.margin)
+    found = find_flags(
+        crops,
+        track,
+        side=crop_side(track.boxes, margin=shard.margin),
+        damaged=bool(decoded.damage),
+    )
+    strip = encode_strip(crops, shard.quality, shard.chroma)
+    return Appearance(track, strip, (*found, *decoded.notes))
+
+
+# Whose faces they are, and when
 
 
 def _name(
@@ -302,23 +372,6 @@ def _name(
                     end=window.end,
                     indices=window.indices,
                     boxes=face.track.boxes,
-                    scores=face.track.scores,
                     strip=face.strip,
                     flags=(*face.flags, SHORT) if window.short else face.flags,
                 )
-
-
-def _with_pauses(
-    items: Iterator[FaceWindow | Gap], pauses: list[Gap]
-) -> Iterator[FaceWindow | Gap]:
-    """Put the pauses among the windows, in the order of time."""
-    waiting = iter(pauses)
-    pause = next(waiting, None)
-    for item in items:
-        while pause is not None and pause.start <= item.start:
-            yield pause
-            pause = next(waiting, None)
-        yield item
-    if pause is not None:
-        yield pause
-        yield from waiting

@@ -1,4 +1,4 @@
-"""Which parameters are there, and which values are allowed?
+"""Parameters: every one, with the values that it may have.
 
 Every section of params.yaml is a frozen object here, with the name of its section, stage and verb;
 modules take their own section or plain values. A field says all of a parameter: type, range,
@@ -29,19 +29,13 @@ class Section(BaseModel):
 _URL = r"[a-z][a-z0-9+.-]*://(?!.*::)[^@?#\s]+"
 # Before an @ or behind a ? stands perhaps a password or a signature; :: chains filesystems.
 
-_SPLITS = {
-    "synthetic": "EmoLabel_DataSplit",
-    "dfew": "EmoLabel_DataSplit",
-    "ferv39k": "4_setups",
-}
-"""What data.splits must be; any CSV file for a dataset that is not here."""
-
 
 class Data(Section):
     """Which dataset, where, and which folds."""
 
-    name: Literal["synthetic", "dfew", "ferv39k", "own"] = "synthetic"
-    """synthetic | dfew | ferv39k | own: clips that a CSV file lists"""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")] = "synthetic"
+    """synthetic | dfew | ferv39k | own: clips that a CSV file lists | another entry of
+    pipeline/datasets/registry.py"""
     root: Annotated[str, Field(min_length=1)] = "data/raw/synthetic"
     """folder of the dataset; an ABSOLUTE path for a real one"""
     splits: Annotated[str, Field(min_length=1)] = "EmoLabel_DataSplit"
@@ -60,29 +54,11 @@ class Data(Section):
     def _fits(self) -> Self:
         if len(set(self.folds)) != len(self.folds):
             raise ValueError(f"folds: {self.folds} must be different numbers")
-        if self.name == "ferv39k" and self.folds != [1]:
-            raise ValueError(f"folds: {self.folds} must be [1] when data.name is ferv39k")
         if isinstance(self.classes, list):
             try:
                 check_classes(self.classes)
             except ValueError as error:
                 raise ValueError(f"classes: {error}") from error
-        splits = _SPLITS.get(self.name)
-        if splits is not None and self.splits != splits:
-            raise ValueError(
-                f"splits: {self.splits} must be {splits} when data.name is {self.name}"
-            )
-        if splits is None and not re.fullmatch(r"(?!/)(?!(.*/)?\.\./)[^\\:]+\.csv", self.splits):
-            raise ValueError(
-                f"splits: {self.splits} must be a file in data.root that ends in .csv when "
-                f"data.name is {self.name}"
-            )
-        allowed = ("video", "strips") if self.name == "synthetic" else ("video", "frames")
-        if self.source not in allowed:
-            raise ValueError(
-                f"source: {self.source} must be {' or '.join(allowed)} when data.name is "
-                f"{self.name}"
-            )
         return self
 
 
@@ -184,8 +160,8 @@ class Model(Section):
     """Backbone, windows and temporal model."""
 
     name: Literal["safe", "resnet18_lstm", "former_dfer", "m3dfel", "c3d"] = "safe"
-    """safe | resnet18_lstm | former_dfer | m3dfel | c3d: rivals, of which only dropout
-    counts"""
+    """safe | resnet18_lstm | former_dfer | m3dfel | c3d: published systems, of which
+    only dropout counts"""
     backbone: Literal["small", "light", "r3d_18"] = "small"
     """small | light (X3D-S) | r3d_18 (paper)"""
     weights: str | None = None
@@ -243,7 +219,7 @@ class Train(Section):
     """auto | float32 | bf16. auto: bf16 on GPUs that have it, else float32"""
     recompute: bool = False
     """true: less memory, one more forward pass, the same gradients
-    (safe/training/gradients.py)"""
+    (safe/training/passes.py)"""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile: slow to start, rounds differently, not with recompute. auto = on a GPU,
     for one process of 3,000 steps or more"""
@@ -310,7 +286,7 @@ class Eval(Section):
         "freeze",
     ] = "none"
     """none | gaussian_noise | frame_drop | blur | jpeg | low_light | occlusion | shuffle |
-    reverse | freeze: done to the test clips (safe/perturb.py)"""
+    reverse | freeze: done to the test clips (safe/evaluation/perturb.py)"""
     severity: Annotated[int, Field(ge=0, le=5)] = 0
     """0 changes nothing, 5 is the strongest"""
     seed: Seed = 0
@@ -381,13 +357,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.data.name == "ferv39k" and (self.train.select, self.train.val_from) == (
-            "val",
-            "fold",
-        ):
-            raise ValueError(
-                "train.val_from: fold needs folds, and ferv39k has one split; use clips"
-            )
         if self.runtime.clips is not None and self.data.source == "frames":
             raise ValueError(
                 "runtime.clips: must be null when data.source is frames; folders of frames are "

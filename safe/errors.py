@@ -1,4 +1,4 @@
-"""Which errors can a user meet?
+"""Errors that a user can meet, each one line: what, where, what would be right.
 
 Every error that a user can cause or mend is a SafeError whose text is one line: what is wrong,
 where, and what would be right. The command line prints that line and ends with the error's exit
@@ -68,6 +68,10 @@ class DataError(SafeError):
     """A dataset, manifest, face table or shard folder is missing, damaged or does not fit."""
 
     exit_code = 3
+
+
+class MissingError(DataError):
+    """A store answers, and has no such file."""
 
 
 class ModelError(SafeError):

@@ -1,9 +1,9 @@
-"""How does a model become one ONNX file that needs neither torch nor this project?
+"""Export of a model folder as one ONNX file that needs neither torch nor this project.
 
-In goes a model folder; out comes a file that maps stored faces, uint8, to calibrated probabilities:
-centre crop, normalisation, network and calibration are inside, and what else a reader must know
-stands in its metadata. It is kept only if onnxruntime gives what PyTorch gives. Shapes: B clips, of
-any number; T frames; S pixels, the side of a stored face; K classes, N windows, D features.
+The file maps stored faces, uint8, to calibrated probabilities: centre crop, normalisation, network
+and calibration are inside, and what else a reader must know stands in its metadata. It is kept only
+if onnxruntime gives what PyTorch gives. Shapes: B clips, of any number; T frames; S pixels, the
+side of a stored face; K classes, N windows, D features.
 """
 
 import json
@@ -20,14 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from safe.calibration import Calibration
 from safe.errors import ModelError
-from safe.inference import Recogniser
-from safe.metrics import Floats
-from safe.process import whole_file
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.inference import Inference
+from safe.evaluation.metrics import Floats
+from safe.files import atomic_file
+from safe.models.backbones import fold_norms
+from safe.report.card import MEANING, licence_of
 from safe.saved import load_model
-from safe.terms import MEANING, licence_of
-from safe.whole import Whole
+from safe.training.transforms import MEAN, STD, center_crop
 
 INPUT: Final = "faces"
 OUTPUTS: Final = ("probabilities", "attention", "logits", "embedding")
@@ -75,14 +76,13 @@ def export_model(folder: Path, out: Path, *, faces: Faces | None = None) -> Expo
             f"these are {list(faces.shape)}"
         )
     calibration = Calibration.from_info(info)
-    with whole_file(out) as temporary:
+    crop, cpu = info["crop"], torch.device("cpu")
+    with atomic_file(out) as temporary:
         start = time.perf_counter()
         example = torch.from_numpy(np.zeros_like(faces[:2]))
-        _write(Whole(model, info["crop"], calibration), example, _metadata(info), temporary, folder)
+        _write(Whole(model, crop, calibration), example, _metadata(info), temporary, folder)
         seconds = time.perf_counter() - start
-        recogniser = Recogniser(
-            model, crop=info["crop"], device=torch.device("cpu"), precision=torch.float32
-        )
+        recogniser = Inference(model, crop=crop, device=cpu, precision=torch.float32)
         difference, rates = _compare(temporary, recogniser, calibration, faces)
         if not difference <= TOLERANCE:  # nan too
             raise ModelError(
@@ -99,7 +99,7 @@ def face_size(info: dict[str, Any], folder: Path) -> int:
     size = (info["preprocessing"].get("made_from") or {}).get("size")
     if not isinstance(size, int) or not info["crop"] <= size <= 1024:
         raise ModelError(
-            f"{folder}: model.json does not say how large its faces are stored; train anew"
+            f"{folder}: model.json does not say how large its faces are stored; train again"
         )
     return size
 
@@ -117,7 +117,7 @@ def _write(
 ) -> None:
     """Export, leave out what tells of this machine, and let ONNX's own checker look at it.
 
-    `example` is two clips, uint8 [2, T, S, S, 3]: the file takes any number of this shape.
+    `example` is two clips, of which the file then takes any number.
     """
     import onnx  # slow to import
 
@@ -176,7 +176,7 @@ def _metadata(info: dict[str, Any]) -> dict[str, str]:
 
 
 def _compare(
-    path: Path, recogniser: Recogniser, calibration: Calibration, faces: Faces
+    path: Path, recogniser: Inference, calibration: Calibration, faces: Faces
 ) -> tuple[float, tuple[float, float]]:
     """Return the largest difference, and clips a second of PyTorch and of onnxruntime."""
     import onnxruntime  # slow to import
@@ -207,3 +207,64 @@ def _batches(faces: Faces) -> Iterator[Faces]:
 
 def _difference(found: Floats, right: Floats) -> float:
     return float(np.abs(found - right).max() / max(1.0, float(np.abs(right).max())))
+
+
+class Whole(nn.Module):
+    """From stored faces to calibrated probabilities, as Inference and Calibration do it.
+
+    Made of what ONNX has.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, model: nn.Module, crop: int, calibration: Calibration) -> None:
+        """Copy a model, which is on the CPU; `crop` is the side of what it sees, in pixels."""
+        super().__init__()
+        self.network, self.crop = _with_plain_pools(fold_norms(model)), crop
+        self.register_buffer("mean", torch.tensor(MEAN) * 255)
+        self.register_buffer("deviation", torch.tensor(STD) * 255)
+        self.register_buffer("scale", torch.tensor(calibration.scale))
+        self.register_buffer("bias", torch.tensor(calibration.bias))
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, ...]:
+        """Map uint8 faces [B, T, S, S, 3] to OUTPUTS."""
+        clips = (center_crop(faces, self.crop).float() - self.mean) / self.deviation
+        logits, embedding, attention = self.network(clips.permute(0, 4, 1, 2, 3))
+        probabilities = (logits * self.scale + self.bias).softmax(1)
+        return probabilities, attention, logits, embedding
+
+
+class PlainPool(nn.Module):
+    """Adaptive pooling in three dimensions, which ONNX has not, as slices and their mean or max."""
+
+    def __init__(self, pool: nn.AdaptiveAvgPool3d | nn.AdaptiveMaxPool3d) -> None:
+        """Take the sizes of the pool, all of them numbers."""
+        super().__init__()
+        size: Any = pool.output_size
+        self.sizes: list[int] = [size] * 3 if isinstance(size, int) else list(size)
+        self.reduce = torch.mean if isinstance(pool, nn.AdaptiveAvgPool3d) else torch.amax
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, T, H, W] to the sizes of the pool."""
+        for axis, count in enumerate(self.sizes, start=2):
+            side = x.shape[axis]
+            starts = [i * side // count for i in range(count)]
+            ends = [-(-(i + 1) * side // count) for i in range(count)]
+            cells = [
+                self.reduce(x.narrow(axis, start, end - start), dim=axis, keepdim=True)
+                for start, end in zip(starts, ends, strict=True)
+            ]
+            x = torch.cat(cells, axis)
+        return x
+
+
+def _with_plain_pools(model: nn.Module) -> nn.Module:
+    """Replace them in place."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool3d | nn.AdaptiveMaxPool3d):
+                setattr(parent, name, PlainPool(child))
+    return model

@@ -1,13 +1,14 @@
-"""What did an examination find, where, and what mends it?
+"""Findings of an examination: what is wrong, where, and what mends it.
 
-`safe-cli doctor` is made of examinations: of the machine (cli/machine.py), of the dataset
-(pipeline/examine.py), of shards (safe/examine.py), models and predictions (safe/examine_runs.py).
-Each gives facts, which are shown, and findings, which decide the exit code.
+`safe-cli doctor` is made of examinations: of the machine (cli/doctor.py), of the dataset
+(pipeline/doctor.py), of shards, models and predictions (safe/doctor.py). Each gives facts, which
+are shown, and findings, which decide the exit code.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ note: not made yet, or worth knowing."""
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: a title and a total in, a function that takes how many are done out."""
-
 
 SHARDS_SUFFICE = "nothing to do: train and eval need the shards only"
 """Remedy for what came before the shards and is not here."""
@@ -55,17 +55,35 @@ class Examination:
     """Numbers and words by name; what JSON can hold."""
     findings: list[Finding] = field(default_factory=list)
 
-    def error(self, kind: str, where: Path | str, what: str, remedy: str) -> None:
-        """Add what makes the next stage fail, or its figures wrong."""
-        self.findings.append(Finding("error", kind, str(where), what, remedy))
+    def tell(
+        self, severity: Severity, kind: str, where: Path | str, what: str, remedy: str
+    ) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(severity, kind, str(where), what, remedy))
 
-    def warn(self, kind: str, where: Path | str, what: str, remedy: str) -> None:
-        """Add what should be looked at before the next stage."""
-        self.findings.append(Finding("warning", kind, str(where), what, remedy))
+    error = partialmethod(tell, "error")
+    warn = partialmethod(tell, "warning")
+    note = partialmethod(tell, "note")
 
-    def note(self, kind: str, where: Path | str, what: str, remedy: str) -> None:
-        """Add what is not made yet, or worth knowing."""
-        self.findings.append(Finding("note", kind, str(where), what, remedy))
+    def clips(
+        self,
+        kind: str,
+        where: Path | str,
+        clips: Sequence[str],
+        told: str,
+        remedy: str,
+        *,
+        what: str = "clip",
+        severity: Severity = "error",
+    ) -> None:
+        """Add a finding of these clips if there are any: `2 clips <told>: 00001, 00002`.
+
+        `{}` in `told` is where their number goes, at the beginning by default.
+        """
+        if clips:
+            text = told if "{}" in told else f"{{}} {told}"
+            text = text.replace("{}", number(len(clips), what))
+            self.tell(severity, kind, where, f"{text}: {some(clips)}", remedy)
 
     def refused(self, kind: str, where: Path | str, error: SafeError, remedy: str) -> None:
         """Add an error that a reader raised. Its text is `place: what is wrong; its remedy`."""
@@ -88,14 +106,9 @@ def number(count: int, what: str) -> str:
 
 def tell_forgotten(found: Examination, where: Path, clips: Sequence[str]) -> None:
     """Add an error if there are clips of forgotten.csv, `clips`, in a file or folder."""
-    if clips:
-        keys = " ".join(clips) if len(clips) < 4 else "--file LIST"
-        found.error(
-            "forgotten",
-            where,
-            f"holds {number(len(clips), 'clip')} of forgotten.csv: {some(clips)}",
-            f"`safe-cli forget {keys}` takes {'it' if len(clips) == 1 else 'them'} out everywhere",
-        )
+    keys = " ".join(clips) if len(clips) < 4 else "--file LIST"
+    remedy = f"`safe-cli forget {keys}` takes {'it' if len(clips) == 1 else 'them'} out everywhere"
+    found.clips("forgotten", where, clips, "holds {} of forgotten.csv", remedy)
 
 
 def tell_duplicates(

@@ -1,6 +1,6 @@
-"""How do params.yaml and the overrides become a Config?
+"""Reading of params.yaml and of overrides into a Config.
 
-Read once, before any work; what is wrong is one line with the key, the value and what is allowed.
+Once, before any work; what is wrong is one line with the key, the value and what is allowed.
 """
 
 import re
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from safe.config import Config
 from safe.errors import ConfigError
-from safe.reading.bounded import read_bounded
+from safe.files import read_bounded
 
 EXPONENT: Final = (
     "tag:yaml.org,2002:float",

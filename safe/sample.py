@@ -1,7 +1,6 @@
-"""What does one sample of a shard hold, and how is it read back?
+"""A sample of a shard: tar members of one key, `<key>.jpg`, `<key>.cls` and `<key>.json`.
 
-A sample is three tar members that share a key: `<key>.jpg`, `<key>.cls` and `<key>.json`. The jpg
-is a film strip: the T square faces of the clip below one another in time order, width S,
+The jpg is a film strip: the T square faces of the clip below one another in time order, width S,
 height T * S. S is a multiple of 16 so that no JPEG block crosses two frames.
 """
 
@@ -49,15 +48,9 @@ def is_frame(name: str) -> bool:
 
 
 def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
-    """Encode the faces of one clip as one JPEG strip.
+    """Encode the faces of a clip, uint8 [T, S, S, 3], RGB, as one JPEG strip.
 
-    Args:
-        faces: uint8 [T, S, S, 3], RGB, 0..255.
-        quality: JPEG quality, 1..100.
-        chroma: "420" or "444", the chroma subsampling.
-
-    Raises:
-        ValueError: if the shape is not [T, S, S, 3] with S a multiple of 16.
+    Raises ValueError if the shape is another, or S no multiple of 16. `chroma` is 420 or 444.
     """
     frames, height, width, channels = faces.shape
     if (height, channels) != (width, 3) or width % 16:

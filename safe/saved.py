@@ -1,9 +1,9 @@
-"""What is in a model folder?
+"""Model folders: `model.safetensors`, the weights, and `model.json`, all else about a model.
 
-`model.safetensors` (the weights) and `model.json` (every number needed to rebuild and to judge it:
-architecture, classes by name, preprocessing id, params, git commit, selection rule, seed). Both are
-read as if an enemy had written them: sizes, checksums, types and ranges, names, shapes and dtypes
-are compared before a module is built or a tensor takes memory.
+model.json has every number needed to rebuild and to judge it: architecture, classes by name,
+preprocessing id, params, git commit, selection rule, seed. Both files are read as if an enemy had
+written them: sizes, checksums, types and ranges, names, shapes and dtypes are compared before a
+module is built or a tensor takes memory.
 """
 
 import hashlib
@@ -19,12 +19,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from safe.calibration import Calibration
 from safe.config import Model, Positive
 from safe.errors import ModelError
-from safe.networks.build import build_model
-from safe.process import whole_file
-from safe.reading.bounded import read_bounded
+from safe.evaluation.calibration import Calibration
+from safe.files import atomic_file, read_bounded
+from safe.models.registry import build_model
 from safe.sample import DEFAULT_FRAMES, MOST_FRAMES
 from safe.taxonomy import MOST, check_classes
 
@@ -37,74 +36,7 @@ HEADER_BYTES: Final = 2**20
 """What model.safetensors may have beside the numbers: names and shapes take some 100 bytes each."""
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # those that our modules have
-_ANEW = "train anew, or take the folder from where it was whole"
-
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class _Weights(_Block):
-    sha256: Sha256
-    bytes: Count
-
-
-class _Preprocessing(_Block):
-    id: Annotated[str, Field(max_length=64)]
-
-
-class _Selection(_Block):
-    rule: Literal["last", "val", "test"]
-    epoch: Count
-
-
-Scale = Annotated[float, Field(gt=0, le=1e3)]
-Bias = Annotated[float, Field(ge=-1e3, le=1e3)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Calibration(_Block):
-    """The fields of safe.calibration.Calibration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    method: Literal["none", "temperature", "vector"]
-    scale: Annotated[list[Scale], Field(min_length=1, max_length=MOST)]
-    bias: Annotated[list[Bias], Field(min_length=1, max_length=MOST)]
-    level: Share | None
-    cutoffs: Annotated[list[Share], Field(min_length=1, max_length=MOST)]
-    risk: Share | None
-    threshold: Annotated[float, Field(ge=0, le=2)]
-    clips: Count
-
-
-class _Info(_Block):
-    """What the code uses of model.json; the rest is for people."""
-
-    sha256: Sha256
-    weights: _Weights
-    classes: Annotated[list[str], AfterValidator(check_classes)]
-    architecture: dict[str, Any]
-    frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] = DEFAULT_FRAMES
-    """Not in models made before version 0.2."""
-    crop: Annotated[int, Field(ge=16, le=512)]
-    preprocessing: _Preprocessing
-    fold: Positive
-    selection: _Selection
-    history: list[dict[str, float]]
-    calibration: _Calibration | None = None
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves out normal_, for which the device meta imports a thousand modules in seconds."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+_AGAIN = "train again, or take the folder from where it was whole"
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -117,11 +49,10 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -
         for name, tensor in weights.items()
     }
     path = folder / "model.safetensors"
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         save_file(plain, temporary)
-    about = {"sha256": _file_digest(path), "bytes": path.stat().st_size}
-    whole = {"format": MODEL_FORMAT, "weights": about, **info}
-    _write_info(folder / "model.json", whole)
+    about = {"sha256": file_digest(path), "bytes": path.stat().st_size}
+    _write_info(folder, {"format": MODEL_FORMAT, "weights": about, **info})
 
 
 def save_calibrated(folder: Path, source: Path, calibration: Calibration) -> None:
@@ -131,15 +62,9 @@ def save_calibrated(folder: Path, source: Path, calibration: Calibration) -> Non
         ModelError: if model.json of `source` is not what it should be.
     """
     info = read_info(source / "model.json")
-    with whole_file(folder / "model.safetensors") as temporary:
+    with atomic_file(folder / "model.safetensors") as temporary:
         shutil.copyfile(source / "model.safetensors", temporary)
-    _write_info(folder / "model.json", {**info, "calibration": calibration.record()})
-
-
-def _write_info(path: Path, whole: dict[str, Any]) -> None:
-    with whole_file(path) as temporary:
-        text = json.dumps({**whole, "sha256": info_digest(whole)}, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    _write_info(folder, {**info, "calibration": calibration.record()})
 
 
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -152,12 +77,13 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     path = folder / "model.json"
     try:
         info = read_info(path)
-        architecture = {
-            "classes": len(info["classes"]),
-            "frames": info["frames"],
-            **_architecture(info, path),
-        }
+        # Checked as the section model of params.yaml is, with its defaults for what is newer.
+        section = Model.model_validate({**info["architecture"], "weights": None})
+        sizes = {"classes": len(info["classes"]), "frames": info["frames"]}
+        architecture = {**sizes, **section.model_dump()}
         weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
+    except ValidationError as error:
+        raise ModelError(f"{path}: architecture.{_first(error)}; {_AGAIN}") from error
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder}: no model there; run `safe-cli train`, then `safe-cli calibrate`"
@@ -178,41 +104,118 @@ def read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged; {_ANEW}") from error
+        raise ModelError(f"{path}: damaged; {_AGAIN}") from error
     if not isinstance(info, dict):
-        raise ModelError(f"{path}: damaged; {_ANEW}")
+        raise ModelError(f"{path}: damaged; {_AGAIN}")
     if info.get("format") != MODEL_FORMAT:
-        raise ModelError(f"{path}: not of format {MODEL_FORMAT}; train anew")
+        raise ModelError(f"{path}: not of format {MODEL_FORMAT}; train again")
     try:
         checked = _Info.model_validate(info)
     except ValidationError as error:
-        raise ModelError(f"{path}: damaged or altered: {_first(error)}; {_ANEW}") from error
+        raise ModelError(f"{path}: damaged or altered: {_first(error)}; {_AGAIN}") from error
     k = len(checked.classes)
     for name in ("scale", "bias", "cutoffs") if checked.calibration else ():
         given = len(getattr(checked.calibration, name))
         if given not in (1, k):
             what = f"calibration.{name}: {given} numbers for {k} classes"
-            raise ModelError(f"{path}: damaged or altered: {what}; {_ANEW}")
+            raise ModelError(f"{path}: damaged or altered: {what}; {_AGAIN}")
     if info["sha256"] != info_digest(info):
-        raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_ANEW}")
+        raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_AGAIN}")
     return {**info, "frames": checked.frames}
 
 
 def info_digest(info: dict[str, Any]) -> str:
     """Return the sha256 of the canonical JSON of model.json without its key sha256."""
     plain = json.loads(json.dumps({**info, "sha256": None}))  # tuples as lists, as it is read back
-    return hashlib.sha256(
-        json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _architecture(info: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the arguments of build_model, checked as params.yaml's section model is."""
-    try:
-        section = Model.model_validate({**info["architecture"], "weights": None})
-    except ValidationError as error:
-        raise ModelError(f"{path}: architecture.{_first(error)}; {_ANEW}") from error
-    return section.model_dump()
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# model.json: what the code uses of it; the rest is for people.
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Scale = Annotated[float, Field(gt=0, le=1e3)]
+Bias = Annotated[float, Field(ge=-1e3, le=1e3)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class _Weights(_Block):
+    sha256: Sha256
+    bytes: Count
+
+
+class _Preprocessing(_Block):
+    id: Annotated[str, Field(max_length=64)]
+
+
+class _Selection(_Block):
+    rule: Literal["last", "val", "test"]
+    epoch: Count
+
+
+class _Calibration(_Block):
+    """The fields of safe.evaluation.calibration.Calibration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    method: Literal["none", "temperature", "vector"]
+    scale: Annotated[list[Scale], Field(min_length=1, max_length=MOST)]
+    bias: Annotated[list[Bias], Field(min_length=1, max_length=MOST)]
+    level: Share | None
+    cutoffs: Annotated[list[Share], Field(min_length=1, max_length=MOST)]
+    risk: Share | None
+    threshold: Annotated[float, Field(ge=0, le=2)]
+    clips: Count
+
+
+class _Info(_Block):
+    sha256: Sha256
+    weights: _Weights
+    classes: Annotated[list[str], AfterValidator(check_classes)]
+    architecture: dict[str, Any]
+    frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] = DEFAULT_FRAMES
+    """Not in models made before version 0.2."""
+    crop: Annotated[int, Field(ge=16, le=512)]
+    preprocessing: _Preprocessing
+    fold: Positive
+    selection: _Selection
+    history: list[dict[str, float]]
+    calibration: _Calibration | None = None
+
+
+def _write_info(folder: Path, whole: dict[str, Any]) -> None:
+    with atomic_file(folder / "model.json") as temporary:
+        text = json.dumps({**whole, "sha256": info_digest(whole)}, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    told = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(str(part) for part in first['loc'])}: {told}"[:200]
+
+
+# model.safetensors
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out normal_, for which the device meta imports a thousand modules in seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def _read_weights(
@@ -238,12 +241,12 @@ def _read_weights(
         _check_shapes(data, right, path)
         weights = load(data)
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged; {_ANEW}") from error
+        raise ModelError(f"{path}: damaged; {_AGAIN}") from error
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise ModelError(
                 f"{path}: {name} holds numbers that are not finite; the training diverged, "
-                "train anew with a smaller train.lr"
+                "train again with a smaller train.lr"
             )
     return weights
 
@@ -269,20 +272,7 @@ def _check_shapes(data: bytes, right: dict[str, Tensor], path: Path) -> None:
         raise ModelError(f"{wrong}: it {word} {ascii(name)[:100]}")
     for name, tensor in right.items():
         entry = found[name] if isinstance(found[name], dict) else {}
-        is_, should = (
-            (entry.get("dtype"), entry.get("shape")),
-            (_DTYPES[tensor.dtype], list(tensor.shape)),
-        )
+        is_ = (entry.get("dtype"), entry.get("shape"))
+        should = (_DTYPES[tensor.dtype], list(tensor.shape))
         if is_ != should:
             raise ModelError(f"{wrong}: {name} is {str(is_)[:100]}, not {should}")
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    told = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(str(part) for part in first['loc'])}: {told}"[:200]

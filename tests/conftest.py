@@ -1,36 +1,25 @@
-"""What do tests share: the real data, tiny videos of known pixels, a small project, safe-cli?"""
+"""Fixtures of many tests: the real data, a small project, an S3 server, a model to ask."""
 
 import fcntl
 import gc
-import io
 import os
-import subprocess
-import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
-import av
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from s3 import proxy, server  # noqa: F401 - fixtures
+from s3 import Proxy, go_to
+from support import ROOT, save_untrained, small_config
 
-from cli.app import main
-from pipeline.datasets.animate import draw_clip
-from pipeline.datasets.synthetic import plan_clips, synthesize
 from pipeline.faces import find_faces
 from pipeline.index import build_index
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
+from pipeline.synthetic.plan import synthesize
 from safe.config import Config
-from safe.params import load_config
 
 # Tiny tensors gain nothing from threads, which on a busy machine wait for one another.
 torch.set_num_threads(1)
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_finish() -> None:
@@ -51,95 +40,6 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real data not here: no folder {folder / 'data'} (set SAFE_SHARED)")
     return folder
-
-
-def write_video(
-    path: Path,
-    frames: NDArray[np.uint8],
-    *,
-    fps: float = 25,
-    rotation: int = 0,
-    gop: int = 12,
-) -> Path:
-    """Write RGB frames uint8 [N, H, W, 3] (H, W even) as an H.264 mp4 of near-lossless quality.
-
-    `rotation` is written as metadata, in degrees counter-clockwise: what a player must turn the
-    stored frames by. `gop` is the number of frames from one key frame to the next.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "8", "preset": "veryfast"}
-        stream.codec_context.gop_size = gop
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def write_at(
-    path: Path, frames: NDArray[np.uint8], moments: list[int], *, sound: bool = False
-) -> Path:
-    """Write frames at moments in milliseconds; with `sound`, beside silence that begins at 0."""
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, 1000)
-        stream.codec_context.time_base = Fraction(1, 1000)
-        stream.options = {"crf": "8", "preset": "veryfast", "g": "12"}
-        if sound:
-            audio = container.add_stream("aac", rate=16_000, layout="mono")
-            silence = np.zeros((1, 16_000), np.float32)
-            noise = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
-            noise.sample_rate, noise.pts, noise.time_base = 16_000, 0, Fraction(1, 16_000)
-            container.mux(audio.encode(noise))
-            container.mux(audio.encode())
-        for moment, pixels in zip(moments, frames, strict=True):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = moment, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def drawn_faces(number: int, count: int) -> NDArray[np.uint8]:
-    """Return the first frames of a drawn person, to and fro, uint8 [count, 96, 96, 3]."""
-    look = load_config(ROOT / "params.yaml", ["synthesize.size=96"]).synthesize
-    frames = draw_clip(plan_clips(look)[number], look)
-    there_and_back = [*frames, *frames[::-1]]
-    return np.stack([there_and_back[i % len(there_and_back)] for i in range(count)])
-
-
-def grey_ramp(count: int, *, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    """Return uint8 [count, height, width, 3]; frame i is a flat grey that grows with i."""
-    levels = np.linspace(20, 235, count).round().astype(np.uint8)
-    shape = (count, height, width, 3)
-    return np.ascontiguousarray(np.broadcast_to(levels[:, None, None, None], shape))
-
-
-def call(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Do what `safe-cli WORDS` does in a folder, in this process: a start with torch takes seconds.
-
-    What only a process of its own shows has tests of its own (its exit code, signals).
-    """
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with (
-        chdir(folder),
-        mock.patch.object(sys, "argv", ["safe-cli", *words]),
-        redirect_stdout(out),
-        redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +67,7 @@ def make_project(folder: Path) -> None:
     synthesize(root, config.synthesize, workers=2)
     build_index(config.data, data / "manifest.parquet")
     tables = (data / "manifest.parquet", root, data / "faces.parquet")
-    find_faces(*tables, settings=config.faces, workers=2, deadline=60)
+    find_faces(*tables, settings=config.faces, pool=Pool(workers=2, deadline=60))
     write_shards(
         data / "manifest.parquet",
         data / "faces.parquet",
@@ -175,8 +75,7 @@ def make_project(folder: Path) -> None:
         data / "shards",
         settings=config.shard,
         faces_settings=config.faces,
-        workers=2,
-        deadline=60,
+        pool=Pool(workers=2, deadline=60),
     )
 
 
@@ -186,35 +85,33 @@ def shards(project: Path) -> Path:
     return project / "data" / "synthetic" / "shards"
 
 
-SMALL = (
-    "synthesize.clips=105",
-    "synthesize.identities=10",
-    "synthesize.size=96",
-    "synthesize.tail=0",
-    "faces.detect_size=160",
-    "shard.size=48",
-    "shard.clips=8",
-    "augment.crop=32",
-    "tam.bank=2",
-    "model.hidden=16",
-    "model.stride=4",
-    "train.epochs=2",
-    "train.batch=8",
-    "train.warmup=0",
-    "train.select=last",
-    "eval.batch=16",
-    "runtime.device=cpu",
-)
-"""What makes a run small enough for a test; the rest is params.yaml."""
-
-TINY = (
-    *SMALL,
-    *("synthesize.clips=35", "synthesize.identities=5", "synthesize.size=64", "shard.size=32"),
-)
-"""What makes the whole pipeline small enough to be run several times in one test."""
+@pytest.fixture(scope="session")
+def server() -> Iterator[int]:
+    """Return the port of an S3 server; skip the test where it or its client is missing."""
+    pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
+    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    yield running.get_host_and_port()[1]
+    running.stop()
 
 
-def small_config(folder: Path, *overrides: str) -> Config:
-    """Return the project's own parameters, small, with the data below `folder`."""
-    root = f"data.root={folder / 'data' / 'raw' / 'synthetic'}"
-    return load_config(ROOT / "params.yaml", [root, *SMALL, *overrides])
+@pytest.fixture
+def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Let s3:// mean that server, behind a proxy."""
+    made = Proxy(server)
+    go_to(made.port, monkeypatch)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Return small parameters for videos of drawn people."""
+    return small_config(tmp_path_factory.mktemp("config"), "faces.detect_size=256")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
+    """Return a run with a calibrated, untrained model for `config`; not to be changed."""
+    return save_untrained(tmp_path_factory.mktemp("run") / "train" / "fold-1", config).parents[1]

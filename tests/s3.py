@@ -3,11 +3,10 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
-from safe.store import _filesystem
+from safe.shards.store import _filesystem
 
 SECRET = "hush-this-is-the-secret-key"
 KEY = "AKIAHUSHHUSHHUSHHUSH"
@@ -67,26 +66,6 @@ class Proxy:
         self.accepting.join(10)
         assert not self.accepting.is_alive(), "it would take a core from the tests that follow"
         self.server.close()
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[int]:
-    """Return the port of an S3 server; skip the test where it or its client is missing."""
-    pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    yield running.get_host_and_port()[1]
-    running.stop()
-
-
-@pytest.fixture
-def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """Let s3:// mean that server, behind a proxy."""
-    made = Proxy(server)
-    go_to(made.port, monkeypatch)
-    yield made
-    made.close()
 
 
 def go_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safe.training.acl import ACL, cal, feature_contrast
+from safe.training.losses import ACL, cal, feature_contrast
 
 COUNTS = torch.tensor([1956, 1515, 2135, 1738, 1175, 116, 721])  # DFEW fd1, training split
 K = len(COUNTS)

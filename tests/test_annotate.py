@@ -5,14 +5,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import grey_ramp, write_video
+from support import grey_ramp, write_video
 
 from pipeline.annotate import Mark, Marks, annotate, draw_mark
-from pipeline.decode import frame_indices
+from pipeline.pool.pool import Pool
+from pipeline.video.decode import frame_indices
 from safe.errors import DataError
 
 RED, GREEN = (220, 30, 30), (30, 200, 30)
-LIMITS = {"seconds": 2.0, "deadline": 60.0, "memory": 4.0}
+LIMITS = {"seconds": 2.0, "pool": Pool(deadline=60.0, memory=4.0)}
 
 
 def mark(face: int, start: int, end: int, box=(20, 30, 60, 80), colour=RED) -> Mark:

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from safe.answers import ABSTAIN, Answer, judge, schema, writing
-from safe.calibration import Calibration
+from safe.evaluation.answers import ABSTAIN, Answer, judge, schema, writing
+from safe.evaluation.calibration import Calibration
 from safe.taxonomy import BASIC, decode
 
 SURE = Calibration(

@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from safe import augment
-from safe.augment import (
+from safe.training.transforms import (
     MEAN,
     STD,
+    CropFlip,
+    Transforms,
     center_crop,
     normalize,
-    random_crop_flip,
-    random_crop_flip_normalize,
 )
+
+LABELS = torch.zeros(0, dtype=torch.int64)
+
+
+def crop_flip(clips: torch.Tensor, crop: int, flip: float, seed: int) -> torch.Tensor:
+    return CropFlip(crop, flip)(clips, LABELS, torch.Generator().manual_seed(seed))
 
 
 def numbered(batch: int = 3, frames: int = 2, side: int = 12) -> torch.Tensor:
@@ -32,7 +37,7 @@ def test_every_crop_is_one_square_of_its_own_clip_the_same_in_all_frames(flip):
     clips = numbered()
     corners = set()
     for seed in range(40):
-        out = random_crop_flip(clips, 8, flip, torch.Generator().manual_seed(seed))
+        out = crop_flip(clips, 8, flip, seed)
         assert out.shape == (3, 2, 8, 8, 3)
         assert out.dtype == torch.uint8
         for clip in range(3):
@@ -48,29 +53,39 @@ def test_every_crop_is_one_square_of_its_own_clip_the_same_in_all_frames(flip):
 
 def test_flips_come_with_their_probability_and_the_seed_decides():
     clips = numbered(batch=400)
-    out = random_crop_flip(clips, 12, 0.25, torch.Generator().manual_seed(0))
+    out = crop_flip(clips, 12, 0.25, 0)
     flipped = (out[:, 0, 0, 0, 1] == 11).float().mean()
     assert 0.18 < flipped < 0.32
-    again = random_crop_flip(clips, 12, 0.25, torch.Generator().manual_seed(0))
+    again = crop_flip(clips, 12, 0.25, 0)
     assert torch.equal(out, again)
 
 
-def test_the_gather_of_a_gpu_cuts_what_the_slices_of_a_cpu_cut(monkeypatch):
+def test_the_gather_of_a_gpu_cuts_what_the_slices_of_a_cpu_cut():
     clips = torch.randint(0, 256, (20, 2, 12, 12, 3), dtype=torch.uint8)
-    sliced = random_crop_flip(clips, 7, 0.5, torch.Generator().manual_seed(1))
-    monkeypatch.setattr(augment, "_cut", augment._gather)
-    gathered = random_crop_flip(clips, 7, 0.5, torch.Generator().manual_seed(1))
-    assert torch.equal(sliced, gathered)
+    step = CropFlip(7, 0.5)
+    draws = step._draw(clips, torch.Generator().manual_seed(1))
+    assert torch.equal(crop_flip(clips, 7, 0.5, 1), step._gather(clips, *draws))
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_crop_and_normalisation_in_one_pass_give_the_bits_of_both(given):
-    clips = torch.randint(0, 256, (20, 2, 12, 12, 3), dtype=torch.uint8)
-    memory = torch.empty(20, 2, 7, 7, 3) if given else None
-    once = random_crop_flip_normalize(clips, 7, 0.5, torch.Generator().manual_seed(1), out=memory)
-    squares = random_crop_flip(clips, 7, 0.5, torch.Generator().manual_seed(1))
-    assert torch.equal(once, normalize(squares))
-    assert memory is None or once.data_ptr() == memory.data_ptr()
+@pytest.mark.parametrize("share", [slice(None), slice(1, None, 3)])
+@pytest.mark.parametrize("more", [False, True])
+def test_the_list_gives_the_bits_of_its_steps_and_writes_into_the_same_memory(share, more):
+    def darken(clips, labels, generator):
+        assert labels is LABELS
+        return clips.sub_(torch.randint(9, (1,), generator=generator))
+
+    clips = torch.randint(9, 256, (20, 2, 12, 12, 3), dtype=torch.uint8)
+    whole = Transforms([CropFlip(7, 0.5), *([darken] if more else [])])
+    generator = torch.Generator().manual_seed(1)
+    expected = CropFlip(7, 0.5)(clips, LABELS, generator)
+    if more:
+        expected = darken(expected, LABELS, generator)
+    before = clips.clone()
+    once = whole(clips, LABELS, torch.Generator().manual_seed(1), share=share)
+    assert torch.equal(once, normalize(expected[share]))
+    assert torch.equal(clips, before)
+    again = whole(clips, LABELS, torch.Generator(), share=share)
+    assert again.data_ptr() == once.data_ptr()
 
 
 def test_center_crop():
@@ -115,7 +130,7 @@ def test_the_number_of_threads_is_as_before():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        normalize(random_crop_flip(numbered(), 8, 0.5, torch.Generator()))
+        normalize(crop_flip(numbered(), 8, 0.5, 0))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

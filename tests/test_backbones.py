@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torchvision.models.video import r3d_18
 
 from safe.errors import ConfigError, ModelError
-from safe.networks.backbones import BACKBONES, build_backbone, fold_norms
-from safe.recipe import pick_device, pick_precision
+from safe.models.backbones import BACKBONES, build_backbone, fold_norms
+from safe.training.device import pick_device, pick_precision
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -55,10 +55,10 @@ def test_bf16_is_never_chosen_and_refused_on_a_cpu(monkeypatch):
     assert pick_precision("auto", cpu) == torch.float32
     with pytest.raises(ConfigError, match="bf16: gradients of conv3d"):
         pick_precision("bf16", cpu)
-    monkeypatch.setattr("safe.recipe.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("safe.training.device.cpu_has_bf16", lambda: False)
     with pytest.raises(ConfigError, match=r"eval\.precision = bf16: this CPU has no bf16"):
         pick_precision("bf16", cpu, trains=False)
-    monkeypatch.setattr("safe.recipe.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("safe.training.device.cpu_has_bf16", lambda: True)
     assert pick_precision("bf16", cpu, trains=False) == torch.bfloat16
 
 
@@ -94,7 +94,7 @@ def test_no_way_of_convolving_changes_a_gradient(depth, monkeypatch):
     theirs.train()(clips).backward(upstream)
     mine = network.net
     for way in ("direct", "gpu"):  # a GPU's operations, on a CPU
-        monkeypatch.setattr("safe.networks.r3d.is_gpu", lambda x, way=way: way == "gpu")
+        monkeypatch.setattr("safe.models.r3d.is_gpu", lambda x, way=way: way == "gpu")
         mine.load_state_dict(start)
         network.zero_grad()
         network.train()(clips).backward(upstream)

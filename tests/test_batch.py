@@ -14,18 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, grey_ramp, write_video
-from test_disk import small_disk
-from test_predict import HOW, config, model, person, save  # noqa: F401 - two are fixtures
+from support import (
+    PREDICT,
+    ROOT,
+    drawn_person,
+    grey_ramp,
+    save_untrained,
+    small_disk,
+    write_video,
+)
 from typer.testing import CliRunner
 
 from cli.app import app
 from cli.predict import run_predict
 from cli.progress import progress
-from cli.videos import find_videos
+from pipeline.videos import find_videos
 from safe.errors import DataError
 
-SIMPLE = HOW | {"timeline": False, "window": 1.0}
+SIMPLE = PREDICT | {"timeline": False, "window": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 
 def tables(out: Path) -> dict[str, int]:
-    """The tables by name, with the number of the file: what is written anew has another."""
+    """The tables by name, with the number of the file: what is written again has another."""
     return {path.name: path.stat().st_ino for path in out.iterdir() if path.suffix == ".jsonl"}
 
 
@@ -52,7 +58,7 @@ def names(videos: list[dict[str, Any]]) -> list[str]:
 # A second run
 
 
-def test_a_second_run_does_what_is_not_finished(grey, model, tmp_path, capsys):  # noqa: F811
+def test_a_second_run_does_what_is_not_finished(grey, model, tmp_path, capsys):
     videos, out = tmp_path / "in", tmp_path / "out"
     for name in ("a.mp4", "b.mp4", "below/a.mp4"):
         (videos / name).parent.mkdir(exist_ok=True, parents=True)
@@ -101,8 +107,8 @@ def test_a_second_run_does_what_is_not_finished(grey, model, tmp_path, capsys): 
     assert run(named[0], window=0.8)[1] == {"a.jsonl"}
 
 
-def test_another_model_or_another_picture_is_done_again(model, config, tmp_path):  # noqa: F811
-    write_video(tmp_path / "one.mp4", person(config, 1)[:30])
+def test_another_model_or_another_picture_is_done_again(model, config, tmp_path):
+    write_video(tmp_path / "one.mp4", drawn_person(config, 1)[:30])
     out, how = tmp_path / "out", SIMPLE | {"window": 2.0}
     run_predict([str(tmp_path / "one.mp4")], model, out, **how)
     number = tables(out)
@@ -119,7 +125,7 @@ def test_another_model_or_another_picture_is_done_again(model, config, tmp_path)
     about.write_text(about.read_text().replace('"threshold": 0.1', '"threshold": 0.1'))
     run_predict([str(tmp_path / "one.mp4")], tmp_path / "model", out, **how)  # the same, elsewhere
     assert tables(out) == number
-    save(tmp_path / "new" / "train" / "fold-1", config, about="another")
+    save_untrained(tmp_path / "new" / "train" / "fold-1", config, about="another")
     run_predict([str(tmp_path / "one.mp4")], tmp_path / "new", out, **how)
     assert tables(out) != number
 
@@ -172,7 +178,7 @@ def check_completed(out: Path, count: int, kept: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_stopped_or_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path, how, code):  # noqa: F811
+def test_stopped_or_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path, how, code):
     make_many(tmp_path / "in", grey, 30)
     out = tmp_path / "out"
     words = [sys.executable, "-m", "cli", "predict", str(tmp_path / "in"), "--model", str(model)]
@@ -190,7 +196,7 @@ def test_stopped_or_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path
     check_completed(out, len(kept) + 1, kept)
 
 
-def test_on_a_full_disk_it_leaves_a_summary_and_goes_on(grey, model, tmp_path):  # noqa: F811
+def test_on_a_full_disk_it_leaves_a_summary_and_goes_on(grey, model, tmp_path):
     make_many(tmp_path / "in", grey, 3)
     with small_disk(tmp_path / "out", "1m") as out:
         ballast = out / "ballast"
@@ -214,7 +220,7 @@ def fill(path: Path) -> None:
 # What is told
 
 
-def test_what_is_passed_over_is_told_and_unusable_files_are_an_exit_code(grey, model, tmp_path):  # noqa: F811
+def test_what_is_passed_over_is_told_and_unusable_files_are_an_exit_code(grey, model, tmp_path):
     videos, out = tmp_path / "in", tmp_path / "out"
     for name in ("a.mp4", "b.MTS", "._a.mp4", ".git/x.mp4", "notes.txt", "n/1.srt", "2.srt", "x"):
         (videos / name).parent.mkdir(parents=True, exist_ok=True)
@@ -256,12 +262,12 @@ ODD = [
 ]
 
 
-def test_names_that_a_disk_allows_work(grey, model, config, tmp_path, monkeypatch):  # noqa: F811
+def test_names_that_a_disk_allows_work(grey, model, config, tmp_path, monkeypatch):
     videos = tmp_path / "in"
     videos.mkdir()
     for name in ODD:
         (videos / name).write_bytes(grey)
-    write_video(videos / "a:b %d {x}.mp4", person(config, 1)[:26])
+    write_video(videos / "a:b %d {x}.mp4", drawn_person(config, 1)[:26])
     words = ["predict", str(videos), "--model", str(model), "--format", "parquet", "--video"]
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, [*words, "--out", ".", "--window", "1", "--workers", "1"])
@@ -315,7 +321,7 @@ def test_links_are_followed_each_folder_and_file_once(tmp_path):
         find(tmp_path / "out", top / "**" / "*.webm")
 
 
-def test_a_video_that_cannot_be_read_costs_itself(grey, model, tmp_path):  # noqa: F811
+def test_a_video_that_cannot_be_read_costs_itself(grey, model, tmp_path):
     videos = tmp_path / "in"
     videos.mkdir()
     (videos / "a.mp4").write_bytes(grey)
@@ -332,7 +338,7 @@ def test_a_video_that_cannot_be_read_costs_itself(grey, model, tmp_path):  # noq
     }
 
 
-def test_avchd_gets_an_answer(shared, model, tmp_path):  # noqa: F811
+def test_avchd_gets_an_answer(shared, model, tmp_path):
     """And so do other kinds of transport streams."""
     case = shared / "cases" / "video" / "avchd" / "00001.MTS"
     plain = bytearray()

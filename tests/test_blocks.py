@@ -4,14 +4,14 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.blocks import BLOCK, Blocks, write_rows
-from pipeline.face.face_table import ClipFaces, FaceFile, write_faces
+from pipeline.face.table import ClipFaces, FaceFile, write_faces
 from pipeline.index import build_index
-from pipeline.manifest import read_manifest
-from pipeline.shard_plan import plan_shards
+from pipeline.manifest import BLOCK, Rows, read_manifest, write_rows
+from pipeline.shard import plan_shards
 from safe.config import Data
 from safe.errors import DataError
 from safe.taxonomy import BASIC
@@ -46,19 +46,14 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_items_are_made_once_a_block_and_are_those_of_a_list() -> None:
-    loads = []
-
-    def load(start: int, stop: int) -> list[int]:
-        loads.append((start, stop))
-        return list(range(start, stop))
-
-    items = Blocks(ROWS, load)
-    assert list(items) == list(range(ROWS))
-    assert loads == [(0, BLOCK), (BLOCK, 2 * BLOCK), (2 * BLOCK, ROWS)]
-    assert (items[-1], items[3:5]) == (ROWS - 1, [3, 4])
-    with pytest.raises(IndexError):
-        items[ROWS]
+def test_rows_of_a_table_in_pieces_are_made_as_they_are_asked_for() -> None:
+    made: list[int] = []
+    chunks = pa.chunked_array([range(5), range(5, ROWS)])
+    rows = Rows(pa.table({"row": chunks}), lambda row: made.append(row) or row)
+    assert len(rows) == ROWS
+    assert next(iter(rows)) == 0
+    assert made == [0]
+    assert list(rows) == list(rows) == list(range(ROWS))
 
 
 def test_a_manifest_of_several_blocks_is_the_list_sorted(tables: Path) -> None:

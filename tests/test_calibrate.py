@@ -6,19 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import small_config
+from support import small_config
 
-from safe.calibrate import calibrate, fit, selection_rows
-from safe.calibration import Calibration
 from safe.errors import DataError, ModelError
-from safe.evaluate import evaluate
-from safe.metrics import softmax
-from safe.predictions import read_predictions
-from safe.reading.shards import open_shards
+from safe.evaluation.calibrate import calibrate, fit, selection_rows
+from safe.evaluation.calibration import Calibration, trust_metrics
+from safe.evaluation.evaluate import evaluate
+from safe.evaluation.metrics import softmax
+from safe.evaluation.predictions import read_predictions
 from safe.saved import info_digest, load_model, save_calibrated
-from safe.split import choose_rows, next_fold
-from safe.train import train
-from safe.trust import trust_figures
+from safe.shards.folder import open_shards
+from safe.training.split import choose_rows, next_fold
+from safe.training.train import train
 
 VAL = ("train.select=val", "train.val_from=fold", "train.epochs=1")
 
@@ -71,7 +70,7 @@ def test_fitted_on_the_next_fold_and_kept_in_the_model(project, model, shards, t
     assert (read.method, read.level, read.clips) == ("temperature", 0.7, 21)
     config = small_config(project, "calibrate.level=0.7")
     assert read == fit(split.logits, split.label, config.calibrate)
-    figures = trust_figures(split.logits, split.label, read, bins=15, resamples=0)
+    figures = trust_metrics(split.logits, split.label, read, bins=15, resamples=0)
     assert said["ece_calibrated"] == figures["ece_calibrated"]
     assert said["clips"] == 21
 

@@ -5,25 +5,24 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from conftest import small_config
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_score, recall_score
+from support import small_config
 
-from cli.card import run_card
-from safe.calibration import Calibration
-from safe.card import write_card
+from cli.export import run_card
 from safe.errors import DataError, ModelError
-from safe.exact_pass import Predictions, write_predictions
-from safe.metrics import softmax, summarize
-from safe.networks.build import build_model
-from safe.reading.shards import open_shards
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import softmax, summarize
+from safe.evaluation.predictions import Split, write_predictions
+from safe.models.registry import build_model
+from safe.report.card import write_card
 from safe.saved import info_digest, read_info, save_model
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 
 ARCHITECTURE = {
@@ -86,13 +85,11 @@ def made(base, tmp_path):
 
 def evaluate(out: Path, label: Any, logits: Any, classes: Any = BASIC, **more: Any) -> None:
     """Write what `safe-cli eval` writes, with the keys that a card needs."""
-    clips = np.array([f"c{i:03d}" for i in range(N)])
-    folder = SimpleNamespace(clip=clips, label=label, classes=classes)
     wide = np.ones((N, 2), np.float32) / 2
+    clips = tuple(f"c{i:03d}" for i in range(N))
     out.mkdir()
-    write_predictions(
-        out / "predictions.parquet", folder, Predictions(np.arange(N), logits, wide, wide)
-    )
+    split = Split(clips, label, classes, logits, embedding=wide, attention=wide)
+    write_predictions(out / "predictions.parquet", split)
     metrics = summarize(logits, label, 15, classes) | {
         "weights": read_info(out.parent / "model" / "model.json")["weights"]["sha256"],
         "n_test": N, "n_left_out": 4, "fold": 1, "selection": "val",
@@ -219,21 +216,6 @@ def test_clips_by_split_and_class_come_from_the_shards(made, project):
     assert [int(cell) for cell in row(counts, "**all**")[1:]] == [63, 21, 21]
     alter(made, preprocessing={"id": "f" * 16, "made_from": {"size": 48}})
     assert "the shards were not at hand" in card(made, shards=shards)
-
-
-@pytest.mark.parametrize(
-    ("rule", "words"),
-    [("last", "Nothing was chosen"), ("val", "a selection split that"), ("test", "too good")],
-)
-def test_the_selection_rule_is_told_in_words(made, rule, words):
-    alter(made, selection={"rule": rule, "metric": None, "epoch": 2})
-    assert words in card(made)
-
-
-def test_the_frames_of_a_clip_are_told(made):
-    assert "| Input | 16 frames from all over the clip" in card(made)
-    alter(made, frames=8)
-    assert "| Input | 8 frames from all over the clip" in card(made)
 
 
 def test_damaged_clips_a_model_without_calibration_and_another_dataset_are_told(made):

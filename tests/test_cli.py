@@ -8,22 +8,9 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import ROOT, SMALL, call
+from support import ROOT, call, labels_of, options, run_cli, start_cli
 
-from cli.runs import _uar
-from pipeline.decode import read_video
-from safe.taxonomy import BASIC
-
-
-def cli(*arguments: str, folder: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run safe-cli in a folder, here."""
-    done = call(*arguments, folder=folder)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done
-
-
-def small(*more: str) -> list[str]:
-    return [word for pair in (*SMALL, *more) for word in ("-S", pair)]
+from pipeline.video.decode import read_video
 
 
 @pytest.fixture
@@ -40,13 +27,6 @@ def test_help_lists_every_verb_without_loading_torch(folder):
     probe = "import sys, cli.app; print({'torch', 'cv2', 'pyarrow'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()"
-
-
-def start_cli(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Start `python -m cli` in a folder, with the project's code."""
-    command = [sys.executable, "-m", "cli", *arguments]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 def test_an_error_is_the_exit_code_and_the_one_line_of_the_process(folder):
@@ -71,7 +51,7 @@ def test_an_error_is_the_exit_code_and_the_one_line_of_the_process(folder):
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(folder, arguments, code, what):
-    done = cli(*arguments, folder=folder, expect=code)
+    done = run_cli(*arguments, folder=folder, expect=code)
     assert done.stdout == ""
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("safe-cli: ")
@@ -79,13 +59,12 @@ def test_an_error_is_one_line_and_an_exit_code(folder, arguments, code, what):
 
 
 def test_synthesize_leaves_another_dataset_alone(folder):
-    done = cli("synthesize", "-S", "data={name:dfew,root:/data/DFEW}", folder=folder)
+    done = run_cli("synthesize", "-S", "data={name:dfew,root:/data/DFEW}", folder=folder)
     assert "nothing to do, data.name is dfew" in done.stdout
     assert not list((folder / "data" / "raw" / "synthetic").iterdir())
 
 
-@pytest.mark.parametrize("source", ["video", "frames"])
-def test_ferv39k_from_clips_or_frames_to_a_table(project, folder, source):
+def test_ferv39k_from_frames_to_a_table(project, folder):
     """The synthetic clips in FERV39k's form; `shard` runs what is missing before it."""
     root = folder / "FERV39k"
     lists: dict[str, list[str]] = {"train": [], "test": []}
@@ -93,48 +72,27 @@ def test_ferv39k_from_clips_or_frames_to_a_table(project, folder, source):
     for number, (clip, label) in enumerate(sorted(labels.items())[:70]):
         name = f"Action/{label.capitalize()}/{number:04d}"
         lists["test" if number % 5 == 0 else "train"].append(f"{name} {label.capitalize()}")
-        place(project, clip, root, name, source)
+        video = project / "data" / "raw" / "synthetic" / "Clip" / "original" / f"{clip}.mp4"
+        frames = root / "2_ClipsforFaceCrop" / name
+        frames.mkdir(parents=True)
+        for at, frame in enumerate(read_video(video).frames, start=1):
+            cv2.imwrite(str(frames / f"{at}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     setups = root / "4_setups" / "All_scenes"
     setups.mkdir(parents=True)
     for part, lines in lists.items():
         (setups / f"{part}_All.csv").write_text("\n".join(lines) + "\n")
-    data = f"data={{name:ferv39k,root:{root},splits:4_setups,source:{source},folds:[1]}}"
-    said = cli("shard", *small(data), folder=folder).stdout
+    data = f"data={{name:ferv39k,root:{root},splits:4_setups,source:frames,folds:[1]}}"
+    said = run_cli("shard", *options(data), folder=folder).stdout
     assert "manifest.parquet is missing, running index first" in said
     assert "faces.parquet is missing, running faces first" in said
     index = json.loads((folder / "data" / "ferv39k" / "shards" / "index.json").read_text())
     assert {shard["bucket"] for shard in index["shards"]} == {"train", "test"}
     assert sum(shard["clips"] for shard in index["shards"]) + len(index["left_out"]) == 70
     for verb in ("train", "calibrate", "eval", "summary"):
-        cli(verb, *small(data, "train.epochs=1"), folder=folder)
+        run_cli(verb, *options(data, "train.epochs=1"), folder=folder)
     result = json.loads((folder / "results" / "metrics.json").read_text())
     assert (result["dataset"], result["n_folds"], result["n_test"]) == ("ferv39k", 1, 14)
     assert 0 <= result["uar"] <= 100
-
-
-def labels_of(project: Path) -> dict[str, str]:
-    """Clip key to class name, read from the split lists."""
-    lists = project / "data" / "raw" / "synthetic" / "EmoLabel_DataSplit" / "test(single-labeled)"
-    rows = [line.split(",") for path in lists.iterdir() for line in path.read_text().split()[1:]]
-    return {f"{int(number):05d}": BASIC[int(label) - 1] for number, label in rows}
-
-
-def place(project: Path, clip: str, root: Path, name: str, source: str) -> None:
-    video = project / "data" / "raw" / "synthetic" / "Clip" / "original" / f"{clip}.mp4"
-    if source == "video":
-        (root / "0_7_LabelClips" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(video, root / "0_7_LabelClips" / f"{name}.mp4")
-        return
-    folder = root / "2_ClipsforFaceCrop" / name
-    folder.mkdir(parents=True)
-    for number, frame in enumerate(read_video(video).frames, start=1):
-        cv2.imwrite(str(folder / f"{number}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-
-def test_uar_says_over_how_many_classes_it_is():
-    figures = {"uar": 50.0, "uar_classes": 2, "recall.a": 40.0, "recall.b": 60.0}
-    assert _uar(figures) == "UAR"
-    assert _uar(figures | {"recall.no clips": None}) == "UAR over 2 of 3 classes"
 
 
 def test_cost_is_that_of_clips_of_so_many_frames(tmp_path):

@@ -10,11 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets.own import _each_line
-from pipeline.datasets.own_columns import LINES, Lines, first_twice, read_plain
-from pipeline.datasets.own_lines import PARTS
-from pipeline.face.face_table import SCHEMA, ClipFaces, FaceFile, write_faces
-from safe.errors import DataError
+from pipeline.datasets.own import LINES, PARTS, check_rows, first_twice, plain_rows, split_rows
+from pipeline.face.table import SCHEMA, ClipFaces, FaceFile, write_faces
 
 WHERE = Path("list.csv")
 
@@ -45,14 +42,19 @@ BAD = st.sampled_from(
 ENDS = st.sampled_from(["", "\n", "\n\n"])
 
 
+def by_columns(text: str, separator: str, names: list[str]) -> pa.Table | None:
+    """The lines of a plain list; None where it is none, or a line is wrong."""
+    try:
+        table, wrong = check_rows(plain_rows(text, separator, names), WHERE)
+    except pa.ArrowInvalid:
+        return None
+    return None if wrong or '"' in text else table
+
+
 def one_by_one(text: str, separator: str, names: list[str]) -> pa.Table | None:
     """The lines as the csv module reads them; None where one is wrong."""
-    lines = Lines(_each_line(text, separator, names, WHERE))
-    try:
-        lines.read()
-    except DataError:
-        return None
-    return lines.table()
+    table, wrong = check_rows(split_rows(text, separator, names, WHERE), WHERE)
+    return None if wrong else table
 
 
 def listed(rows: list[tuple[str, ...]], *, clip: bool, separator: str, end: str) -> Any:
@@ -68,7 +70,7 @@ def test_a_good_list_is_plain_and_reads_the_same(
     rows: list[tuple[str, ...]], clip: bool, separator: str, end: str
 ) -> None:
     about = listed(rows, clip=clip, separator=separator, end=end)
-    found, expected = read_plain(*about), one_by_one(*about)
+    found, expected = by_columns(*about), one_by_one(*about)
     assert found is not None
     assert expected is not None
     assert found.to_pylist() == expected.to_pylist()
@@ -81,7 +83,7 @@ def test_a_list_that_may_be_wrong_is_never_read_otherwise(
     rows: list[tuple[str, ...]], clip: bool, separator: str, end: str
 ) -> None:
     about = listed(rows, clip=clip, separator=separator, end=end)
-    found, expected = read_plain(*about), one_by_one(*about)
+    found, expected = by_columns(*about), one_by_one(*about)
     if found is not None:
         assert expected is not None
         assert found.to_pylist() == expected.to_pylist()
@@ -90,7 +92,7 @@ def test_a_list_that_may_be_wrong_is_never_read_otherwise(
 @pytest.mark.parametrize("row", BAD.elements)
 def test_each_wrong_line_is_left_to_the_line_by_line_reader(row: tuple[str, ...]) -> None:
     rows = [("a/b.mp4", "happy", "1", "k"), row, ("c.mp4", "sad", "2", "")]
-    assert read_plain(*listed(rows, clip=True, separator=",", end="\n")) is None
+    assert by_columns(*listed(rows, clip=True, separator=",", end="\n")) is None
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("stuvwxyz")), max_size=8))

@@ -9,17 +9,32 @@ import pytest
 import scipy.stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from safe.compare import Entry, difference, estimate, judge, mcnemar_by_seed
-from safe.compare_table import table_markdown
 from safe.errors import DataError
-from safe.metrics import summarize
-from safe.predictions import Split
-from safe.statistics import Mcnemar
+from safe.evaluation.compare import (
+    Entry,
+    Estimate,
+    differences,
+    estimates,
+    judge,
+    mcnemar_by_seed,
+    table_markdown,
+)
+from safe.evaluation.intervals import Mcnemar, share_interval
+from safe.evaluation.metrics import summarize
+from safe.evaluation.predictions import Split
 from safe.taxonomy import BASIC, Classes
 
 K = len(BASIC)
 
 MISSING = Entry({}, {})
+
+
+def estimate(entry: Entry, metric: str, **how) -> Estimate:
+    return estimates(entry, [metric], **how)[metric]
+
+
+def difference(entry: Entry, other: Entry, metric: str, **how) -> tuple[float, float, float]:
+    return differences(entry, other, [metric], **how)[metric]
 
 
 def say(
@@ -97,11 +112,14 @@ def test_war_interval_of_a_mean_over_seeds_is_that_of_scipy():
     theirs = scipy.stats.bootstrap(
         (right,), np.mean, n_resamples=20_000, batch=1000, method="percentile", rng=1
     )
-    found = estimate(row, "war", resamples=20_000)
-    # as in test_statistics: 5 standard errors of the difference of two ends, and half a clip
-    error = 5 * 0.019 * 2**0.5 * theirs.standard_error + 0.001
+    found = estimate(row, "war")
+    # 5 standard errors of an end, and the 0.15 points by which Wilson's lies nearer to one half
+    error = 5 * 0.019 * theirs.standard_error + 0.002
     expected = np.array(theirs.confidence_interval)
     assert (found.low, found.high) == pytest.approx(tuple(100 * expected), abs=100 * error)
+    one = estimate(Entry({0: row.splits[0]}, {}), "war")
+    alone = share_interval(row.splits[0].predicted == row.splits[0].label, unit=100)
+    assert (one.low, one.high) == alone
 
 
 def test_differences_are_paired_as_scipy_pairs_them():
@@ -120,9 +138,9 @@ def test_differences_are_paired_as_scipy_pairs_them():
         method="percentile",
         rng=1,
     )
-    point, low, high = difference(a, b, "war", resamples=20_000)
+    point, low, high = difference(a, b, "war")
     assert point == pytest.approx(100 * (right[0].mean() - right[1].mean()))
-    error = 5 * 0.019 * 2**0.5 * theirs.standard_error + 0.001
+    error = 5 * np.hypot(0.019, 0.027) * theirs.standard_error + 0.001
     expected = np.array(theirs.confidence_interval)
     assert (low, high) == pytest.approx(tuple(100 * expected), abs=100 * error)
     alone = [estimate(row, "war") for row in (a, b)]
@@ -241,7 +259,7 @@ def test_a_table_worked_by_hand():
     assert cell["TAM"][:2] == ["1/2", "90.00"]  # one seed has no deviation
     assert cell["TAM"][3:5] == ["70.85", "+19.15"]
     low, high = map(float, cell["TAM"][2].strip("[]").split(", "))
-    assert 50 <= low < 90 < high == 100
+    assert 50 <= low < 90 < high < 100
     missing = ["missing", "-"]
     assert cell["SAFE"] == ["0/2", *missing, "73.42", "-", *missing * 3]
     assert cell["ours\\|only"][3:5] == ["-", "-"]
@@ -263,16 +281,6 @@ def test_a_table_worked_by_hand():
     assert pair["beyond"] == ["HDF", *[*not_built, "-", "-"] * 2, "-"]
     assert "nan" not in text
     assert "None" not in text
-
-
-def test_p_and_signs_are_rounded_for_a_reader():
-    far = {"a": Entry({0: right(0, of=40)}, {}, "b"), "b": Entry({0: right(40, of=40)}, {})}
-    line = tables(table_markdown(far, ["war"], **ASK))[1][1]
-    assert line[-1] == "seed 0: 0/40, p < 0.001"
-    assert line[2:4] == ["-100.00", "[-100.00, -100.00]"]
-    near = {"a": Entry({0: right(6)}, {"war": 60.001}), "b": Entry({0: right(1)}, {"war": 5.0})}
-    cells = tables(table_markdown(near, ["war"], **ASK))[0]
-    assert [line[5] for line in cells[1:]] == ["+0.00", "+5.00"]  # never -0.00
 
 
 def test_the_text_says_which_data_and_which_epoch():
@@ -315,7 +323,7 @@ def test_a_row_that_is_better_on_every_seed_agrees_with_a_paper_that_says_so():
     assert [line[5], line[9]] == ["against the paper"] * 2
 
 
-@pytest.mark.parametrize("count", [2, 8, 11])
+@pytest.mark.parametrize("count", [2, 11])
 def test_rows_of_other_classes_one_of_them_without_clips(count):
     classes = tuple(f"c{number}" for number in range(count))
     labels = np.arange(60) % (count - 1)

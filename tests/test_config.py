@@ -6,10 +6,11 @@ from typing import get_args
 import pytest
 import yaml
 
+from pipeline.datasets.registry import check_data
 from safe.config import Config, Eval
 from safe.errors import ConfigError
+from safe.evaluation.perturb import PERTURBATIONS
 from safe.params import load_config
-from safe.perturb import PERTURBATIONS
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
@@ -40,11 +41,14 @@ def test_the_projects_own_params_are_valid_and_frozen():
         ("tam.block=15", "tam.block", "must divide augment.crop, 64"),
         ("augment.crop=96", "augment.crop", "at most shard.size, 80"),
         ("model.window=17", "model.window", "longer than the clip"),
-        ("model.backbone=vgg", "model.backbone", "'small', 'light' or 'r3d_18'"),
+        ("model.backbone=vgg", "model.backbone", "or 'r3d_18'"),
         ("shard.size=100", "shard.size", "multiple of 16"),
         ("data.folds=[0]", "data.folds", "greater than"),
         ("data.folds=[1,1]", "data.folds", "different numbers"),
         ("data.folds=[]", "data.folds", "at least 1 item"),
+        ("data.name=../x", "data.name", "match pattern"),
+        ("data.name=DFEW", "data.name", "match pattern"),
+        ("data.name=nowhere", "data.name", "one of synthetic, dfew, ferv39k, own"),
         ("data.name=ferv39k", "data.splits", "4_setups"),
         ("runtime.device=tpu", "runtime.device", "match pattern"),
         ("runtime.engine=dask", "runtime.engine", "match pattern"),
@@ -54,7 +58,7 @@ def test_the_projects_own_params_are_valid_and_frozen():
 )
 def test_a_bad_value_is_one_line_that_names_the_key(override, key, what):
     with pytest.raises(ConfigError) as caught:
-        load_config(PARAMS, [override])
+        check_data(load_config(PARAMS, [override]))
     line = str(caught.value)
     assert key in line
     assert what in line

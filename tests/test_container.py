@@ -8,12 +8,12 @@ from pathlib import Path
 
 import av
 import pytest
-from conftest import grey_ramp, write_video
 from hypothesis import given
 from hypothesis import strategies as st
+from support import grey_ramp, write_video
 
-from pipeline.container import Container, recognise
-from pipeline.decode import read_video
+from pipeline.video.container import Container, recognise
+from pipeline.video.decode import read_video
 from safe.errors import DataError
 
 

@@ -1,16 +1,14 @@
 """Cost: are the published figures found, is nothing taken for free, and is the model left alone?"""
 
-import re
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.video import R3D_18_Weights, r3d_18
 
-from safe.cost import REST, Part, Row, Speed, count, measure, table
-from safe.networks.backbones import build_backbone
-from safe.networks.model import SAFE
-from safe.networks.r3d import R3D18
+from safe.evaluation.cost import REST, count, measure
+from safe.models.backbones import build_backbone
+from safe.models.r3d import R3D18
+from safe.models.safe import SAFE
 
 HIDDEN, FEATURES, WINDOWS = 512, 512, 7
 CPU = torch.device("cpu")
@@ -205,7 +203,7 @@ class Known(nn.Module):
 def test_latency_is_the_median_after_warm_up_divided_by_the_batch(monkeypatch):
     # the warm-up would move the median, and the mean is not the median
     model = Known(pauses=(9.0, 9.0, 0.04, 0.02, 0.6))
-    monkeypatch.setattr("safe.cost.time.perf_counter", lambda: model.clock)
+    monkeypatch.setattr("safe.evaluation.cost.time.perf_counter", lambda: model.clock)
     speed = measure(model, device=CPU, clip=(3, 2, 8, 8), batches=(4, 1), repeats=3)
     assert model.seen == [(1, 3, 2, 8, 8)] * 5 + [(4, 3, 2, 8, 8)] * 5
     assert speed.latency_ms == pytest.approx({1: 40.0, 4: 10.0})
@@ -236,30 +234,3 @@ def test_peak_memory_on_a_gpu_holds_the_weights_and_grows_with_the_batch():
 def test_numbers_below_one_are_refused(batches, repeats):
     with pytest.raises(ValueError, match="from 1 up"):
         measure(tiny(), device=CPU, batches=batches, repeats=repeats)
-
-
-def test_the_table_says_what_was_counted_and_measured():
-    with torch.device("meta"):
-        safe, backbone = build("s2am2"), build_backbone("r3d_18")
-    speed = Speed("a GPU", {1: 12.345, 32: 1234.5}, {1: 250_000_000, 32: None})
-    lines = table([Row("SAFE", count(safe), speed), Row("one pass", count(backbone))]).splitlines()
-    cells = [
-        [cell.strip() for cell in re.split(r"\|", line)[1:-1]] for line in lines if "|" in line
-    ]
-    assert len({len(row) for row in cells}) == 1
-    found = {row[0]: row[1:] for row in cells}
-    assert found["model"][3:] == [
-        "ms a clip, batch 1",
-        "ms a clip, batch 32",
-        "peak memory, batch 1",
-        "peak memory, batch 32",
-    ]
-    assert found["SAFE"][0] == "3 x 16 x 112 x 112"
-    assert found["SAFE"][2:] == ["59.8 G", "12.3", "1234", "250 MB", ""]
-    assert found["- backbone"] == ["", "33.2 M", "59.7 G", "", "", "", ""]
-    assert found["- attention"][1:3] == ["2.10 M", "14.7 M"]
-    assert found["one pass"][1:] == ["33.2 M", "40.0 G", "", "", "", ""]
-    assert "- net" not in found
-    assert "FlopCounterMode" in lines[-1]
-    assert lines[-1].endswith("on a GPU.")
-    assert isinstance(count(tiny(), clip=(3, 8, 32, 32)).parts["temporal"], Part)

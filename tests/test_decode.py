@@ -5,13 +5,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import grey_ramp, write_video
 from hypothesis import given
 from hypothesis import strategies as st
+from support import grey_ramp, write_video
 
-from pipeline import decode
-from pipeline.decode import Decoder, frame_indices, read_clip, read_video
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
+from pipeline.video import decode
+from pipeline.video.decode import Decoder, frame_indices, read_video
+from pipeline.video.frames import read_clip
 from safe.errors import DataError
 
 DECODERS: list[Decoder] = ["decord", "pyav"]
@@ -236,7 +238,7 @@ def try_clip(path: Path) -> str:
 def test_mini_dfew_never_hangs_or_crashes(shared: Path) -> None:
     folder = shared / "data/mini_dfew/Clip/original"
     paths = [folder / f"{number:05d}.mp4" for number in (*range(1, 9), *range(41, 49))]
-    results = run_tasks(try_clip, paths, workers=1, deadline=60)
+    results = Pool(workers=1, deadline=60).run(try_clip, paths)
     told = {path.stem: result for path, result in zip(paths, results, strict=True)}
     assert not any(isinstance(result, Failure) for result in told.values())
     assert "it looks like text" in told.pop("00046")
@@ -258,7 +260,7 @@ def test_random_damage_gives_frames_or_a_reason(tmp_path: Path) -> None:
             damaged[offset] ^= 1 << int(rng.integers(8))
         paths.append(tmp_path / f"{number}.mp4")
         paths[-1].write_bytes(damaged)
-    results = list(run_tasks(try_clip, paths, workers=1, deadline=20))
+    results = list(Pool(workers=1, deadline=20).run(try_clip, paths))
     assert all(isinstance(result, str) for result in results)
     assert any(results)
 
@@ -268,7 +270,7 @@ def test_frames_too_large_for_the_memory_are_refused(
     tmp_path: Path, decoder: Decoder, monkeypatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", grey_ramp(20, height=48, width=64))
-    monkeypatch.setattr("pipeline.video.MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr("pipeline.video.container.MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(DataError, match="64 x 48 pixels are too large"):
         read_video(path, decoder=decoder)
 

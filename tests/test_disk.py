@@ -12,31 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, call
 from safetensors.numpy import save_file
+from support import ROOT, SMALL, call, mount, small_disk
 
-from cli import runs, stages
+from cli import stages
+from cli import stages as runs
 from safe.errors import ProcessError, explain
-from safe.process import only_one, whole_file
+from safe.files import atomic_file, hold_lock
 
 SETTINGS = (*SMALL, "runtime.workers=1", "train.epochs=1", "runtime.checkpoint_steps=4")
-
-
-def mount(*options: str) -> None:
-    done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Put an empty disk of that size in a folder's place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def remount(folder: Path, option: str) -> None:
@@ -170,10 +154,10 @@ def test_a_folder_of_someone_else_is_one_line(tmp_path):
     tmp_path.chmod(0o755)
     write = (
         "import os, sys; from pathlib import Path\n"
-        "from safe.errors import explain; from safe.process import whole_file\n"
+        "from safe.errors import explain; from safe.files import atomic_file\n"
         "os.chdir(sys.argv[1]); os.setuid(65534)\n"
         "try:\n"
-        "    with whole_file(Path('table')) as path: path.write_text('new')\n"
+        "    with atomic_file(Path('table')) as path: path.write_text('new')\n"
         "except OSError as error: print(explain(error))"
     )
     done = subprocess.run(
@@ -187,8 +171,8 @@ def test_a_folder_of_someone_else_is_one_line(tmp_path):
 
 
 HOLD = (
-    "import sys; from pathlib import Path; from safe.process import only_one\n"
-    "with only_one(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.read()"
+    "import sys; from pathlib import Path; from safe.files import hold_lock\n"
+    "with hold_lock(Path(sys.argv[1]), 'x'): print('held', flush=True); sys.stdin.read()"
 )
 
 
@@ -211,10 +195,10 @@ def test_a_lock_belongs_to_one_process_and_ends_with_it(tmp_path):
     with (
         held(lock) as other,
         pytest.raises(ProcessError, match=f"the table: process {other.pid} is writing it; wait"),
-        only_one(lock, "the table"),
+        hold_lock(lock, "the table"),
     ):
         pass
-    with only_one(lock, "the table"):  # the other one was killed
+    with hold_lock(lock, "the table"):  # the other one was killed
         assert lock.read_text() == str(os.getpid())
 
 
@@ -247,8 +231,8 @@ def test_the_second_run_in_a_folder_is_refused(work, verb, out, monkeypatch):
 
 def test_a_killed_writer_leaves_nothing_that_the_next_one_does_not_clear(tmp_path):
     write = (
-        "import os, signal, sys; from pathlib import Path; from safe.process import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as path:\n"
+        "import os, signal, sys; from pathlib import Path; from safe.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as path:\n"
         "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     target = tmp_path / "table"
@@ -260,7 +244,7 @@ def test_a_killed_writer_leaves_nothing_that_the_next_one_does_not_clear(tmp_pat
     mine, alive = tmp_path / ".table2.1.tmp", tmp_path / ".table.1.tmp"
     for other in (mine, alive):  # of another file; of a process that runs
         other.write_text("")
-    with whole_file(target) as path:
+    with atomic_file(target) as path:
         path.write_text("new")
     assert target.read_text() == "new"
     assert set(tmp_path.iterdir()) == {target, mine, alive}
@@ -289,7 +273,7 @@ def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, write: Callable[
     with small_disk(tmp_path / "disk", "64k") as disk:
         target = disk / "table"
         target.write_text("old")
-        with pytest.raises(OSError, match="No space") as error, whole_file(target) as path:
+        with pytest.raises(OSError, match="No space") as error, atomic_file(target) as path:
             write(path)
         assert explain(error.value).startswith(f"{target}: No space left on device; free some")
         assert target.read_text() == "old"

@@ -19,19 +19,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, SMALL, call, small_config
-from test_disk import small_disk
+from support import ROOT, SMALL, call, small_config, small_disk
 
-from cli.doctor import run_doctor
-from cli.machine import examine_machine, plan_gib
-from pipeline.datasets.official import OFFICIAL, exchanged
-from safe.calibration import Calibration
+from cli.doctor import examine_machine, plan_gib, run_doctor
+from pipeline.datasets.registry import ENTRIES
+from pipeline.doctor import exchanged
 from safe.config import Data
-from safe.evaluate import evaluate
-from safe.networks.build import build_model
-from safe.reading.shards import open_shards
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.evaluate import evaluate
+from safe.models.registry import build_model
 from safe.sample import DEFAULT_FRAMES
 from safe.saved import read_info, save_calibrated, save_model
+from safe.shards.folder import open_shards
 
 DATA = Path("data/synthetic")
 RAW = Path("data/raw/synthetic")
@@ -134,7 +133,7 @@ def change_index(change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def change_model(folder: Path, **values: Any) -> None:
-    """Write a model folder anew with other values in its model.json, checksums that fit."""
+    """Write a model folder again with other values in its model.json, checksums that fit."""
     info = read_info(folder / "model.json")
     network = build_model(len(info["classes"]), **info["architecture"], weights=None)
     weights = network.state_dict()
@@ -272,14 +271,15 @@ def test_a_list_that_is_not_the_released_one(shared, tmp_path, monkeypatch, doct
 
 def test_official_counts_are_those_of_the_papers():
     """DFEW fold 1: 9,356 and 2,341 clips; FERV39k: 31,088 and 7,847."""
-    sums = {bucket: sum(counts) for bucket, counts in OFFICIAL["dfew"].items()}
+    dfew, ferv39k = ENTRIES["dfew"], ENTRIES["ferv39k"]
+    sums = {bucket: sum(counts) for bucket, counts in dfew.official.items()}
     assert (sum(sums.values()) - sums["fold1"], sums["fold1"]) == (9356, 2341)
-    assert {bucket: sum(counts) for bucket, counts in OFFICIAL["ferv39k"].items()} == {
+    assert {bucket: sum(counts) for bucket, counts in ferv39k.official.items()} == {
         "train": 31_088,
         "test": 7_847,
     }
-    assert not exchanged(OFFICIAL["dfew"], OFFICIAL["dfew"])
-    assert not exchanged(OFFICIAL["dfew"], OFFICIAL["ferv39k"])
+    assert not exchanged(dfew.official, dfew.official, dfew.classes)
+    assert not exchanged(dfew.official, ferv39k.official, dfew.classes)
 
 
 def test_a_leaked_clip(tree, doctor):
@@ -330,9 +330,8 @@ def strip_of(row: int) -> bytes:
 
 
 def remake_shards(strips: dict[str, bytes], *, without: Sequence[str] = (), **changes: Any) -> None:
-    """Write the shards anew as the pipeline does, with other strips for some clips."""
-    from pipeline.contents import write_index
-    from pipeline.tar import ShardWriter
+    """Write the shards again as the pipeline does, with other strips for some clips."""
+    from pipeline.tars import ShardWriter, write_index
 
     shards = open_shards(SHARDS)
     had = {str(key): strip_of(row) for row, key in enumerate(shards.clip)}

@@ -1,4 +1,4 @@
-"""Do the commands of docs/ run, in their order, and is what the pages name there?
+"""The commands of README.md and docs/ run, in their order, and what the pages name is there.
 
 A copy of the project is what a reader has. A yaml block of a page goes into its params.yaml, as the
 page tells the reader to; then SHORT is laid over it, so that a run takes seconds. The commands are
@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, TINY, call
-from test_pipeline import commit_all, copy_project, warm_env
+from dvc_project import ENV, commit_all, copy_project, dvc, set_params
+from support import ROOT, TINY, call
 
 from safe.config import Config
 from safe.params import parse_config
 from safe.taxonomy import BASIC
 
-PAGES = sorted(
-    path.name
-    for path in (ROOT / "docs").glob("*.md")
-    if path.name.startswith("tutorial-") or path.name in ("compare.md", "concepts.md")
-)
+README = "../README.md"
+PAGES = [
+    *sorted(path.name for path in (ROOT / "docs").glob("tutorial-*.md")),
+    *("compare.md", "concepts.md", "predict.md", "privacy.md", README),
+]
 SHORT = (
     *TINY,
     *("model.backbone=small", "train.epochs=1", "train.select=val", "runtime.workers=0"),
@@ -70,39 +70,39 @@ class Reader:
         self.data = folder / "data"
         copy_project(self.folder)
         self.put("tutorial-synthetic.md")
-        commit_all(self.folder)
+        commit_all(self.folder, init=True)
 
     def put(self, page: str) -> None:
         """Put a page's values into params.yaml, and SHORT over them."""
         params = params_of(page)
         parse_config(params)
-        for line in SHORT:
-            key, value = line.split("=")
-            section, name = key.split(".")
-            params[section][name] = yaml.safe_load(value)
         if params["data"]["name"] in PLACES:
             params["data"]["root"] = str(self.data / params["data"]["name"])
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        set_params(self.folder, *SHORT)
 
     def type(self, command: str) -> str:
         """Run a command of a page; what it prints.
 
-        A `safe-cli` runs in this process, all else in a shell.
+        A `safe-cli` and a `dvc` run in this process, all else in a shell.
         """
         for name, place in PLACES.items():
             command = command.replace(place, str(self.data / name))
+        if command.startswith("dvc "):
+            said = dvc(command.removeprefix("dvc "), self.folder)
+            return self._check(command, 0, said, "")
         if command.startswith("safe-cli "):
             done = call(*shlex.split(command)[1:], folder=self.folder)
-            return self._check(command, done.returncode, done.stdout, done.stderr)
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.folder,
-            env={**warm_env(), "PYTHONPATH": str(self.folder), "COLUMNS": "150"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        else:
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=self.folder,
+                env=ENV,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+            )
         return self._check(command, done.returncode, done.stdout, done.stderr)
 
     @staticmethod
@@ -146,6 +146,7 @@ def test_every_command_of_every_page(tmp_path):
     """One reader, one page after the other: what an earlier page made, a later one uses."""
     reader = Reader(tmp_path)
     read_the_first_tutorial(reader)
+    read_the_readme(reader)
     compare(reader)
     # DVC empties the folder of drawn clips when data.name is another dataset.
     shutil.copytree(reader.folder / "data/raw/synthetic", reader.clips, copy_function=os.link)
@@ -166,6 +167,14 @@ def read_the_first_tutorial(reader):
     assert ".jpg" in said[next(command for command in said if command.startswith("tar"))]
     assert '"war_low"' in said["cat results/metrics.json"]
     assert list((reader.folder / "predictions").iterdir())
+
+
+def read_the_readme(reader):
+    shutil.rmtree(reader.folder / "predictions")
+    for command in commands(README):
+        reader.type(command)
+    assert list((reader.folder / "predictions").glob("*.mp4"))
+    assert (reader.folder / "results/report.html").exists()
 
 
 def compare(reader):
@@ -221,7 +230,7 @@ def use_ferv39k(reader):
 def test_links_paths_parameters_and_verbs_of_a_page_exist(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-        assert (ROOT / "docs" / link).exists(), link
+        assert (ROOT / "docs" / page).parent.joinpath(link).exists(), link
     for path in re.findall(r"`((?:safe|pipeline|cli|benchmarks|experiments|docs)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
     sections = Config.model_fields
@@ -234,5 +243,5 @@ def test_links_paths_parameters_and_verbs_of_a_page_exist(page):
 
 def test_every_page_is_tested():
     tested = {"tutorial-synthetic.md", "tutorial-own.md", "tutorial-dfew.md"}
-    tested |= {"tutorial-ferv39k.md", "compare.md"}
+    tested |= {"tutorial-ferv39k.md", "compare.md", README}
     assert {page for page in PAGES if commands(page)} == tested

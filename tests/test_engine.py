@@ -2,159 +2,32 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tasks import (
+    burn,
+    die_in_set_up,
+    fail_to_set_up,
+    give_lambda,
+    kill_server,
+    misbehave,
+    note_process,
+    refuse,
+    rescue,
+    square,
+    take_memory,
+    was_set_up,
+    write_garbage,
+)
 
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[1]
-_set_up_in: list[int] = []
-
-
-def square(x: int) -> int:
-    time.sleep(0.02 if x % 3 == 0 else 0)  # so that later tasks finish before earlier ones
-    return x * x
-
-
-def misbehave(word: str) -> str:
-    if word == "hang":
-        while True:
-            time.sleep(60)
-    if word == "abort":
-        os.abort()
-    if word == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if word == "exit":
-        os._exit(3)
-    return word.upper()
-
-
-def rescue(word: str) -> str:
-    if word == "abort":
-        os.abort()
-    return f"rescued {word}"
-
-
-def pid_or_hang(word: str) -> int:
-    while word == "hang":
-        pass
-    return os.getpid()
-
-
-def refuse(x: int) -> int:
-    if x == 2:
-        raise ValueError("two is wrong")
-    return x
-
-
-def give_lambda(x: int) -> object:
-    return lambda: x
-
-
-def note_process() -> None:
-    _set_up_in.append(os.getpid())
-
-
-def fail_to_set_up() -> None:
-    raise OSError("no model here")
-
-
-def die_in_set_up() -> None:
-    os._exit(1)
-
-
-def was_set_up(_: int) -> tuple[int, list[int]]:
-    return os.getpid(), list(_set_up_in)
-
-
-def take_memory(gib: float) -> int:
-    return len(bytearray(round(gib * 2**30)))
-
-
-def burn(task: tuple[str, Path]) -> int:
-    word, note = task
-    if word == "burn":
-        note.write_text(str(os.getpid()))
-        while True:
-            pass
-    while word == "wait" and not (note.exists() and note.read_text()):
-        time.sleep(0.02)
-    return int(note.read_text())
-
-
-def kill_parent(_: int) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    assert parent.pid is not None
-    os.kill(parent.pid, signal.SIGKILL)
-    time.sleep(60)
-
-
-def kill_server(word: str) -> str:
-    if word == "server":
-        os.kill(os.getppid(), signal.SIGKILL)
-    return misbehave(word)
-
-
-def do_as_named(paths: list[Path]) -> list[str]:
-    """Be the work on a batch; what happens is in the names."""
-    for path in paths:
-        if path.name == "fails once" and not path.exists():
-            path.touch()
-            raise ValueError("at first")
-        if path.name == "2 s":
-            time.sleep(2)
-    return ["done"] * len(paths)
-
-
-@dataclass(frozen=True)
-class Named:
-    """A task that is a file, as the clips of faces and shard are."""
-
-    path: str
-
-
-def read_named(task: Named) -> str:
-    """Say what is in the file; one that says hang or segfault means that."""
-    path = Path(task.path)
-    return misbehave(path.read_text()) if path.is_file() else "missing"
-
-
-def touch_slowly(path: Path) -> None:
-    path.touch()
-    time.sleep(0.005)
-
-
-def pipes() -> list[int]:
-    """Return the open sockets of this child: the pipe to its parent, under the parent's number."""
-    return [
-        int(fd.name)
-        for fd in Path("/proc/self/fd").iterdir()
-        if int(fd.name) > 2 and fd.is_socket()
-    ]
-
-
-def write_garbage(how: str) -> str:
-    for fd in pipes() if how != "fine" else ():
-        if how == "noise":
-            os.write(fd, b"\xff" * 5000)
-        if how == "long":
-            os.write(fd, b"SAFE" + bytes(4) + b"\xff" * 8)
-        if how == "half":
-            os.write(fd, b"SAFE" + bytes(4) + (100).to_bytes(8) + b"half")
-            os._exit(0)
-        if how == "half and hang":
-            os.write(fd, b"SAFE" + bytes(4) + (100).to_bytes(8) + b"half")
-            time.sleep(60)
-        if how == "wrong sum":
-            os.write(fd, b"SAFE" + b"\1\2\3\4" + (4).to_bytes(8) + b"text")
-    return how
 
 
 def children() -> list[object]:
@@ -164,20 +37,20 @@ def children() -> list[object]:
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_results_come_in_the_order_of_the_tasks(workers: int) -> None:
     done: list[int] = []
-    results = list(run_tasks(square, range(40), workers=workers, deadline=20, on_done=done.append))
+    results = list(Pool(workers=workers, deadline=20).run(square, range(40), on_done=done.append))
     assert results == [x * x for x in range(40)]
     assert done == list(range(1, 41))
     assert not children()
 
 
 def test_no_task_starts_no_process() -> None:
-    assert list(run_tasks(square, [], workers=2, deadline=1)) == []
+    assert list(Pool(workers=2, deadline=1).run(square, [])) == []
 
 
 def test_what_hangs_or_crashes_fails_and_the_rest_goes_on() -> None:
     words = ["a", "hang", "b", "abort", "segfault", "exit", "c", "d"]
     start = time.monotonic()
-    results = list(run_tasks(misbehave, words, workers=2, deadline=1))
+    results = list(Pool(workers=2, deadline=1).run(misbehave, words))
     assert results == [
         "A",
         Failure("killed after 1 s"),
@@ -194,25 +67,25 @@ def test_what_hangs_or_crashes_fails_and_the_rest_goes_on() -> None:
 
 def test_fallback_is_tried_once_on_what_failed() -> None:
     words = ["a", "hang", "abort", "segfault"]
-    results = list(run_tasks(misbehave, words, workers=2, deadline=1, fallback=rescue))
+    results = list(Pool(workers=2, deadline=1).run(misbehave, words, fallback=rescue))
     assert results == ["A", "rescued hang", Failure("crashed (signal 6)"), "rescued segfault"]
 
 
 def test_exception_of_a_task_is_raised_with_the_childs_traceback() -> None:
     with pytest.raises(ValueError, match="two is wrong") as caught:
-        list(run_tasks(refuse, [0, 1, 2, 3], workers=2, deadline=20, fallback=square))
+        list(Pool(workers=2, deadline=20).run(refuse, [0, 1, 2, 3], fallback=square))
     assert "in refuse" in "".join(caught.value.__notes__)
     assert not children()
 
 
 def test_result_that_cannot_travel_is_an_error() -> None:
     with pytest.raises(Exception, match="pickle"):
-        list(run_tasks(give_lambda, [1], workers=1, deadline=20))
+        list(Pool(workers=1, deadline=20).run(give_lambda, [1]))
     assert not children()
 
 
 def test_setup_runs_once_in_each_child() -> None:
-    seen = list(run_tasks(was_set_up, range(12), workers=2, deadline=20, setup=note_process))
+    seen = list(Pool(workers=2, deadline=20).run(was_set_up, range(12), setup=note_process))
     assert all(set_up_in == [process] for process, set_up_in in seen)
     assert os.getpid() not in {process for process, _ in seen}
 
@@ -223,12 +96,12 @@ def test_setup_runs_once_in_each_child() -> None:
 )
 def test_failing_setup_ends_the_run(setup, error, message) -> None:
     with pytest.raises(error, match=message):
-        list(run_tasks(square, range(5), workers=2, deadline=20, setup=setup))
+        list(Pool(workers=2, deadline=20).run(square, range(5), setup=setup))
     assert not children()
 
 
 def test_leaving_early_stops_the_children() -> None:
-    results = run_tasks(misbehave, ["a", "hang", "hang"], workers=2, deadline=60)
+    results = Pool(workers=2, deadline=60).run(misbehave, ["a", "hang", "hang"])
     assert next(results) == "A"
     assert children()
     results.close()
@@ -236,7 +109,7 @@ def test_leaving_early_stops_the_children() -> None:
 
 
 def test_look_ahead_is_bounded(tmp_path: Path) -> None:
-    results = run_tasks(Path.touch, [tmp_path / str(i) for i in range(100)], workers=1, deadline=20)
+    results = Pool(workers=1, deadline=20).run(Path.touch, [tmp_path / str(i) for i in range(100)])
     next(results)
     time.sleep(0.3)
     assert 1 <= len(list(tmp_path.iterdir())) <= 9  # the first, and eight ahead
@@ -247,9 +120,9 @@ def test_look_ahead_is_bounded(tmp_path: Path) -> None:
 def test_children_die_with_a_killed_parent() -> None:
     main = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from pipeline.tasks.engine import run_tasks\n"
-        "from test_engine import pid_or_hang\n"
-        "results = run_tasks(pid_or_hang, ['pid', 'hang'], workers=1, deadline=600)\n"
+        "from pipeline.pool.pool import Pool\n"
+        "from tasks import pid_or_hang\n"
+        "results = Pool(deadline=600).run(pid_or_hang, ['pid', 'hang'])\n"
         "print(next(results), flush=True)\n"
         "next(results)\n"
     )
@@ -276,7 +149,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits 
 @linux
 def test_without_what_forks_them_children_go_on_and_are_killed_and_replaced() -> None:
     words = ["server", "a", "hang", "b", "abort", "c"]
-    results = list(run_tasks(kill_server, words, workers=1, deadline=1))
+    results = list(Pool(workers=1, deadline=1).run(kill_server, words))
     hung, crashed = Failure("killed after 1 s"), Failure("crashed (signal 6)")
     assert results == ["SERVER", "A", hung, "B", crashed, "C"]
     assert not children()
@@ -286,8 +159,8 @@ def test_without_what_forks_them_children_go_on_and_are_killed_and_replaced() ->
 def test_without_a_place_for_its_socket_there_is_no_server(tmp_path: Path) -> None:
     main = (
         "import math, sys\n"
-        "from pipeline.tasks.engine import run_tasks\n"
-        "print(*run_tasks(math.isqrt, [16], workers=1, deadline=60))\n"
+        "from pipeline.pool.pool import Pool\n"
+        "print(*Pool(deadline=60).run(math.isqrt, [16]))\n"
     )
     deep = tmp_path / ("long" * 30)
     deep.mkdir()
@@ -299,13 +172,13 @@ def test_without_a_place_for_its_socket_there_is_no_server(tmp_path: Path) -> No
 
 
 def test_memory_that_is_not_there_costs_the_task_without_a_limit_too() -> None:
-    results = list(run_tasks(take_memory, [2.0**20, 0.01], workers=1, deadline=20))  # 1 PiB
+    results = list(Pool(workers=1, deadline=20).run(take_memory, [2.0**20, 0.01]))  # 1 PiB
     assert results == [Failure("took more memory than there is"), round(0.01 * 2**30)]
 
 
 @linux
 def test_a_task_that_takes_too_much_memory_is_told_and_the_rest_goes_on() -> None:
-    results = list(run_tasks(take_memory, [0.01, 0.6, 0.1], workers=1, deadline=20, memory=0.5))
+    results = list(Pool(workers=1, deadline=20, memory=0.5).run(take_memory, [0.01, 0.6, 0.1]))
     assert results == [
         round(0.01 * 2**30),
         Failure("took more memory than 0.5 GiB"),
@@ -316,19 +189,19 @@ def test_a_task_that_takes_too_much_memory_is_told_and_the_rest_goes_on() -> Non
 @linux
 def test_a_task_that_burns_ends_also_while_the_parent_is_away(tmp_path: Path) -> None:
     tasks = [(word, tmp_path / "pid") for word in ("wait", "burn", "go on")]
-    results = run_tasks(burn, tasks, workers=2, deadline=5)
+    results = Pool(workers=2, deadline=2).run(burn, tasks)
     child = next(results)
     late = time.monotonic() + 40
     while Path(f"/proc/{child}").exists():  # nobody watches the wall clock now
         assert time.monotonic() < late
         time.sleep(0.1)
-    assert list(results) == [Failure("killed after 5 s of computing"), child]
+    assert list(results) == [Failure("killed after 2 s of computing"), child]
 
 
 @linux
 def test_garbage_in_the_pipe_is_a_failure() -> None:
     words = ["noise", "long", "half", "half and hang", "wrong sum", "fine"]
-    results = list(run_tasks(write_garbage, words, workers=1, deadline=1))
+    results = list(Pool(workers=1, deadline=1).run(write_garbage, words))
     garbled = Failure("sent something that is no answer")
     assert results == [
         *(garbled, garbled),

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.memory import write
-from safe.reading.loader import load_batches
-from safe.reading.plan import TrainPlan, epoch_order, in_order
-from safe.reading.shards import open_shards
+from safe.shards.folder import open_shards
+from safe.shards.loader import load_batches
+from safe.shards.order import TrainPlan, epoch_order, in_order
+from tools.benchmarks.memory import write
 
 SHARDS = {
     "one shard": [23],
@@ -60,7 +60,7 @@ def settings_of_a_run(draw):
 
 
 @given(settings_of_a_run(), st.integers(0, 300))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_each_clip_once_an_epoch_and_every_rank_as_many_steps(run, others):
     clips, shards, ranks, batch, epoch, seed = run
     generator = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def test_each_clip_once_an_epoch_and_every_rank_as_many_steps(run, others):
 
 
 @given(settings_of_a_run())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_is_left_out_differs_from_epoch_to_epoch(run):
     clips, shards, _, batch, epoch, seed = run
     shard = np.random.default_rng(seed).integers(0, shards, clips)
@@ -147,12 +147,12 @@ def test_batches_are_the_same_bytes_for_any_workers_in_the_order_described(folde
         order += rows[: len(rows) - len(rows) % 6]
     assert [row for rows, _, _ in alone for row in rows] == order
     assert len({faces for _, _, faces in alone}) == len(alone) > 6
-    for workers in (1, 2, 4):
+    for workers in (1, 3):
         assert read(folder, plan_of(folder), workers) == alone
 
 
 @given(st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_ranks_with_any_workers_read_the_global_sequence(folders, data):
     folder = folders[data.draw(st.sampled_from(sorted(SHARDS)))]
     ranks = data.draw(st.integers(1, 3))
@@ -179,7 +179,7 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_batches_and_other_workers(
     generator = np.random.default_rng(7)
     whole = {name: read(folder, plan_of(folder), 0) for name, folder in folders.items()}
     middles = 0
-    for name in sorted(SHARDS) * 5:
+    for name in sorted(SHARDS) * 3:
         folder, expected = folders[name], whole[name]
         plan, stop = plan_of(folder), int(generator.integers(1, len(expected)))
         before, after = generator.choice([0, 1, 2, 4], 2, replace=False)
@@ -193,7 +193,7 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_batches_and_other_workers(
         middles += batch > 0
         rest = plan_of(folder, start=epoch * plan.steps + batch)
         assert read(folder, rest, after) == expected[stop:]
-    assert middles >= 15
+    assert middles >= 8
 
 
 @pytest.mark.parametrize("name", SHARDS)

@@ -9,24 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from dvc_project import ENV, commit_all, dvc, make_repository, set_params, work_off_queue
 from PIL import Image
-from test_pipeline import clone, run, warm_env, work_off_queue  # noqa: F401  (clone is a fixture)
+from support import ROOT, TINY
 
-from cli.experiments import (
-    Planned,
-    find_sheet,
-    gather,
-    hydra_text,
-    plan,
-    read_settings,
-    run_queue,
-    run_table,
-)
-from cli.held import Held, identity, is_of_its_params, matching, parse_shown, read_out
-from cli.render import render
+from cli.experiments import gather, run_queue
+from cli.render import render, run_table
+from pipeline.datasets.registry import check_data
 from safe.errors import ConfigError, SafeError
-from safe.metrics import summarize
+from safe.evaluation.held import (
+    Held,
+    identity,
+    is_of_its_params,
+    matching,
+    parse_shown,
+    read_out,
+)
+from safe.evaluation.metrics import summarize
+from safe.evaluation.sheet import Planned, find_sheet, hydra_text, plan, read_settings
 from safe.params import load_config
 
 PAPER_SCALE = ("shard.size=128", "augment.crop=112", "model.backbone=r3d_18", "model.hidden=512")
@@ -41,7 +41,7 @@ def _in_the_project(monkeypatch):
 def planned(name: str, *sets: str, seeds: int = 1, **settings) -> list[Planned]:
     sheet = find_sheet(name)
     some = sheet.model_copy(update={"seeds": sheet.seeds[:seeds]})
-    return plan(some, settings=settings, sets=sets)
+    return plan(some, settings=settings, sets=sets, check=check_data)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +158,7 @@ RAW = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 def entry(rev: str, created: str, *, metrics: bool = True, **changes) -> dict:
-    """What `dvc exp show --json` says about one revision; `changes` are dotted with two _."""
+    """What DVC says about one revision; `changes` are dotted with two _."""
     params = json.loads(json.dumps(RAW))
     for key, value in changes.items():
         section, name = key.split("__")
@@ -243,7 +243,7 @@ def lock(**changes) -> dict:
         "train@1": {
             "deps": [
                 {"path": "data/x/shards", "md5": changes.get("shards", "a.dir")},
-                {"path": "safe/training/acl.py", "md5": "c"},
+                {"path": "safe/training/losses.py", "md5": "c"},
             ],
             "params": {"params.yaml": train},
             "outs": [{"path": "runs/x/train/fold-1", "md5": "b.dir"}],
@@ -267,20 +267,21 @@ def test_figures_of_other_parameters_are_not_taken_for_these():
     assert not is_of_its_params(lock(), RAW | {"shard": RAW["shard"] | {"size": 96}})
 
 
-TINY = """
+BASE = ("model.temporal=bilstm", "tam.strategy=none", "eval.severity=1", "train.select=val")
+SHEET = """
 title: Does the order of frames matter?
 paper: none
 dataset: dfew
 draw: table
 folds: [1]
 seeds: [0]
-base: {model.temporal: bilstm, tam.strategy: none, eval.severity: 1, train.select: val}
+base: {BASE}
 rows:
   as it is: {set: {}}
   reversed: {set: {eval.perturb: reverse}, against: as it is}
   not run: {set: {train.lr: 0.5}}
   published: {set: null, paper: {war: 50}}
-"""
+""".replace("BASE", ", ".join(BASE).replace("=", ": "))
 
 
 def test_a_dry_run_prints_what_would_be_queued_also_outside_of_a_repository(
@@ -288,7 +289,7 @@ def test_a_dry_run_prints_what_would_be_queued_also_outside_of_a_repository(
 ):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "experiments").mkdir()
-    sweep = TINY.replace("  not run: {set: {train.lr: 0.5}}\n", "  again: {set: {}}\n")
+    sweep = SHEET.replace("  not run: {set: {train.lr: 0.5}}\n", "  again: {set: {}}\n")
     sweep += "  refused: {set: {tam.block: 15}}\n"
     (tmp_path / "experiments" / "tiny.yaml").write_text(sweep)
     monkeypatch.chdir(tmp_path)
@@ -307,18 +308,22 @@ def test_a_dry_run_prints_what_would_be_queued_also_outside_of_a_repository(
         run_queue("tiny", None, [], dry_run=False)
 
 
-def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsys):  # noqa: F811
-    two = TINY.replace("  not run: {set: {train.lr: 0.5}}\n", "")
+def test_from_a_sheet_through_the_queue_to_predictions(tmp_path, monkeypatch, capsys):
+    """The runs of DVC's queue are real ones; shards and model, all they share, are in its cache."""
+    short = [*TINY, "data.source=strips", "synthesize.size=48", "train.epochs=1"]
+    short += ["runtime.workers=0"]
+    clone = make_repository(tmp_path / "clone", *short, *BASE, "eval.bins=10")
+    dvc("repro", clone)
+    two = SHEET.replace("  not run: {set: {train.lr: 0.5}}\n", "")
     (clone / "experiments" / "tiny.yaml").write_text(two)
-    run("git", "add", "-A", folder=clone)
-    run("git", "commit", "-qm", "a sheet", folder=clone)
+    set_params(clone, "eval.bins=15")
+    commit_all(clone)
     monkeypatch.chdir(clone)
-    for key, value in warm_env().items():
+    for key, value in ENV.items():
         monkeypatch.setenv(key, value)
-    short = ["train.epochs=1", "data.source=strips", "synthesize.size=48", "runtime.workers=0"]
 
     def queue() -> str:
-        run_queue("tiny", None, short, dry_run=False)
+        run_queue("tiny", None, [], dry_run=False)
         return capsys.readouterr().out
 
     assert "2 queued, 0 held, 0 waiting" in queue()
@@ -327,9 +332,9 @@ def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsy
     assert said.count("Success") == 2, said
     assert "0 queued, 2 held, 0 waiting" in queue()
 
-    (clone / "experiments" / "tiny.yaml").write_text(TINY)  # one more row, which nothing has run
+    (clone / "experiments" / "tiny.yaml").write_text(SHEET)  # one more row, which nothing has run
     sheet = find_sheet("tiny")
-    found = gather(sheet, plan(sheet, settings={}, sets=short))
+    found = gather(sheet, plan(sheet, settings={}, sets=[]))
     assert {row: list(by_seed) for row, by_seed in found.items()} == {
         "as it is": [0],
         "reversed": [0],
@@ -344,7 +349,7 @@ def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsy
         figures = summarize(one.split.logits, one.split.label, 15, one.split.classes)
         assert figures["nll"] == pytest.approx(one.held[1].metrics["nll"], abs=1e-3)
 
-    run_table("tiny", None, short, clone / "out")
+    run_table("tiny", None, [], clone / "out")
     text = (clone / "out" / "tiny.md").read_text()
     assert capsys.readouterr().out.startswith(text)
     shown = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
@@ -354,9 +359,9 @@ def test_from_a_sheet_through_the_queue_to_predictions(clone, monkeypatch, capsy
     pictures = {"table": ["tiny.png"], "cases": ["tiny.png"], "confusion": ["tiny.png"]}
     pictures |= {"embedding": ["tiny.png"], "calibration": ["tiny-as it is.png"]}
     built = {name: row for name, row in sheet.rows.items() if row.set == {} or row.against}
-    config = plan(sheet, settings={}, sets=short)[0].config
+    config = plan(sheet, settings={}, sets=[])[0].config
     whole = sheet.model_copy(update={"draw": "calibration", "rows": built})
-    runs = gather(whole, plan(whole, settings={}, sets=short))
+    runs = gather(whole, plan(whole, settings={}, sets=[]))
     for draw, names in pictures.items():
         drawn = whole.model_copy(update={"draw": draw})
         _, *files = render(drawn, runs, config, clone / "out" / draw)

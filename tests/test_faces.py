@@ -8,36 +8,25 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, grey_ramp, write_video
 from numpy.typing import NDArray
+from support import ROOT, grey_ramp, write_manifest, write_video
 
 from pipeline import faces
-from pipeline.decode import Decoded
-from pipeline.face.face_table import SCHEMA, read_faces
-from pipeline.face.look import LOOK_RULE
+from pipeline.face.detect import LOOK_RULE
 from pipeline.face.preprocessing import preprocessing
+from pipeline.face.table import SCHEMA, read_faces
 from pipeline.faces import Clip, Found, find_clip, find_faces, locate
 from pipeline.index import build_index
-from pipeline.manifest import SCHEMA as MANIFEST
-from pipeline.tasks.engine import Failure
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
+from pipeline.video.decode import Decoded
 from safe.config import Data, Faces
 from safe.errors import DataError
 from safe.params import load_config
 
 SETTINGS = load_config(ROOT / "params.yaml").faces.model_copy(update={"max_gap": 4, "smooth": 0.0})
 T = 16
-
-
-def write_manifest(path: Path, clips: list[tuple[str, str]], source: str = "video") -> Path:
-    rows = [
-        {"clip": clip, "path": file, "label": 0, "bucket": "fold1", "source": source, "bytes": 1}
-        for clip, file in clips
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, MANIFEST), path)
-    return path
 
 
 def decoded(frames: NDArray[np.uint8], *, damage: str = "", repeat: int = 1) -> Decoded:
@@ -191,9 +180,8 @@ def test_stage_gives_every_clip_a_row_in_order(tmp_path: Path) -> None:
             home,
             home / "out" / "faces.parquet",
             settings=SETTINGS,
-            workers=workers,
-            deadline=60,
             on_done=done.append,
+            pool=Pool(workers=workers, deadline=60),
         )
         assert counts == {"ok": 0, "partial": 0, "missing": 1, "error": 3}
         assert done == [1, 2, 3, 4]
@@ -225,19 +213,21 @@ def test_a_decoder_that_dies_is_a_row_and_pyav_is_its_second_try(
     write_video(tmp_path / "v" / "plain.mp4", grey_ramp(20))
     second: list[Found] = []
 
-    def run_here(function: Any, tasks: list[Clip], *, fallback: Any, **_: Any) -> Iterator[Any]:
+    def run_here(
+        pool: Pool, function: Any, tasks: Any, *, fallback: Any, **_: Any
+    ) -> Iterator[Any]:
         assert "decoder" not in function.keywords
         assert fallback.keywords["decoder"] == "pyav"
-        second.append(fallback(tasks[0]))
+        second.append(fallback(next(iter(tasks))))
         yield second[0]
         yield Failure("killed after 60 s")
 
-    monkeypatch.setattr(faces, "run_tasks", run_here)
+    monkeypatch.setattr(Pool, "run", run_here)
     manifest = write_manifest(
         tmp_path / "manifest.parquet", [("a", "v/plain.mp4"), ("b", "v/hangs.mp4")]
     )
     out = tmp_path / "faces.parquet"
-    find_faces(manifest, tmp_path, out, settings=SETTINGS, workers=1, deadline=60)
+    find_faces(manifest, tmp_path, out, settings=SETTINGS, pool=Pool(workers=1, deadline=60))
     first, last = read_faces(out).to_pylist()
     assert first["status"] == second[0].faces.status == "missing"
     assert (last["status"], last["reason"], last["box"]) == ("error", "killed after 60 s", [])
@@ -265,8 +255,7 @@ def test_mini_dfew(shared: Path, tmp_path: Path) -> None:
         root,
         tmp_path / "faces.parquet",
         settings=load_config(ROOT / "params.yaml").faces,
-        workers=1,
-        deadline=60,
+        pool=Pool(workers=1, deadline=60),
     )
     table = read_faces(tmp_path / "faces.parquet")
     assert table.schema == SCHEMA

@@ -5,28 +5,27 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import small_config
-from test_engine import Named, read_named
+from support import small_config
+from tasks import Named, read_named
 
 from pipeline.datasets import ferv39k, own
-from pipeline.tasks.engine import Failure, run_tasks
-from pipeline.tasks.fetch import fetched, require_store
+from pipeline.pool.children import Failure
+from pipeline.pool.fetch import StoredClips
+from pipeline.pool.pool import Pool
 from safe.config import Data
-from safe.errors import ConfigError, DataError
-from safe.store import MissingError, Store
+from safe.errors import ConfigError, DataError, MissingError
 
 
 @pytest.fixture
-def far(tmp_path: Path) -> Store:
+def far(tmp_path: Path) -> StoredClips:
     (tmp_path / "far").mkdir()
-    return Store(f"file://{tmp_path}/far", 2.0)
+    return StoredClips(f"file://{tmp_path}/far", 2.0)
 
 
-def put(store: Store, *names: str) -> list[Named]:
+def put(store: StoredClips, *names: str) -> list[Named]:
     for name in names:
         Path(store.url.removeprefix("file://"), name).write_text(name)
     return [Named(name) for name in names]
@@ -46,7 +45,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linu
 
 @needs_proc
 def test_no_copy_is_left_by_a_child_that_dies_hangs_or_by_leaving_early(
-    far: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    far: StoredClips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -55,20 +54,15 @@ def test_no_copy_is_left_by_a_child_that_dies_hangs_or_by_leaving_early(
     tasks.insert(3, Named("gone"))
     most: list[int] = []
     results = list(
-        run_tasks(
-            read_named,
-            tasks,
-            workers=1,
-            deadline=1.5,
-            fetch=partial(fetched, store=far),
-            on_done=lambda _: most.append(len(copies())),
+        Pool(workers=1, deadline=1.5, clips=far).run(
+            read_named, tasks, on_done=lambda _: most.append(len(copies()))
         )
     )
     assert results[:5] == ["CLIP0", "CLIP1", "CLIP2", "missing", "CLIP3"]
     assert results[-3:] == [Failure("crashed (signal 11)"), Failure("killed after 1.5 s"), "Z"]
     assert 2 <= max(most) <= 8
     assert not copies()
-    leaving = run_tasks(read_named, tasks, workers=1, deadline=9, fetch=partial(fetched, store=far))
+    leaving = Pool(workers=1, deadline=9, clips=far).run(read_named, tasks)
     assert next(leaving) == "CLIP0"
     leaving.close()
     late = time.monotonic() + 5
@@ -78,17 +72,21 @@ def test_no_copy_is_left_by_a_child_that_dies_hangs_or_by_leaving_early(
     assert not list(scratch.iterdir())
 
 
-@contextmanager
-def slowly(task: Named) -> Iterator[Named]:
-    time.sleep(1.2)
-    yield task
+class Slow(StoredClips):
+    @contextmanager
+    def fetch(self, clip: Named) -> Iterator[Named]:
+        time.sleep(1.2)
+        yield clip
 
 
-def test_the_time_of_fetching_is_no_part_of_the_deadline(far: Store, tmp_path: Path) -> None:
+def test_the_time_of_fetching_is_no_part_of_the_deadline(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     before = threading.active_count()
     tasks = [Named(str(tmp_path / "a"))] * 3
-    assert list(run_tasks(read_named, tasks, workers=1, deadline=1, fetch=slowly)) == ["A"] * 3
+    assert (
+        list(Pool(workers=1, deadline=1, clips=Slow("file:///", 1)).run(read_named, tasks))
+        == ["A"] * 3
+    )
     late = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < late:
         time.sleep(0.01)
@@ -96,14 +94,14 @@ def test_the_time_of_fetching_is_no_part_of_the_deadline(far: Store, tmp_path: P
 
 
 def test_what_fetching_raises_is_raised(tmp_path: Path) -> None:
-    fetch = partial(fetched, store=Store("nosuch://bucket/clips", 60.0))
+    strange = StoredClips("nosuch://bucket/clips", 60.0)
     with pytest.raises(DataError, match=r"^nosuch://bucket/clips/a: fsspec does not know"):
-        list(run_tasks(read_named, [Named("a")], workers=1, deadline=20, fetch=fetch))
+        list(Pool(workers=1, deadline=20, clips=strange).run(read_named, [Named("a")]))
     with pytest.raises(DataError, match=r"^runtime\.clips: file://.*/none: nothing is there$"):
-        require_store(Store(f"file://{tmp_path}/none", 1.0))
+        StoredClips(f"file://{tmp_path}/none", 1.0).require()
 
 
-def test_a_store_is_walked_to_its_last_folder(far: Store, tmp_path: Path) -> None:
+def test_a_store_is_walked_to_its_last_folder(far: StoredClips, tmp_path: Path) -> None:
     for name in ("a.mp4", "b/c.mp4", "b/d/e f.MP4", "b/d/g.txt"):
         path = tmp_path / "far" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +114,7 @@ def test_a_store_is_walked_to_its_last_folder(far: Store, tmp_path: Path) -> Non
         dict(far.walk("z"))
 
 
-def test_lists_are_here_and_files_there(far: Store, tmp_path: Path) -> None:
+def test_lists_are_here_and_files_there(far: StoredClips, tmp_path: Path) -> None:
     here = tmp_path / "here"
     (here / "4_setups" / "All_scenes").mkdir(parents=True)
     (here / "clips.csv").write_text(

@@ -13,11 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from safe.compare import Estimate
 from safe.errors import DataError
-from safe.figures import calibration, canvas, cases, confusion, embedding, reliability, rows
-from safe.metrics import softmax
-from safe.predictions import Split, pool
+from safe.evaluation.compare import Estimate
+from safe.evaluation.metrics import softmax
+from safe.evaluation.predictions import Split, pool
+from safe.report import canvas
+from safe.report import contact as cases
+from safe.report import pictures as confusion
+from safe.report import pictures as embedding
+from safe.report import pictures as reliability
+from safe.report import tables as calibration
+from safe.report import tables as rows
 from safe.taxonomy import BASIC, Classes
 
 
@@ -132,7 +138,7 @@ def make_figures(n: int = 90) -> dict[str, tuple]:
     strips.pop(a.clip[chosen[-1]])
     folds = {f"fold {k}": make_split(seed=k, n=n) for k in range(1, 5)}
     folds["fold 5"] = make_split(seed=5, n=n, present=6)
-    clips = (("baseline", "SAFE"), a, b, chosen, strips)
+    clips = (models, chosen, strips)
     one, two = canvas.ONE_COLUMN, canvas.TWO_COLUMNS
     return {
         "reliability": (reliability, "reliability", (models, 15), {}, two),
@@ -154,7 +160,7 @@ FIGURES = make_figures()
 
 def draw(name: str, out: Path, figures: dict[str, tuple] = FIGURES) -> Path:
     module, stem, arguments, keywords, _ = figures[name]
-    getattr(module, f"draw_{stem}")(*arguments, out=out, **keywords)
+    canvas.save(getattr(module, f"{stem}_figure")(*arguments, **keywords), out)
     return out
 
 
@@ -222,9 +228,7 @@ def test_models_of_other_clips_or_none_or_with_nan_are_refused():
             lambda pair=pair: reliability.reliability_figure(pair, 15),
             lambda pair=pair: embedding.embedding_figure(pair),
             lambda b=b: cases.choose_cases(a, b, 2),
-            lambda b=b: cases.cases_figure(
-                ("a", "b"), a, b, [0], {}, window=4, stride=2, frames=16
-            ),
+            lambda pair=pair: cases.cases_figure(pair, [0], {}, window=4, stride=2, frames=16),
         ):
             with pytest.raises(DataError, match="do not hold the same clips"):
                 refused()
@@ -287,11 +291,6 @@ def test_confusion_cells_are_percent_of_the_row_and_the_last_matrix_pools_the_fo
         assert axes.get_title().replace("\n", " ").endswith(expected)
     assert 6 not in parts[1].label  # a class without clips was among them
     assert set(BASIC) <= set(words(figure))
-
-
-def test_one_fold_is_not_pooled():
-    figure = confusion.confusion_figure({"fold 3": make_split()})
-    assert [axes.get_title()[:7] for axes in figure.axes] == ["fold 3:"]
 
 
 def test_clips_are_drawn_in_the_share_of_their_class():
@@ -388,8 +387,9 @@ def test_cases_are_those_of_a_slow_loop():
 
 
 def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
-    (names, a, b, chosen, strips), keywords = FIGURES["cases"][2:4]
-    figure = cases.cases_figure(names, a, b, chosen, strips, **keywords)
+    (models, chosen, strips), keywords = FIGURES["cases"][2:4]
+    figure = cases.cases_figure(models, chosen, strips, **keywords)
+    a, b = models.values()
     for row, start in zip(chosen, range(0, 16, 4), strict=True):
         faces, *windows, bars = figure.axes[start : start + 4]
         clip = a.clip[row]
@@ -416,23 +416,24 @@ def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
 
 
 def test_windows_that_do_not_fit_and_no_cases_are_refused():
-    names, a, b, chosen, strips = FIGURES["cases"][2]
+    models, chosen, strips = FIGURES["cases"][2]
     with pytest.raises(DataError, match="7 windows of 4 frames, 3 apart"):
-        cases.cases_figure(names, a, b, chosen, strips, window=4, stride=3, frames=16)
+        cases.cases_figure(models, chosen, strips, window=4, stride=3, frames=16)
     with pytest.raises(DataError, match="never differ"):
-        cases.cases_figure(names, a, b, [], strips, window=4, stride=2, frames=16)
-    whole = replace(a, attention=np.ones((len(a.label), 1)))
-    figure = cases.cases_figure(names, whole, whole, [0], {}, window=16, stride=16, frames=16)
+        cases.cases_figure(models, [], strips, window=4, stride=2, frames=16)
+    whole = {
+        name: replace(split, attention=np.ones((len(split.label), 1)))
+        for name, split in models.items()
+    }
+    figure = cases.cases_figure(whole, [0], {}, window=16, stride=16, frames=16)
     assert [patch.get_width() for patch in figure.axes[1].patches] == [16]
 
 
-@pytest.mark.parametrize(("frames", "stride"), [(8, 1), (32, 4), (64, 10)])
+@pytest.mark.parametrize(("frames", "stride"), [(8, 1), (64, 10)])
 def test_cases_of_so_many_frames(frames, stride, tmp_path):
-    names, a, b, chosen, _ = FIGURES["cases"][2]
-    strips = make_strips(a, chosen[:1], frames=frames)
-    figure = cases.cases_figure(
-        names, a, b, chosen[:2], strips, window=2, stride=stride, frames=frames
-    )
+    models, chosen, _ = FIGURES["cases"][2]
+    strips = make_strips(models["SAFE"], chosen[:1], frames=frames)
+    figure = cases.cases_figure(models, chosen[:2], strips, window=2, stride=stride, frames=frames)
     faces, windows, _, _, missing, *_ = figure.axes
     assert faces.images[0].get_array().shape == (48, frames * 48, 3)
     assert faces.get_xlim() == windows.get_xlim() == missing.get_xlim() == (0, frames)
@@ -440,9 +441,7 @@ def test_cases_of_so_many_frames(frames, stride, tmp_path):
     assert "faces missing" in words(missing)
     canvas.save(figure, tmp_path / "a.png")
     with pytest.raises(DataError, match=f"do not fit into {6 * stride + 1} frames"):
-        cases.cases_figure(
-            names, a, b, chosen, strips, window=2, stride=stride, frames=6 * stride + 1
-        )
+        cases.cases_figure(models, chosen, strips, window=2, stride=stride, frames=6 * stride + 1)
 
 
 def marks(axes, marker: str) -> list[tuple[float, float]]:
@@ -467,32 +466,16 @@ def test_rows_mark_mean_interval_seeds_and_paper():
         assert words(axes).count("missing") == len(table) - len(seen)
 
 
-def test_missing_is_written_away_from_the_papers_figure():
-    def edge_of(paper: float) -> float:
-        table = {"a": {"war": estimate(70)}, "b": {"war": replace(MISSING, paper=paper)}}
-        (axes,) = rows.rows_figure(table).axes
-        return next(x for x in axes.texts if x.get_text() == "missing").get_position()[0]
-
-    assert edge_of(60.0) > 0.9
-    assert edge_of(80.0) < 0.1
-
-
 def test_a_table_without_any_run_is_drawn_and_one_without_rows_refused(tmp_path):
     out = tmp_path / "new" / "rows.png"
-    rows.draw_rows({"baseline": {"war": MISSING}, "SAFE": {"war": MISSING}}, out)
+    canvas.save(rows.rows_figure({"baseline": {"war": MISSING}, "SAFE": {"war": MISSING}}), out)
     assert out.stat().st_size > 1000
-    rows.draw_sweep({"ratio": {0.5: {"war": MISSING}}}, "war", out)
+    canvas.save(rows.sweep_figure({"ratio": {0.5: {"war": MISSING}}}, "war"), out)
     for table in ({}, {"SAFE": {}}):
         with pytest.raises(DataError, match="no row with a figure"):
             rows.rows_figure(table)
     with pytest.raises(DataError, match="without values"):
         rows.sweep_figure({"ratio": {}}, "war")
-
-
-def test_units_can_be_given():
-    table = {"SAFE": {"ece": estimate(0.1), "fps": estimate(3)}}
-    labels = [axes.get_xlabel() for axes in rows.rows_figure(table, units={"fps": "1/s"}).axes]
-    assert labels == ["ECE", "fps (1/s)"]
 
 
 def test_a_sweep_has_a_gap_where_a_value_is_missing():
@@ -544,7 +527,7 @@ def points_a_class(figure: Figure, axes) -> float:
     return axes.get_position().height * figure.get_figheight() * 72 / len(axes.get_yticks())
 
 
-@pytest.mark.parametrize("count", [2, 8, 11, 20])
+@pytest.mark.parametrize("count", [2, 11])
 def test_a_confusion_matrix_of_so_many_classes_says_which_lack_clips(count, tmp_path):
     classes = (*LOOSE, *(f"class {i}" for i in range(count)))[:count]
     split = make_split(n=300, classes=classes, present=count - 1 if count > 2 else 2)
@@ -574,7 +557,7 @@ def test_of_many_classes_one_matrix_without_percentages_is_drawn(count, tmp_path
     assert points_a_class(figure, axes) > 7
 
 
-@pytest.mark.parametrize("count", [2, 11, 30])
+@pytest.mark.parametrize("count", [2, 30])
 def test_embedding_and_cases_of_other_classes(count, tmp_path):
     classes = (*LOOSE, *BASIC, *(f"class {i}" for i in range(count)))[:count]
     a, b = (make_split(n=120, classes=classes, model=model) for model in (1, 2))
@@ -586,7 +569,7 @@ def test_embedding_and_cases_of_other_classes(count, tmp_path):
     box, whole = legend.get_window_extent(), figure.bbox
     assert 0 <= box.x0 < box.x1 <= whole.x1
     chosen = cases.choose_cases(a, b, 2)
-    figure = cases.cases_figure(("a", "b"), a, b, chosen, {}, window=4, stride=2, frames=16)
+    figure = cases.cases_figure({"a": a, "b": b}, chosen, {}, window=4, stride=2, frames=16)
     for row, bars in zip(chosen, figure.axes[3::4], strict=True):
         names = [label.get_text() for label in bars.get_yticklabels()]
         assert len(names) == min(count, 8)

@@ -20,22 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
-from conftest import ROOT, SMALL, small_config
-from test_cli import small, start_cli
+from support import ROOT, SMALL, options, small_config, start_cli
 
 from cli.forget import run_forget
 from cli.stages import run_index
-from pipeline.datasets.synthetic import synthesize
-from pipeline.face.face_table import ClipFaces, write_faces
-from pipeline.face.leftover import Leave
+from pipeline.face.cache import StripCache
+from pipeline.face.table import ClipFaces, write_faces
 from pipeline.faces import find_faces
-from pipeline.forget import Places, Receipt, forget
+from pipeline.forget import Places, Receipt, find_raw, forget, remove_rows
 from pipeline.index import build_index
-from pipeline.remove import find_raw, remove_rows
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
+from pipeline.synthetic.plan import synthesize
 from safe.errors import DataError, SafeError
-from safe.process import only_one
-from safe.reading.shards import open_shards
+from safe.files import hold_lock
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 
 OVERRIDES = (
@@ -92,9 +91,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         at.faces,
         settings=config.faces,
-        workers=1,
-        deadline=60,
-        leave=Leave(at.strips, config.shard),
+        cache=StripCache(at.strips, config.shard),
+        pool=Pool(workers=1, deadline=60),
     )
     write_shards(
         at.manifest,
@@ -103,8 +101,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         at.shards,
         settings=config.shard,
         faces_settings=config.faces,
-        workers=1,
-        deadline=60,
+        pool=Pool(workers=1, deadline=60),
     )
     random = np.random.default_rng(0)
     shards = open_shards(at.shards)
@@ -337,7 +334,9 @@ def test_index_and_faces_make_the_same_tables_without_it(folder: Path) -> None:
     counts = build_index(config.data, at.manifest, forgotten=at.forgotten)
     assert (counts["forgotten"], counts["clips"]) == (1, 39)
     root = Path(config.data.root)
-    find_faces(at.manifest, root, at.faces, settings=config.faces, workers=1, deadline=60)
+    find_faces(
+        at.manifest, root, at.faces, settings=config.faces, pool=Pool(workers=1, deadline=60)
+    )
     assert tree(folder / DATA) == before
 
 
@@ -602,8 +601,8 @@ def test_the_command(
 
 def test_it_waits_for_no_one_and_overtakes_no_one(home: Path) -> None:
     before = tree(home)
-    with only_one(home / ".safe" / "locks" / "data-synthetic-shards", "shards"):
-        done = start_cli("forget", middle(home)["clip"], *small(*OVERRIDES), folder=home)
+    with hold_lock(home / ".safe" / "locks" / "data-synthetic-shards", "shards"):
+        done = start_cli("forget", middle(home)["clip"], *options(*OVERRIDES), folder=home)
     assert done.returncode == 5
     (line,) = done.stderr.splitlines()
     assert f"process {os.getpid()} is writing it" in line

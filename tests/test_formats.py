@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from safe.augment import center_crop, normalize
-from safe.calibration import Calibration
 from safe.errors import DataError
-from safe.reading.shards import open_shards
+from safe.evaluation.calibration import Calibration
 from safe.saved import load_model, save_calibrated
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
+from safe.training.transforms import center_crop, normalize
 
 STORED = Path(__file__).with_name("formats") / "version-0.1.tar.gz"
 

@@ -1,6 +1,7 @@
 """A part of the frame oracle: the right frame at its time, held against ffmpeg's own decoding.
 
-The whole table is a long run, `python -m faults.frames`; here are some videos of each family, read
+The whole table is a long run, `python -m tools.faults.frames`; here are some videos of each
+family, read
 as clips by both decoders, as films, and through the stages faces and shard. SAFE_VIDEO_FILES may
 name a folder of other videos, such as the test files of torchcodec, which are judged too.
 """
@@ -12,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faults.frame_stages import run_stages
-from faults.frame_table import recipes
-from faults.frames import WAYS, judge_file, tabulate
-from faults.numbered import Recipe, draw, make, read_number
-from faults.oracle import Truth, Verdict, ask, find_truth, judge, right_indices
-from pipeline.decode import Decoded, Decoder
+from pipeline.video.decode import Decoded, Decoder
+from tools.faults.frame_table import recipes
+from tools.faults.frames import WAYS, judge_file, run_stages, tabulate
+from tools.faults.numbered import Recipe, draw, make, read_number
+from tools.faults.oracle import Truth, Verdict, ask, find_truth, judge, right_indices
 
 TABLE = {recipe.name: recipe for recipe in recipes()}
 

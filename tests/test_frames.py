@@ -8,15 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, grey_ramp
 from hypothesis import given
 from hypothesis import strategies as st
-from test_faces import write_manifest
+from support import ROOT, grey_ramp, write_manifest
 
-from pipeline.decode import Decoded, frame_indices, read_clip
-from pipeline.face.face_table import read_faces
+from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
-from pipeline.frames import place_frames, read_frames
+from pipeline.pool.pool import Pool
+from pipeline.video.decode import Decoded, frame_indices
+from pipeline.video.frames import place_frames, read_clip, read_frames
 from safe.errors import DataError
 from safe.params import load_config
 
@@ -205,7 +205,9 @@ def test_the_stage_goes_on_after_such_a_clip(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.parquet", sorted(clips), source="frames")
     out = tmp_path / "faces.parquet"
     settings = load_config(ROOT / "params.yaml").faces
-    counts = find_faces(manifest, tmp_path / "root", out, settings=settings, workers=1, deadline=30)
+    counts = find_faces(
+        manifest, tmp_path / "root", out, settings=settings, pool=Pool(workers=1, deadline=30)
+    )
     assert counts == {"ok": 1, "partial": len(HOW), "missing": 0, "error": 1}
     rows = {row["clip"]: row for row in read_faces(out).to_pylist()}
     assert (rows["a_good"]["status"], rows["none"]["reason"]) == ("ok", "folder missing")

@@ -1,4 +1,5 @@
-"""A short round of `python -m faults.fuzz`, and that the harness does see what it is to find."""
+"""A short round of `python -m tools.faults.fuzz`, and that the harness does see what it is to
+find."""
 
 import os
 import subprocess
@@ -8,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from faults.fuzz import run
-from faults.originals import make_videos
-from faults.outcome import Outcome, Tally, general
-from faults.watch import try_all, watched
 from safe.errors import DataError
+from tools.faults.fuzz import run
+from tools.faults.fuzz_videos import make_videos
+from tools.faults.watch import Outcome, Tally, general, try_all, watched
 
 
 def test_a_short_round_finds_nothing_and_starts_from_the_same_videos(tmp_path):
@@ -40,7 +40,7 @@ def _reader(number: int, *, folder: Path) -> Outcome:
 
     def read() -> str:
         if number == 1:
-            raise DataError(f"{folder}/a.tar: cut off; make it anew")
+            raise DataError(f"{folder}/a.tar: cut off; make it again")
         if number == 3:
             raise DataError("x" * 1000)
         if number == 4:

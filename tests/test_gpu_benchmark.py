@@ -1,33 +1,27 @@
-"""benchmarks/gpu.py: every part runs on a CPU, and one that raises costs the others nothing."""
+"""tools/benchmarks/gpu.py: every part runs on a CPU, and one that raises costs the others
+nothing."""
 
 import json
-import os
 import time
 
 import pytest
 import torch
 
-from benchmarks import gpu
-from benchmarks.gpu_parts.convolutions import list_convs
-from benchmarks.gpu_parts.timing import Setup
-from benchmarks.page import section
-from benchmarks.report import Figure
-from safe.cost import count
-from safe.networks.model import SAFE
+from tools.benchmarks import gpu
+from tools.benchmarks.gpu import Setup
+from tools.harness import Measured
 
-SLOW = ("compiled", "benchmarked")
-"""Parts that the test leaves out: torch.compile, and what differs from `training` on a GPU only."""
+SLOW = "compiled"
+"""A part that the test leaves out: torch.compile."""
 
 ON_CPU = Setup(torch.device("cpu"), quick=True)
 
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory) -> dict:
-    """Return what a trial of all parts but the slow ones wrote."""
-    if torch.cuda.is_initialized():
-        pytest.skip("a fork of a process that has used the GPU cannot compute gradients")
+    """Return what a trial of all parts but the slow one wrote."""
     out = tmp_path_factory.mktemp("gpu") / "found.json"
-    names = [part.name for part in gpu.PARTS if part.name not in SLOW]
+    names = [name for name in gpu.PARTS if name != SLOW]
     arguments = ["--out", str(out), "--device", "cpu", "--quick", "--only", *names]
     assert gpu.main(arguments) == 0
     return json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(name))
@@ -35,42 +29,29 @@ def tried(tmp_path_factory) -> dict:
 
 def test_every_part_runs_on_a_cpu_and_says_what_it_met(tried):
     states = {part["name"]: part["state"] for part in tried["parts"]}
-    assert states == dict.fromkeys(
-        [part.name for part in gpu.PARTS if part.name not in SLOW], "done"
-    )
-    assert tried["environment"]["cudnn"] == torch.backends.cudnn.version()
-    for part in tried["parts"][1:]:
-        for figure in part["figures"]:
-            assert figure["low"] <= figure["value"] <= figure["high"], figure
-            bound = figure["least"] is not None or figure["most"] is not None
-            assert figure["met"] in (("yes", "no") if bound else ("",)), figure
-    bounds = [f for part in tried["parts"] for f in part["figures"] if f["met"]]
-    assert len(bounds) >= 10
+    assert states == {name: "done" for name in gpu.PARTS if name != SLOW}
+    for part in tried["parts"]:
+        for row in part["figures"]:
+            assert row["low"] <= row["value"] <= row["high"], row
+            bound = row["least"] is not None or row["most"] is not None
+            assert row["met"] in (("yes", "no") if bound else ("",)), row
+    assert len([row for part in tried["parts"] for row in part["figures"] if row["met"]]) >= 4
 
 
 def test_gradients_of_single_convolutions_are_float64s_but_for_rounding(tried):
-    figures = {f["what"]: f for part in tried["parts"] for f in part["figures"]}
+    rows = {row["what"]: row for part in tried["parts"] for row in part["figures"]}
     single = "error of the gradient of the worst convolution"
-    assert 0 < figures[f"small, float32: {single}"]["value"] < 1e-5
-    assert 1e-4 < figures[f"small, bfloat16: {single}"]["value"] < 1e-2
-
-
-def test_the_convolutions_are_those_whose_work_safe_cost_counts():
-    convs = list_convs(112, torch.device("meta"))
-    flops = sum(times * conv.multiply_adds for conv, times in convs.items())
-    settings = {"weights": None, "window": 4, "stride": 2, "hidden": 8, "dropout": 0.0}
-    model = SAFE(classes=7, backbone="r3d_18", temporal="s2am2", **settings)
-    assert sum(convs.values()) == 20 + 3  # three make each of two steps of time by itself
-    assert 7 * flops == count(model).parts["backbone"].multiply_adds
+    assert 0 < rows[f"small, float32: {single}"]["value"] < 1e-5
+    assert 1e-4 < rows[f"small, bfloat16: {single}"]["value"] < 1e-2
 
 
 def gives_two(setup):
-    yield Figure("first", 1.0, 1.0, 1.0, most=2)
+    yield Measured("first", 1.0, 1.0, 1.0, most=2)
     yield "a note"
 
 
 def raises(setup):
-    yield Figure("before", 1.0, 1.0, 1.0)
+    yield Measured("before", 1.0, 1.0, 1.0)
     raise ValueError("on purpose")
 
 
@@ -80,46 +61,27 @@ def lacks(setup):
     yield
 
 
-def ends_itself(setup):
-    os._exit(3)
-    yield
-
-
-def takes_for_ever(setup):
-    yield Figure("in time", 1.0, 1.0, 1.0)
-    time.sleep(600)
-
-
-def test_a_part_that_fails_lacks_a_package_dies_or_hangs_costs_the_others_nothing(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(gpu, "SHORTEST", 0.1)
-    here = [raises, lacks, ends_itself, takes_for_ever, gives_two]
-    parts = [gpu.Part(__name__, run.__name__, 1.0) for run in here]
-    found = gpu.run_parts(parts, ON_CPU, seconds=60, out=tmp_path / "found.json")
+def test_a_part_that_fails_or_lacks_a_package_costs_the_others_nothing(tmp_path):
+    parts = {"raises": raises, "lacks": lacks, "gives_two": gives_two}
+    until = time.monotonic() + 60
+    found = gpu.run_parts(parts, ON_CPU, until=until, out=tmp_path / "found.json")
     assert found == json.loads((tmp_path / "found.json").read_text())
-    states = ["failed", "missing", "failed", "stopped", "done"]
-    assert [part["state"] for part in found["parts"]] == states
+    assert [part["state"] for part in found["parts"]] == ["failed", "missing", "done"]
     assert found["parts"][0]["reason"] == "ValueError: on purpose"
     assert "on purpose" in found["parts"][0]["notes"][0]
     assert found["parts"][1]["reason"] == "No module named 'no_such_package'"
-    assert found["parts"][2]["reason"] == "its process ended with 3"
-    kept = [[figure["what"] for figure in part["figures"]] for part in found["parts"]]
-    assert kept == [["before"], [], [], ["in time"], ["first"]]
-    assert found["parts"][4]["notes"] == ["a note"]
-    assert found["parts"][4]["figures"][0]["met"] == "yes"
-    text = section(tmp_path / "found.json")
-    assert "### gives_two: done\n\n| figure |" in text
-    assert "| first | 1 | 1 to 1 | <= 2 | yes |" in text
-    assert "### raises: failed ValueError: on purpose" in text
+    kept = [[row["what"] for row in part["figures"]] for part in found["parts"]]
+    assert kept == [["before"], [], ["first"]]
+    assert found["parts"][2]["notes"] == ["a note"]
+    assert found["parts"][2]["figures"][0]["met"] == "yes"
 
 
 def test_what_does_not_fit_into_the_time_is_skipped_and_the_exit_code_tells_of_errors(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(gpu, "PARTS", (gpu.Part(__name__, "raises", 60.0),))
+    monkeypatch.setattr(gpu, "PARTS", {"raises": raises})
     arguments = ["--out", str(tmp_path / "found.json"), "--device", "cpu", "--quick"]
     assert gpu.main(arguments) == 1
-    assert gpu.main([*arguments, "--minutes", "0.01"]) == 0
+    assert gpu.main([*arguments, "--minutes", "-1"]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert [part["state"] for part in found["parts"]] == ["skipped"]

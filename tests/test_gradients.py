@@ -5,56 +5,26 @@ import weakref
 
 import pytest
 import torch
+from support import EIGHT_LABELS, backward, build_acl, build_small, eight_clips, gradients
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from safe.errors import ConfigError
-from safe.networks.backbones import BACKBONES, build_backbone
-from safe.networks.model import SAFE
-from safe.training.acl import ACL
-from safe.training.gradients import backward, recompute, unchanged_buffers
+from safe.models.backbones import BACKBONES, build_backbone
+from safe.training.passes import recompute, unchanged_buffers
 
 FIELDS = ("logits", "embedding")
-LABELS = torch.tensor([0, 1, 1, 2, 0, 3, 1, 0])
-
-
-def build() -> SAFE:
-    torch.manual_seed(0)
-    model = SAFE(
-        classes=7,
-        backbone="small",
-        weights=None,
-        temporal="s2am2",
-        window=4,
-        stride=4,
-        hidden=8,
-        dropout=0.5,
-    )
-    return model.double()
-
-
-def objective(**changes) -> ACL:
-    settings = {"cal": True, "fcl": True, "top_k": 2, "tau": 0.5, "lambda_1": 0.5, "lambda_2": 2.0}
-    return ACL(torch.tensor([5, 4, 3, 2, 1, 1, 1]), **(settings | changes)).double()
-
-
-def clips() -> Tensor:
-    return torch.randn(len(LABELS), 3, 16, 16, 16, dtype=torch.float64)
-
-
-def gradients(*modules: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for module in modules for p in module.parameters()])
 
 
 @pytest.mark.parametrize("fcl", [True, False])
 def test_four_parts_have_the_gradient_of_the_whole_batch(fcl):
     """BatchNorm and dropout as in evaluation; what they differ in is the next test's."""
-    x, found = clips(), []
+    x, found = eight_clips(), []
     for parts in (1, 4):
-        model, acl = build().eval(), objective(fcl=fcl)
+        model, acl = build_small().eval(), build_acl(fcl=fcl)
         losses, logits = backward(
-            model, acl, x, LABELS, precision=torch.float64, seeds=range(parts)
+            model, acl, x, EIGHT_LABELS, precision=torch.float64, seeds=range(parts)
         )
         assert not logits.requires_grad
         assert not any(loss.requires_grad for loss in losses.values())
@@ -66,10 +36,10 @@ def test_four_parts_have_the_gradient_of_the_whole_batch(fcl):
 
 
 def test_the_mean_of_the_parts_own_losses_would_have_another_gradient():
-    x = clips()
-    whole, pieces, acl = build().eval(), build().eval(), objective()
-    backward(whole, acl, x, LABELS, precision=torch.float64, seeds=[0])
-    for part, labels in zip(x.chunk(4), LABELS.chunk(4), strict=True):
+    x = eight_clips()
+    whole, pieces, acl = build_small().eval(), build_small().eval(), build_acl()
+    backward(whole, acl, x, EIGHT_LABELS, precision=torch.float64, seeds=[0])
+    for part, labels in zip(x.chunk(4), EIGHT_LABELS.chunk(4), strict=True):
         output = pieces(part)
         (acl(output.logits, output.embedding, labels)["loss"] / 4).backward()
     expected = gradients(whole)
@@ -79,18 +49,18 @@ def test_the_mean_of_the_parts_own_losses_would_have_another_gradient():
 @pytest.mark.parametrize("again", [False, True])
 def test_in_training_the_parts_are_those_of_one_graph_that_holds_them_all(again):
     """Dropout draws the same in both passes, and BatchNorm counts every part once."""
-    x, seeds = clips(), [5, 3]
-    literal, model = build().train(), build().train()
-    acl, ours = objective(), objective()
+    x, seeds = eight_clips(), [5, 3]
+    literal, model = build_small().train(), build_small().train()
+    acl, ours = build_acl(), build_acl()
     outputs = []
     for part, seed in zip(x.chunk(2), seeds, strict=True):
         torch.manual_seed(seed)
         outputs.append(literal(part))
     logits, embedding = (torch.cat([getattr(o, name) for o in outputs]) for name in FIELDS)
-    acl(logits, embedding, LABELS)["loss"].backward()
+    acl(logits, embedding, EIGHT_LABELS)["loss"].backward()
     if again:
         recompute(model)
-    backward(model, ours, x, LABELS, precision=torch.float64, seeds=seeds)
+    backward(model, ours, x, EIGHT_LABELS, precision=torch.float64, seeds=seeds)
     expected = gradients(literal, acl)
     assert (expected - gradients(model, ours)).norm() < 1e-12 * expected.norm()
     assert_same_state(literal, model, batches=2)

@@ -10,15 +10,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import ROOT, grey_ramp, write_video
-from test_faces import write_manifest
+from support import ROOT, grey_ramp, write_manifest, write_video
 
-from pipeline.decode import Decoder, load_decoder, read_video
-from pipeline.face.face_table import read_faces
+from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
-from pipeline.listing import MAX_FRAMES
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.shard import Clip, encode_clip
-from pipeline.tasks.engine import Failure, run_tasks
+from pipeline.video.decode import Decoder, load_decoder, read_video
+from pipeline.video.listing import MAX_FRAMES
 from safe.errors import DataError
 from safe.params import load_config
 
@@ -124,7 +124,7 @@ def test_playlists_in_disguise_open_nothing_and_are_rows(bait: Bait, tmp_path: P
     manifest = write_manifest(tmp_path / "manifest.parquet", sorted(clips))
     out = tmp_path / "faces.parquet"
     counts = find_faces(
-        manifest, root, out, settings=SETTINGS.faces, workers=1, deadline=30, memory=4.0
+        manifest, root, out, settings=SETTINGS.faces, pool=Pool(workers=1, deadline=30, memory=4.0)
     )
     assert counts == {"ok": 0, "partial": 0, "missing": 1, "error": 18}
     for row in read_faces(out).to_pylist():
@@ -193,10 +193,10 @@ def test_too_many_frames_are_refused_by_the_list_not_the_claim(
     tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", grey_ramp(40))
-    monkeypatch.setattr("pipeline.listing.MAX_FRAMES", 39)
+    monkeypatch.setattr("pipeline.video.listing.MAX_FRAMES", 39)
     with pytest.raises(DataError, match="more than 39 frames: too long"):
         read_video(path, decoder=decoder)
-    monkeypatch.setattr("pipeline.listing.MAX_FRAMES", 40)
+    monkeypatch.setattr("pipeline.video.listing.MAX_FRAMES", 40)
     assert read_video(path, decoder=decoder).n_frames == 40
 
 
@@ -208,10 +208,8 @@ def test_billions_of_frames_claimed_cost_no_memory(tmp_path: Path, decoder: Deco
     place = content.index(b"stsz") + 8
     content[place : place + 8] = (1).to_bytes(4) + (2**32 - 2).to_bytes(4)
     path.write_bytes(content)
-    rows = run_tasks(
-        partial(reason, decoder=decoder), [path], workers=1, deadline=20, memory=1.0,
-        setup=load_decoder,
-    )  # fmt: skip
+    pool = Pool(deadline=20, memory=1.0)
+    rows = pool.run(partial(reason, decoder=decoder), [path], setup=load_decoder)
     [told] = rows
     assert isinstance(told, Failure | str)
     assert told
@@ -234,7 +232,9 @@ def test_frames_over_the_memory_are_one_row(tmp_path: Path) -> None:
     )
     out = tmp_path / "faces.parquet"
     settings = SETTINGS.faces
-    find_faces(manifest, root, out, settings=settings, workers=1, deadline=60, memory=0.08)
+    find_faces(
+        manifest, root, out, settings=settings, pool=Pool(workers=1, deadline=60, memory=0.08)
+    )
     large, small = read_faces(out).to_pylist()
     assert (large["status"], large["reason"]) == ("error", "took more memory than 0.08 GiB")
     assert (small["status"], small["reason"]) == ("missing", "no face in any frame")

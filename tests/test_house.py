@@ -7,20 +7,29 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cli.reference import MODULES
+
 ROOT = Path(__file__).parents[1]
 CODE = sorted(path for room in ("safe", "pipeline", "cli") for path in (ROOT / room).rglob("*.py"))
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STORE = ("store", "cache", "push")
 TORCH_FREE = {
-    *("safe.taxonomy", "safe.config", "safe.errors", "safe.sample", "safe.process"),
-    *("safe.finding", "safe.store"),
+    *("safe.taxonomy", "safe.config", "safe.errors", "safe.sample", "safe.files"),
+    *("safe.finding", "safe.shards.store"),
 }
-MODULE = {
-    "synthesize": "pipeline.datasets.synthetic",
-    "train": "safe.train",
-    "calibrate": "safe.calibrate",
-    "eval": "safe.evaluate",
-    "summary": "safe.summary",
+CORE = (
+    *("safe.config", "safe.taxonomy", "safe.sample", "safe.models", "safe.training.transforms"),
+    *("safe.training.tam", "safe.training.losses", "safe.evaluation"),
+    *("pipeline.datasets", "pipeline.video", "pipeline.face", "pipeline.index", "pipeline.faces"),
+    "pipeline.shard",
+)
+"""What someone reads who reads the paper or adds a data set."""
+SEAMS = {
+    "safe.shards.source": {"fsspec", "s3fs", *(f"safe.shards.{n}" for n in STORE)},
+    "pipeline.clips": {"pipeline.pool.fetch"},
+    "pipeline.pool.pool": {"distributed", "dask", "pipeline.pool.cluster"},
 }
+"""The modules that the core knows in place of those that hang on them."""
 NO_STAGE = {
     "push_shards": "a copy elsewhere of what shard made; not a step from clips to figures",
     "votes": "needs annotation.xlsx, which DVC cannot depend on only where it is present",
@@ -36,7 +45,8 @@ NO_STAGE = {
 NOT_IN_DEPS = {
     "safe.config": "its values are params of the stage",
     "safe.errors": "only the words of an error",
-    "safe.process": "how a file appears, not what is in it",
+    "safe.files": "how a file appears, not what is in it",
+    "safe.code": "which code counts, not what it does",
 }
 
 
@@ -56,6 +66,13 @@ def imports(path: Path) -> set[str]:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def at_import(path: Path) -> set[str]:
+    """The modules that a file imports by itself: in no function, and not for types alone."""
+    top = ast.parse(path.read_text()).body
+    found = {node.module for node in top if isinstance(node, ast.ImportFrom)}
+    return found | {a.name for node in top if isinstance(node, ast.Import) for a in node.names}
 
 
 FILES = {module_name(path): path for path in CODE}
@@ -82,7 +99,12 @@ def test_rooms_import_only_what_they_may(path):
     room = path.relative_to(ROOT).parts[0]
     names = imports(path)
     if room == "safe":
-        assert not {name for name in names if name.split(".")[0] in ("pipeline", "cli")}
+        others = {name for name in names if name.split(".")[0] in ("pipeline", "cli")}
+        if module_name(path) == "safe.api":  # above both halves: pipeline is loaded when called
+            assert not {name for name in others if name.split(".")[0] == "cli"}
+            assert not {name for name in at_import(path) if name.split(".")[0] == "pipeline"}
+        else:
+            assert not others
     if room == "pipeline":
         assert "torch" not in {name.split(".")[0] for name in names}
         from_safe = {name for name in ours(path) if name.startswith("safe.")}
@@ -93,11 +115,48 @@ def test_rooms_import_only_what_they_may(path):
         assert ours(path) <= TORCH_FREE
 
 
+def test_ranks_alone_speak_to_other_processes():
+    """And cli/launch.py starts them. All else knows `Ranks`."""
+    may = {"safe.training.ranks", "cli.launch"}
+    found = {
+        name
+        for name, path in FILES.items()
+        if any(one.split(".")[:2] == ["torch", "distributed"] for one in imports(path))
+        or re.search(r"\bdist\.|torch\.distributed\.", path.read_text())
+    }
+    assert found == may
+    names = {"safe.training.ranks." + name for name in ("ALONE", "Ranks", "joined")}
+    for path in FILES.values():
+        assert {n for n in imports(path) if n.startswith("safe.training.ranks.")} <= names, path
+
+
+def test_no_module_imports_itself_by_a_circle():
+    """Not even late, in a function."""
+    left = {name: ours(path) for name, path in FILES.items() if path.name != "__init__.py"}
+    while free := [name for name, names in left.items() if not names & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, sorted(left)
+
+
+def test_the_core_knows_stores_and_clusters_by_their_seams_alone():
+    """Also by way of others: what a core module imports leads to none of them."""
+    beyond = set().union(*SEAMS.values())
+    core = [name for name in FILES if name.startswith(CORE)]
+    assert len(core) > 40
+    for name in [*core, *SEAMS]:
+        for module in closure(name):
+            names = imports(FILES[module])
+            names |= {other.split(".")[0] for other in names}
+            assert not names & beyond, f"{name} by {module}"
+    assert SEAMS.keys() <= FILES.keys()
+    assert {name for name in beyond if "." in name} <= FILES.keys()
+
+
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_opens_with_what_it_is(path):
-    """By a noun, or, in files that are older than that rule, by the question that it answers."""
     first = ast.get_docstring(ast.parse(path.read_text())).split("\n\n")[0]
-    assert first.endswith((".", "?"))
+    assert first.endswith(".")
     assert path.name == "__init__.py" or len(first.split()) >= 3
 
 
@@ -155,7 +214,7 @@ def test_the_check_for_dangers_finds_each(line):
     assert dangers(ast.parse(line))
 
 
-MORE = sorted(path for room in ("faults", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+MORE = sorted(path for room in ("tools",) for path in (ROOT / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", CODE + MORE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -173,12 +232,12 @@ def test_one_word_in_four_places():
     assert STAGES.keys() - params.keys() == without_section
     for name, stage in STAGES.items():
         assert stage["cmd"].startswith(f"exec python -m cli {name}")
-        assert MODULE.get(name, f"pipeline.{name}") in FILES
+        assert MODULES[name] in FILES
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_deps_name_exactly_the_modules_that_a_stage_runs(name):
-    modules = closure(MODULE.get(name, f"pipeline.{name}")) - NOT_IN_DEPS.keys()
+    modules = closure(MODULES[name]) - NOT_IN_DEPS.keys()
     named = [ROOT / dep for dep in STAGES[name]["deps"] if dep.startswith(("pipeline/", "safe/"))]
     files = [file for dep in named for file in ([dep] if dep.is_file() else dep.rglob("*.py"))]
     # A folder stands for all that is in it; a package's own file says only what it is for.
@@ -213,7 +272,21 @@ def test_paths_named_in_the_documents_exist(document):
             assert path.startswith(made) or (ROOT / path).exists(), f"{document} names {path}"
 
 
+def test_the_quick_tests_of_make_check_exist():
+    (names,) = re.findall(r"^QUICK := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    files = [ROOT / "tests" / f"test_{name}.py" for name in names.split()]
+    assert len(files) > 10
+    assert not [file.name for file in files if not file.exists()]
+
+
 def test_every_module_stands_in_the_architecture():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     missing = [path.name for path in CODE if path.name[0] != "_" and path.name not in text]
     assert not missing
+
+
+def test_tests_import_nothing_from_one_another():
+    """What several share is in modules of its own beside them, or a fixture in conftest.py."""
+    files = sorted((ROOT / "tests").glob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")} | {"conftest"}
+    assert not {path.name: imports(path) & tests for path in files if imports(path) & tests}

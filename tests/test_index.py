@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import touch, write_dfew, write_ferv39k
 
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest
@@ -22,42 +23,6 @@ def data(root: Path, name: str = "dfew", source: str = "video") -> Data:
 
 def rows_of(path: Path) -> dict[str, dict[str, object]]:
     return {row["clip"]: row for row in read_manifest(path).to_pylist()}
-
-
-def touch(path: Path, size: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes(size))
-
-
-def write_dfew(root: Path, spelling: str = "single-labeled") -> None:
-    """Ten clips, clip i with DFEW's label i % 7 + 1, in test set i % 5 + 1."""
-    for fold in range(1, 6):
-        for part in ("train", "test"):
-            chosen = [i for i in range(1, 11) if (i % 5 + 1 == fold) == (part == "test")]
-            lines = ["video_name,label", *(f"{i},{i % 7 + 1}" for i in chosen)]
-            file = root / "EmoLabel_DataSplit" / f"{part}({spelling})" / f"set_{fold}.csv"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("\r\n".join(lines) + "\r\n")
-    for i in range(1, 10):  # clip 10 is missing
-        place = root / "Clip/original" / ("part_1" if i < 5 else "part_2/more")
-        touch(place / (f"{i}.mp4" if i % 2 else f"{i:05d}.mp4"), size=i)
-    touch(root / "Clip/original/12345.mp4")  # in no list
-    touch(root / "Clip/original/notes.mp4")
-
-
-def write_ferv39k(root: Path) -> None:
-    lists = {
-        "train": ["Action/Happy/0267 Happy", "Action/Sad/0001 Sad", "War/Fear/0103 Fear"],
-        "test": ["War/Angry/0267 Angry", "War/Disgust/0004 Disgust"],
-    }
-    for part, lines in lists.items():
-        file = root / "4_setups/All_scenes" / f"{part}_All.csv"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(lines) + "\n")
-    touch(root / "0_7_LabelClips/Action/Happy/0267.mp4", size=5)
-    touch(root / "0_7_LabelClips/War/Angry/0267.mp4", size=7)
-    touch(root / "2_ClipsforFaceCrop/War/Fear/0103/1.jpg", size=2)
-    touch(root / "2_ClipsforFaceCrop/War/Fear/0103/2.jpg", size=3)
 
 
 # What a manifest holds

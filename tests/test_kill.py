@@ -1,12 +1,13 @@
-"""A short round of faults/kill.py: killed, run again, the same bytes; and it sees what is wrong."""
+"""A short round of tools/faults/kill.py: killed, run again, the same bytes; and it sees what is
+wrong."""
 
 import json
 import shutil
 
 import pytest
 
-from faults import kill
-from faults.lane import OUTPUTS, Lane
+from tools.faults import kill
+from tools.faults.kill import OUTPUTS, Lane
 
 
 @pytest.fixture

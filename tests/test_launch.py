@@ -19,15 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL
 from safetensors.torch import load_file
-from test_ranks import FCL, TINY
+from support import FCL, ROOT, SHORT_STEPS, SMALL
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from cli.runs import run_calibrate, run_eval, run_train
-from safe.process import die_with_parent
+from cli.stages import run_calibrate, run_eval, run_train
+from safe.files import die_with_parent
 
-SETTINGS = [*SMALL, *TINY, *FCL, "train.epochs=8", "runtime.checkpoint_steps=5"]
+SETTINGS = [*SMALL, *SHORT_STEPS, *FCL, "train.epochs=5", "runtime.checkpoint_steps=5"]
 PARAMS = ROOT / "params.yaml"
 TRAIN = ["-m", "cli", "train", "--fold", "1", "--params", str(PARAMS)]
 TRAIN += [word for each in SETTINGS for word in ("-S", each)]
@@ -94,7 +93,7 @@ def test_a_killed_rank_ends_the_others_with_one_line_and_two_machines_of_torchru
     late.start()
     try:
         assert process.stdout is not None
-        assert "epoch 1/8" in process.stdout.readline()  # by the first rank alone
+        assert "epoch 1/5" in process.stdout.readline()  # by the first rank alone
         late.cancel()
         ranks = children(process.pid)
         assert len(ranks) == 2
@@ -111,8 +110,8 @@ def test_a_killed_rank_ends_the_others_with_one_line_and_two_machines_of_torchru
     assert not any(Path(f"/proc/{number}").exists() for number in ranks)
     assert list(Path(".safe", "checkpoints").rglob("*.safetensors"))
     said = train_on_two_machines()
-    assert "epoch 1/8" not in said
-    assert said.count("epoch 8/8") == 1
+    assert "epoch 1/5" not in said
+    assert said.count("epoch 5/5") == 1
     check_equal(Path(), alone)
 
 
@@ -165,7 +164,7 @@ def _rank() -> int:
 
 
 def _kill_after(steps: int) -> None:
-    from safe.training.trainer import Trainer
+    from safe.training.loop import Trainer
 
     step = Trainer.train_step
 

@@ -5,11 +5,11 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from test_timeline import answer, band
+from support import answer, band
 
-from safe.figures import canvas
-from safe.figures.contact import Row, contact_figure
-from safe.figures.timeline import draw_timeline, timeline_figure
+from safe.report import canvas
+from safe.report.contact import Row, contact_figure
+from safe.report.timeline import draw_timeline, timeline_figure
 from safe.taxonomy import BASIC
 
 NAMES = {

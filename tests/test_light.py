@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from safe.networks.backbones import BACKBONES
-from safe.networks.light import Light, SqueezeExcitation
-from safe.networks.model import SAFE
+from safe.models.backbones import BACKBONES, Light, SqueezeExcitation
+from safe.models.safe import SAFE
 
 
 def multiply_adds(make, *shape: int) -> int:

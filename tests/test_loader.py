@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from safe.errors import DataError
-from safe.reading.loader import Batch, load_batches
-from safe.reading.plan import TrainPlan, in_order
-from safe.reading.shards import ShardFolder, open_shards
-from safe.reading.verify import verify
 from safe.sample import decode_strip, encode_strip
+from safe.shards.folder import ShardFolder, open_shards
+from safe.shards.loader import Batch, load_batches
+from safe.shards.order import in_order
+from safe.shards.verify import verify
 
 ROW = ("clip", "label", "bucket", "shard", "offset", "bytes", "crc32")
 
@@ -41,20 +41,6 @@ def test_every_clip_equals_its_jpeg_in_the_tar(shards):
         assert np.array_equal(faces[row].numpy(), decode_strip(sample["jpg"], folder.face_size))
         assert int(sample["cls"]) == folder.label[row]
         assert json.loads(sample["json"])["clip"] == folder.clip[row]
-
-
-def test_the_order_does_not_depend_on_the_workers(shards):
-    folder = open_shards(shards)
-    rows, _ = folder.split(1)
-
-    def read(workers: int) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = TrainPlan(rows, folder.shard, batch=8, epochs=2, seed=5, start=3)
-        batches = read_all(folder, plan, workers=workers)
-        return torch.cat([b["row"] for b in batches]), torch.cat([b["faces"] for b in batches])
-
-    alone = read(0)
-    for workers in (1, 2, 3):
-        assert all(torch.equal(a, b) for a, b in zip(alone, read(workers), strict=True))
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
 from numpy.typing import NDArray
+from support import ROOT
 
 from pipeline import faces
-from pipeline.datasets.animate import Clip, draw_clip
-from pipeline.decode import Decoded, frame_indices, read_video
-from pipeline.face.face_table import ClipFaces
-from pipeline.face.look import detect_clip
+from pipeline.face.detect import detect_clip
+from pipeline.face.table import ClipFaces
 from pipeline.faces import locate
+from pipeline.synthetic.render import Clip, draw_clip
+from pipeline.video.decode import Decoded, frame_indices, read_video
 from safe.params import load_config
 
 CONFIG = load_config(ROOT / "params.yaml")

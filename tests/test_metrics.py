@@ -18,7 +18,7 @@ from sklearn.metrics import (
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from safe.errors import DataError, ModelError
-from safe.metrics import (
+from safe.evaluation.metrics import (
     brier,
     confusion,
     ece,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from safe.networks.model import SAFE
+from safe.models.safe import SAFE
 
 
 def build(**changes) -> SAFE:

@@ -8,9 +8,8 @@ from collections import Counter
 
 import pytest
 
-from faults.mutate import CHANGES, mutate, replace_file, tar_field
-from faults.mutate_json import mutate_json
-from pipeline.tar import TarWriter
+from pipeline.tars import TarWriter
+from tools.faults.mutate import CHANGES, mutate, mutate_json, replace_file, tar_field
 
 DATA = random.Random(1).randbytes(3000)
 DOCUMENT = {"format": 1, "shards": [{"file": "a.tar", "bytes": 10}, {"file": "b.tar", "bytes": 20}]}

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from test_index import write_dfew, write_ferv39k
+from support import ROOT, write_dfew, write_ferv39k
 
 from cli.layout import lock
-from pipeline.datasets.clips import Spellings, walk_files
+from pipeline.datasets.base import Spellings, walk_files
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest
-from pipeline.tar import clear_beside
+from pipeline.tars import clear_beside
 from safe.config import Data
 from safe.errors import DataError
-from safe.process import fitting, only_one, whole_file
+from safe.files import atomic_file, fitting, hold_lock
 from safe.taxonomy import BASIC
 
 # Temporary names
@@ -38,12 +37,12 @@ LONGEST = [
 def test_a_name_of_any_length_is_written_whole_and_cleared_after_a_kill(tmp_path, name):
     target, other = tmp_path / name, tmp_path / f"{fitting(name, more=1)[:-1]}b"
     for path in (target, other):
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             assert len(os.fsencode(temporary.name)) <= 255
             temporary.write_text("old")
     write = (
-        "import os, signal, sys; from pathlib import Path; from safe.process import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as path:\n"
+        "import os, signal, sys; from pathlib import Path; from safe.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as path:\n"
         "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     command = [sys.executable, "-c", write, str(target)]
@@ -51,7 +50,7 @@ def test_a_name_of_any_length_is_written_whole_and_cleared_after_a_kill(tmp_path
     assert done.returncode == -signal.SIGKILL
     assert target.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 3
-    with whole_file(target) as temporary:
+    with atomic_file(target) as temporary:
         temporary.write_text("new")
     assert (target.read_text(), other.read_text()) == ("new", "old")
     assert set(tmp_path.iterdir()) == {target, other}
@@ -71,7 +70,7 @@ def test_names_cut_to_fit_stay_different_and_whole_letters():
 def test_a_leftover_with_a_number_that_no_process_can_have_stays(tmp_path):
     stale = tmp_path / f".table.{10**30}.tmp"
     stale.touch()
-    with whole_file(tmp_path / "table") as temporary:
+    with atomic_file(tmp_path / "table") as temporary:
         temporary.write_text("new")
     assert stale.exists()
 
@@ -86,7 +85,7 @@ def test_a_shard_folder_and_a_lock_of_the_longest_name(tmp_path, monkeypatch):
         assert out.exists()  # what was there before
     monkeypatch.chdir(tmp_path)
     for out in (Path("a" * 200, "b" * 200), Path("/data", *["笑" * 60] * 3)):
-        with only_one(lock(out), "x"):
+        with hold_lock(lock(out), "x"):
             assert lock(out).is_file()
     assert lock(Path("data", "own", "shards")) == Path(".safe", "locks", "data-own-shards")
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import cv2
 import pytest
-from test_cli import cli, labels_of, small
+from support import labels_of, options, run_cli
 
-from pipeline.datasets.classes import SYNONYMS
-from pipeline.datasets.own_lines import make_key
-from pipeline.decode import read_video
+from pipeline.datasets.base import SYNONYMS
+from pipeline.datasets.own import make_key
+from pipeline.datasets.registry import check_data
 from pipeline.index import build_index
 from pipeline.manifest import read_classes, read_manifest
+from pipeline.video.decode import read_video
 from safe.config import Data
 from safe.errors import ConfigError, DataError
 from safe.params import load_config
@@ -327,36 +328,32 @@ def test_wrong_parameters(change: str, words: str) -> None:
     own = ["data={name:own,root:/data,splits:lists/clips.csv}", f"data.{change}"]
     params = Path(__file__).parents[1] / "params.yaml"
     with pytest.raises(ConfigError, match=words):
-        load_config(params, own)
-    assert load_config(params, own[:1]).data.splits == "lists/clips.csv"
+        check_data(load_config(params, own))
+    config = load_config(params, own[:1])
+    check_data(config)
+    assert config.data.splits == "lists/clips.csv"
 
 
 # From a list to a table of results
 
 
-@pytest.mark.parametrize("source", ["video", "frames"])
-def test_from_a_list_to_a_table(project: Path, tmp_path: Path, source: str) -> None:
-    """The drawn clips under names of one's own; every ninth file is missing."""
+def test_from_a_list_of_frames_to_shards(project: Path, tmp_path: Path) -> None:
+    """The drawn clips under names of one's own; every ninth folder is missing."""
     shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
     root, lines = tmp_path / "mine", ["path;label;split"]
     clips = sorted(labels_of(project).items())[:35]
     for number, (clip, label) in enumerate(clips):
         name = f"{label}/{clip} take {number}"
-        video = project / "data/raw/synthetic/Clip/original" / f"{clip}.mp4"
-        lines.append(f"{name}{'.mp4' * (source == 'video')};{label.upper()};{part(number)}")
-        if number % 9 == 8:
-            continue
-        if source == "video":
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(video, root / f"{name}.mp4")
-        else:
+        lines.append(f"{name};{label.upper()};{part(number)}")
+        if number % 9 != 8:
             (root / name).mkdir(parents=True)
+            video = project / "data/raw/synthetic/Clip/original" / f"{clip}.mp4"
             for at, frame in enumerate(read_video(video).frames, start=1):
                 cv2.imwrite(str(root / name / f"{at}.jpg"), frame[..., ::-1])
     (root / "lists").mkdir()
     (root / "lists" / "clips.csv").write_text("\n".join(lines) + "\n")
-    values = f"data={{name:own,root:{root},splits:lists/clips.csv,source:{source},folds:[1]}}"
-    said = cli("shard", *small(values), folder=tmp_path).stdout  # after index and faces
+    values = f"data={{name:own,root:{root},splits:lists/clips.csv,source:frames,folds:[1]}}"
+    said = run_cli("shard", *options(values), folder=tmp_path).stdout  # after index and faces
     assert "index: 35 clips, 3 missing" in said
     found = json.loads((tmp_path / "data/own/shards/index.json").read_text())
     held = {bucket: 0 for bucket in ("train", "val", "test")}
@@ -366,8 +363,7 @@ def test_from_a_list_to_a_table(project: Path, tmp_path: Path, source: str) -> N
         held[entry["bucket"]] += 1
     parts = [part(number) for number in range(35)]
     assert held == {bucket: parts.count(bucket) for bucket in held}
-    reason = "file missing" if source == "video" else "folder missing"
-    assert [entry["reason"] for entry in found["left_out"]] == [reason] * 3
+    assert [entry["reason"] for entry in found["left_out"]] == ["folder missing"] * 3
 
 
 def part(number: int) -> str:

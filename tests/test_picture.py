@@ -10,12 +10,12 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import write_video
 from numpy.typing import NDArray
+from support import write_video
 
-from pipeline.decode import FEW, Decoder, read_video
-from pipeline.picture import HDR, INTERLACED, TURNED, fit
 from pipeline.stretch import cut_stretch, read_windows, survey
+from pipeline.video.decode import FEW, Decoder, read_video
+from pipeline.video.picture import HDR, INTERLACED, TURNED, fit
 from safe.errors import DataError
 
 both_decoders = pytest.mark.parametrize("decoder", ["decord", "pyav"])
@@ -216,7 +216,7 @@ def test_a_camcorders_clip_is_told_to_be_interlaced(shared: Path) -> None:
 
 
 def hlg_to_sdr(signal: tuple[float, float, float]) -> list[float]:
-    """BT.2100 and what pipeline/picture.py says of its rule, one pixel, in plain numbers."""
+    """BT.2100 and what pipeline/video/picture.py says of its rule, one pixel, in plain numbers."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = [v**2 / 3 if v <= 0.5 else (math.exp((v - c) / a) + b) / 12 for v in signal]
     luma = 0.2627 * scene[0] + 0.6780 * scene[1] + 0.0593 * scene[2]

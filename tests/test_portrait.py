@@ -6,15 +6,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, drawn_faces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support import ROOT, drawn_faces
 
-from pipeline.decode import Decoded, read_video
-from pipeline.face.face_table import ClipFaces
 from pipeline.face.portrait import FAR, NEAR, Portraits
+from pipeline.face.table import ClipFaces
 from pipeline.faces import locate
+from pipeline.video.decode import Decoded, read_video
 from safe.config import Faces
 from safe.params import load_config
 

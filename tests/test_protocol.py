@@ -9,16 +9,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
-from benchmarks.scale_parts.words import WORKS
 from pipeline.index import build_index
 from pipeline.manifest import read_manifest
 from safe.config import Data, Train
 from safe.params import load_config
-from safe.reading.plan import TrainPlan
-from safe.reading.shards import ShardFolder
-from safe.split import choose_rows
+from safe.shards.folder import ShardFolder
+from safe.shards.order import TrainPlan
+from safe.shards.source import LocalShards
+from safe.training.split import choose_rows
+from tools.benchmarks.scale_model import WORKS
 
 REAL = {
     "dfew": ("EmoLabel_DataSplit", "Clip/original/1.mp4"),
@@ -63,8 +64,9 @@ def dataset(
     clips, label, bucket = (np.array(rows[key].to_pylist()) for key in ("clip", "label", "bucket"))
     none = np.zeros(len(clips), np.int64)
     folder = ShardFolder(
-        root, {}, clips, label, bucket, none, none, none, none.astype(np.uint32), np.array(["a"])
-    )
+        LocalShards(root), {}, clips, label, bucket,
+        none, none, none, none.astype(np.uint32), np.array(["a"]),
+    )  # fmt: skip
     return name, folder
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.decode import read_video
 from pipeline.face.crop import crop_faces, crop_side
-from pipeline.face.detect import Detector
-from pipeline.face.look import detect_clip
+from pipeline.face.detect import Detector, detect_clip
 from pipeline.face.track import Track, choose_track
-from pipeline.quality import FLAGS, find_flags
+from pipeline.people import FLAGS, find_flags
+from pipeline.video.decode import read_video
 
 T = 16
 

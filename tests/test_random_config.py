@@ -9,10 +9,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faults.mutate import mutate
 from safe.config import Config
 from safe.errors import ConfigError
 from safe.params import load_config, parse_config
+from tools.faults.mutate import mutate
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 RAW = yaml.safe_load(PARAMS.read_text())

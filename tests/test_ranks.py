@@ -12,26 +12,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import small_config
 from safetensors.torch import load_file
-from test_gradients import LABELS, build, clips, gradients, objective
+from support import (
+    EIGHT_LABELS,
+    FCL,
+    SHORT_STEPS,
+    backward,
+    build_acl,
+    build_small,
+    eight_clips,
+    gradients,
+    small_config,
+)
 from torch import Tensor, nn
 
 from safe.errors import ConfigError, ModelError
-from safe.networks.model import Output
-from safe.reading.loader import load_batches
-from safe.reading.shards import open_shards
-from safe.train import train
-from safe.training.gradients import backward, recompute
+from safe.models.safe import Output
+from safe.shards.folder import open_shards
+from safe.shards.loader import load_batches
+from safe.training.loop import Trainer
+from safe.training.passes import recompute
 from safe.training.ranks import ALONE, Ranks, joined
-from safe.training.shared_layers import average_statistics, share_layers
-from safe.training.trainer import Trainer
-
-TINY = (
-    *("augment.crop=16", "tam.block=8", "model.stride=4", "train.batch=12", "train.epochs=5"),
-    *("train.lr=0.000005", "train.lr_min=0.000001", "runtime.workers=0"),
-)
-"""Short steps. The rate is small, since AdamW makes a whole step of a gradient's mere rounding."""
+from safe.training.train import train
 
 
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -112,7 +114,7 @@ def _normalize(ranks: Ranks, x: Tensor, recomputed: bool) -> list[Any]:
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     net = nn.Sequential(norm.double(), nn.Tanh())
-    share_layers(net, ranks, sync_bn=True)
+    ranks.share_layers(net, sync_bn=True)
     own = ranks.own(x).clone().requires_grad_()
     out = net(own)
     (out * ranks.own(x.roll(1, 0))).sum().backward()
@@ -135,7 +137,7 @@ def _average(ranks: Ranks) -> list[Any]:
     norm = nn.BatchNorm1d(2)
     norm.running_mean += ranks.rank
     norm.running_var *= 4**ranks.rank
-    average_statistics(nn.Sequential(norm), ranks)
+    ranks.average_statistics(nn.Sequential(norm))
     return [norm.running_mean.tolist(), norm.running_var.tolist()]
 
 
@@ -144,18 +146,18 @@ def test_norms_that_are_not_synchronised_share_the_mean_of_their_statistics():
 
 
 def _pull(ranks: Ranks, x: Tensor, seeds: list[int], again: bool) -> list[Any]:
-    model, acl = build().train(), objective()
+    model, acl = build_small().train(), build_acl()
     if again:
         recompute(model)
-    share_layers(model, ranks, sync_bn=True)
+    ranks.share_layers(model, sync_bn=True)
     arguments = {"precision": torch.float64, "seeds": seeds, "ranks": ranks}
-    losses, logits = backward(model, acl, ranks.own(x), LABELS, **arguments)
+    losses, logits = backward(model, acl, ranks.own(x), EIGHT_LABELS, **arguments)
     return [gradients(model, acl).numpy(), logits.numpy(), [v.item() for v in losses.values()]]
 
 
 @pytest.mark.parametrize(("seeds", "again"), [([5], False), ([5], True), ([5, 3], False)])
 def test_the_gradient_is_that_of_the_whole_batch_with_fcl_norm_and_dropout(seeds, again):
-    x = clips()
+    x = eight_clips()
     gradient, logits, losses = _pull(ALONE, x, seeds, again)
     found = on_ranks(2, _pull, x, seeds, again)
     assert np.array_equal(found[0][0], found[1][0])  # so that ranks never drift apart
@@ -168,7 +170,9 @@ def test_the_gradient_is_that_of_the_whole_batch_with_fcl_norm_and_dropout(seeds
 def _train(
     ranks: Ranks, project: Path, shards: Path, overrides: list[str], steps: int, double: bool
 ) -> Any:
-    trainer = Trainer(small_config(project, *TINY, *overrides), open_shards(shards), 1, ranks)
+    trainer = Trainer(
+        small_config(project, *SHORT_STEPS, *overrides), open_shards(shards), 1, ranks
+    )
     if double:
         trainer.model.double().register_forward_pre_hook(lambda _, given: (given[0].double(),))
         trainer.acl.double()
@@ -182,15 +186,12 @@ def _train(
     return tensors, trainer.history, rows
 
 
-FCL = ["acl.fcl=true", "acl.lambda_2=0.1", "model.dropout=0.3"]
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_thirty_steps_give_the_parameters_of_one_rank(project, shards, count):
+def test_thirty_steps_give_the_parameters_of_one_rank(project, shards):
+    count = 3
     settings = (project, shards, [*FCL, "train.select=test"], 30, False)
     expected, history, rows = _train(ALONE, *settings)
     assert len(history) == 4
-    start = Trainer(small_config(project, *TINY, *FCL), open_shards(shards), 1).tensors()
+    start = Trainer(small_config(project, *SHORT_STEPS, *FCL), open_shards(shards), 1).tensors()
     moved = [np.abs(expected[name] - value.numpy()).max() for name, value in start.items()
              if name.startswith("model/") and name.endswith("weight")]  # fmt: skip
     assert min(moved) > 4e-5  # four times what is allowed below
@@ -225,7 +226,9 @@ def _weights(
 ) -> Any:
     """Train 12 steps at the full rate, the clips within a batch in `order`; give all weights."""
     overrides = [*FCL, "model.dropout=0", "train.lr=0.001", *overrides]
-    trainer = Trainer(small_config(project, *TINY, *overrides), open_shards(shards), 1, ranks)
+    trainer = Trainer(
+        small_config(project, *SHORT_STEPS, *overrides), open_shards(shards), 1, ranks
+    )
     if order is not None:
         forward, back = trainer.model.forward, order.argsort()
         trainer.model.forward = lambda x: Output(*(part[back] for part in forward(x[order])))
@@ -243,7 +246,7 @@ def test_in_float32_at_the_full_rate_ranks_differ_from_one_no_more_than_one_from
     def distance(other: Any) -> float:
         return float(np.sqrt(np.square(one - other, dtype=np.float64).mean()))
 
-    orders = [torch.randperm(12, generator=torch.Generator().manual_seed(s)) for s in range(3)]
+    orders = [torch.randperm(12, generator=torch.Generator().manual_seed(s)) for s in range(2)]
     itself = [distance(_weights(ALONE, project, shards, [], order)) for order in orders]
     ranks = distance(on_ranks(2, _weights, project, shards, [])[0])
     own_norm = distance(on_ranks(2, _weights, project, shards, ["train.sync_bn=false"])[0])
@@ -255,7 +258,7 @@ def _run(
     ranks: Ranks, project: Path, shards: Path, out: Path, stop: int | None, *changes: str
 ) -> bool:
     places = {"shards": shards, "out": out / "model", "checkpoints": out / "checkpoints"}
-    config = small_config(project, *TINY, *FCL, "train.epochs=2", *changes)
+    config = small_config(project, *SHORT_STEPS, *FCL, "train.epochs=2", *changes)
     return train(config, fold=1, commit="none", stop_after=stop, ranks=ranks, **places)
 
 
@@ -276,9 +279,10 @@ def test_another_number_of_ranks_goes_on_from_the_checkpoint(project, shards, tm
 def test_ranks_compute_the_same_with_a_compiled_network(project, shards, tmp_path, monkeypatch):
     """With the backend that runs what was traced as it stands: a real one is slow to start."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    assert _run(ALONE, project, shards, tmp_path / "one", None)
-    both = tmp_path / "both"
-    assert on_ranks(2, _run, project, shards, both, None, "train.compile=true") == [True, True]
+    short, both = "train.epochs=1", tmp_path / "both"
+    assert _run(ALONE, project, shards, tmp_path / "one", None, short)
+    compiled = on_ranks(2, _run, project, shards, both, None, short, "train.compile=true")
+    assert compiled == [True, True]
     one, two = (load_file(p / "model" / "model.safetensors") for p in (tmp_path / "one", both))
     for name, value in one.items():
         assert torch.allclose(two[name], value, rtol=0, atol=1e-5), name
@@ -287,4 +291,4 @@ def test_ranks_compute_the_same_with_a_compiled_network(project, shards, tmp_pat
 def test_what_ranks_cannot_share_is_one_clear_line(project, shards):
     folder = open_shards(shards)
     with pytest.raises(ConfigError, match=r"12: must be a multiple .* 3 x 5$"):
-        Trainer(small_config(project, *TINY, "train.accumulate=3"), folder, 1, Ranks(0, 5))
+        Trainer(small_config(project, *SHORT_STEPS, "train.accumulate=3"), folder, 1, Ranks(0, 5))

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 from typer.testing import CliRunner
 
 from cli.app import app
@@ -12,7 +12,6 @@ from cli.reference import (
     PAGE,
     describe,
     describe_range,
-    read_keys,
     read_words,
     write_page,
     write_params,
@@ -88,18 +87,9 @@ def load(override: str) -> None:
     load_config(ROOT / "params.yaml", [override])
 
 
-def test_comments_of_several_lines_options_and_sections():
-    text = "# page\nseed: 0  # first\n\ntwo:  # about two\n  a: x  # b | c. d\n        #   e | f\n"
-    keys, sections = read_keys(text)
-    assert [(key.name, key.value, key.words) for key in keys] == [
-        ("seed", "0", "first"),
-        ("two.a", "x", "b | c. d e | f"),
-    ]
-    assert sections == {"two": "about two"}
+def test_options_that_stand_in_the_cell_beside_are_left_out():
     assert describe("b | c. d e | f", ["b", "c"]) == "d e; f"
     assert describe("b | c: d", ["b", "c"]) == "b; c: d"
-    with pytest.raises(ValueError, match="no key"):
-        read_keys("a: 1\n- b\n")
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import NOW, read_experiment, write_fold, write_shards
+from support import NOON, read_experiment, write_fold, write_half
 
+from safe.report.gather import Sources
 from safe.report.page import render_page
-from safe.report.sources import Sources
 
 CHROMIUM = Path("/usr/bin/chromium")
 VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
@@ -23,7 +23,7 @@ MEASURE = """(() => {
   const ground = getComputedStyle(document.body).backgroundColor;
   const seen = e => e.checkVisibility() && !e.closest("details:not([open])");
   const charts = [...document.querySelectorAll("svg")].filter(seen);
-  const marks = s => [...s.querySelectorAll("rect, path, line, text")].filter(
+  const marks = s => [...s.querySelectorAll("rect, path, line, circle, use, text")].filter(
     e => !e.closest("defs") && (box(e).width > 0 || box(e).height > 0));
   const painted = s => marks(s).some(e => {
     const look = getComputedStyle(e);
@@ -161,14 +161,14 @@ def views(
     write_fold(folder / "other", 1, skill=1.0, calibration=None)
     ours = read_experiment(folder)
     given = Sources(
-        shards=write_shards(folder, ours),
+        shards=write_half(folder, ours),
         reasons={"a reason of many words that goes on and on: " * 4: 3},
         defaults={"train": {"lr": 1, "epochs": 2}},
         outs=[("runs/" + "long/" * 20, "0f" * 16, 1)],
     )
     others = [read_experiment(folder / "other", "an-experiment-with-a-long-name-7f3a2b", (1,))]
     page = folder / "report.html"
-    page.write_text(render_page(ours, others, given, now=NOW), encoding="utf-8")
+    page.write_text(render_page(ours, others, given, now=NOON), encoding="utf-8")
     found, events = asyncio.run(asyncio.wait_for(drive(browser, page.as_uri()), 60))
     return found, events, page.as_uri()
 

@@ -12,15 +12,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import drawn_faces, write_at
+from support import drawn_faces, write_at
 
-from pipeline.decode import Decoded, frame_indices, read_video
 from pipeline.face.crop import CROP_RULE, crop_faces
-from pipeline.face.look import LOOK_RULE, detect_clip
+from pipeline.face.detect import LOOK_RULE, detect_clip
 from pipeline.face.preprocessing import SAMPLING_RULES
 from pipeline.face.track import TRACK_RULE, all_tracks
-from pipeline.frames import place_frames
-from pipeline.picture import PICTURE_RULE, Pictures
+from pipeline.video.decode import Decoded, frame_indices, read_video
+from pipeline.video.frames import place_frames
+from pipeline.video.picture import PICTURE_RULE, Pictures
 
 T = 16
 

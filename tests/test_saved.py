@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load, save, save_file
 
 from safe import saved
-from safe.calibration import Calibration
 from safe.errors import ModelError
-from safe.networks.build import build_model
+from safe.evaluation.calibration import Calibration
+from safe.models.registry import build_model
 from safe.saved import info_digest, load_model, read_info, save_calibrated, save_model
 from safe.taxonomy import BASIC
 
@@ -77,7 +77,7 @@ def swap(folder: Path, data: bytes) -> None:
     """Put other bytes into the place of the weights and make model.json fit."""
     path = folder / "model.safetensors"
     path.write_bytes(data)
-    about = {"sha256": saved._file_digest(path), "bytes": len(data)}
+    about = {"sha256": saved.file_digest(path), "bytes": len(data)}
     change(folder, "weights", value=about)
 
 

@@ -8,8 +8,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from safe.metrics import nll, softmax
-from safe.scaling import MOST, class_cutoffs, fit_temperature, fit_vector
+from safe.evaluation.calibrate import MOST, class_cutoffs, fit_temperature, fit_vector
+from safe.evaluation.metrics import nll, softmax
 
 K = 7
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safe.selective import augrc, aurc, risk_at, risk_coverage, threshold_for
+from safe.evaluation.metrics import augrc, aurc, risk_at, risk_coverage, threshold_for
 
 SURE = [0.9, 0.8, 0.7, 0.6, 0.5]
 WRONG = [False, True, False, False, True]

@@ -1,4 +1,4 @@
-"""Are shards complete, readable by the stock reader, and the same bytes however they are made?"""
+"""Are shards complete, of the right pixels, and the same bytes however they are made?"""
 
 import hashlib
 import io
@@ -16,19 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import webdataset
-from conftest import ROOT, write_video
+from support import ROOT, write_video
 
-from pipeline import shard
-from pipeline.decode import Decoded, frame_indices
-from pipeline.face.face_table import SCHEMA as FACES
-from pipeline.face.face_table import ClipFaces
+from pipeline.face.crop import cut_faces
 from pipeline.face.preprocessing import preprocessing
-from pipeline.face.strip import cut_faces
+from pipeline.face.table import SCHEMA as FACES
+from pipeline.face.table import ClipFaces
 from pipeline.manifest import SCHEMA as MANIFEST
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.tar import TarWriter, whole_folder
-from pipeline.tasks.engine import Failure
+from pipeline.tars import TarWriter, atomic_folder
+from pipeline.video.decode import Decoded, frame_indices
 from safe.errors import DataError
 from safe.params import load_config
 from safe.sample import decode_strip
@@ -95,7 +94,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(root: Path, out: Path, *, missing: str = "center", **options: Any) -> dict[str, int]:
-    defaults = {"settings": SHARD, "workers": 1, "deadline": 60}
+    defaults = {"settings": SHARD, "pool": Pool(deadline=60)}
     return write_shards(
         root / "manifest.parquet",
         root / "faces.parquet",
@@ -208,28 +207,6 @@ def test_a_release_crop_is_stored_whole_and_square() -> None:
     np.testing.assert_array_equal(faces[:, 0], frames[:, 0])
 
 
-def test_stock_webdataset_reads_every_sample(shards: Path) -> None:
-    files = [str(path) for path in sorted(shards.glob("*.tar"))]
-    samples = list(webdataset.WebDataset(files, shardshuffle=False))
-    statuses = {clip: status for clip, _, _, status, _ in CLIPS}
-    labels = {clip: label for clip, _, label, _, _ in CLIPS}
-    assert [s["__key__"] for s in samples] == ["00002", "00003", "00004", "00001", "00006"]
-    for sample in samples:
-        assert {name for name in sample if not name.startswith("__")} == {"jpg", "cls", "json"}
-        assert decode_strip(sample["jpg"], 32).shape == (T, 32, 32, 3)
-        key = sample["__key__"]
-        assert int(sample["cls"]) == labels[key]
-        record = json.loads(sample["json"])
-        assert record["clip"] == key
-        assert record["label"] == BASIC[labels[key]]
-        assert record["frame_index"] == frame_indices(LENGTH)
-        assert np.shape(record["box"]) == (T, 4)
-        assert len(record["score"]) == T
-        assert (record["width"], record["height"], record["fps"]) == (WIDTH, HEIGHT, 25.0)
-        expected = {"ok": [], "partial": ["partial"], "missing": ["missing"]}[statuses[key]]
-        assert record["flags"] == ("interpolated" if key == "00006" else ",".join(expected))
-
-
 def test_same_bytes_with_other_workers_folder_and_clock(
     dataset: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +217,7 @@ def test_same_bytes_with_other_workers_folder_and_clock(
     monkeypatch.setenv("TZ", "Pacific/Apia")
     out = tmp_path / "elsewhere" / "shards"
     done: list[int] = []
-    write(moved, out, workers=2, on_done=done.append)
+    write(moved, out, pool=Pool(workers=2, deadline=60), on_done=done.append)
     assert done == [2, 3, 4, 5, 6, 7]  # of 7 clips; one is left out from the start
     assert hashes(out) == hashes(shards)
     assert len(hashes(out)) == 5
@@ -257,10 +234,10 @@ def test_same_bytes_with_other_workers_folder_and_clock(
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the tasks here: what is tested is not the engine."""
 
-    def run_here(function: Any, tasks: list[Any], **_: Any) -> Iterator[Any]:
+    def run_here(pool: Pool, function: Any, tasks: list[Any], **_: Any) -> Iterator[Any]:
         yield from map(function, tasks)
 
-    monkeypatch.setattr(shard, "run_tasks", run_here)
+    monkeypatch.setattr(Pool, "run", run_here)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -276,12 +253,14 @@ def test_missing_faces_are_left_out_on_record_where_the_policy_says_drop(
 def test_a_clip_that_fails_now_is_left_out_and_does_not_end_the_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_here(function: Any, tasks: list[Any], *, fallback: Any, **_: Any) -> Iterator[Any]:
+    def run_here(
+        pool: Pool, function: Any, tasks: list[Any], *, fallback: Any, **_: Any
+    ) -> Iterator[Any]:
         assert fallback.keywords["decoder"] == "pyav"
         for task in tasks:
             yield Failure("killed after 60 s") if task.key == "00002" else fallback(task)
 
-    monkeypatch.setattr(shard, "run_tasks", run_here)
+    monkeypatch.setattr(Pool, "run", run_here)
     assert write(dataset, tmp_path / "s") == {"clips": 4, "left_out": 3, "shards": 2}
     index = json.loads((tmp_path / "s" / "index.json").read_text())
     assert index["left_out"][0] == {
@@ -299,7 +278,7 @@ def test_other_frames_than_in_the_face_table_are_not_stored(dataset: Path, tmp_p
     pq.write_table(pa.Table.from_pylist(table, FACES), stale)
     write_shards(
         dataset / "manifest.parquet", stale, dataset, tmp_path / "s",
-        settings=SHARD, faces_settings=CONFIG.faces, workers=1, deadline=60,
+        settings=SHARD, faces_settings=CONFIG.faces, pool=Pool(deadline=60),
     )  # fmt: skip
     index = json.loads((tmp_path / "s" / "index.json").read_text())
     assert index["left_out"][0]["clip"] == "00002"
@@ -308,7 +287,7 @@ def test_other_frames_than_in_the_face_table_are_not_stored(dataset: Path, tmp_p
     with pytest.raises(DataError, match=r"other clips than .* \(6 and 7\)"):
         write_shards(
             dataset / "manifest.parquet", stale, dataset, tmp_path / "s",
-            settings=SHARD, faces_settings=CONFIG.faces, workers=1, deadline=60,
+            settings=SHARD, faces_settings=CONFIG.faces, pool=Pool(deadline=60),
         )  # fmt: skip
 
 
@@ -343,7 +322,7 @@ def test_nothing_to_store_is_an_error_with_the_first_reason(dataset: Path, tmp_p
     with pytest.raises(DataError, match="no clip can be stored; the first, 00001: file missing"):
         write_shards(
             dataset / "manifest.parquet", dataset / "faces.parquet", tmp_path, tmp_path / "s",
-            settings=SHARD, faces_settings=CONFIG.faces, workers=1, deadline=60,
+            settings=SHARD, faces_settings=CONFIG.faces, pool=Pool(deadline=60),
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
@@ -392,7 +371,7 @@ def test_tar_is_what_other_tools_expect(tmp_path: Path) -> None:
 
 
 def test_whole_folder_is_empty_at_first(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "new" / "out") as folder:
+    with atomic_folder(tmp_path / "new" / "out") as folder:
         assert not list(folder.iterdir())
         assert not (tmp_path / "new" / "out").exists()
         (folder / "index.json").write_text("{}")

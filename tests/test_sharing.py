@@ -2,24 +2,23 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL, TINY
+from dvc_project import commit_all, dvc, make_repository, run, set_params, stages
 from s3 import environment, go_to
-from test_pipeline import make_repository, run, warm_env
+from support import ROOT, SMALL, TINY
 
 from cli.doctor import examine
-from cli.inspect_clip import inspect_clip
+from cli.inspect import inspect_clip
 from cli.layout import read, source
 from cli.push import push_made
 from cli.stages import run_shard
 from safe.errors import DataError
-from safe.reading.shards import open_shards
-from safe.store import Store
+from safe.shards.cache import StoredShards
+from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 
 DATA = Path("data", "synthetic")
@@ -67,53 +66,39 @@ def test_training_and_evaluating_in_clones_without_raw_clips(bucket, server, tmp
         *(f"data.{setting}" for setting in settings),
     ]
 
-    def sh(line: str, folder: Path) -> str:
-        return run(*line.split(), folder=folder, **keys)
+    def do(line: str, folder: Path, *, fails: bool = False) -> str:
+        return dvc(line, folder, fails=fails, **keys)
 
     def clone(origin: Path, name: str) -> Path:
-        sh(f"git clone -q {origin} {name}", tmp_path)
-        sh(
-            f"dvc remote modify --local store endpointurl http://127.0.0.1:{server}",
-            tmp_path / name,
-        )
+        run("git", "clone", "-q", str(origin), name, folder=tmp_path)
+        do(f"remote modify --local store endpointurl http://127.0.0.1:{server}", tmp_path / name)
         return tmp_path / name
 
-    def stages(said: str) -> list[str]:
-        return [line.split()[5] for line in said.splitlines() if line.startswith("> exec")]
-
-    (tmp_path / "maker").mkdir()
     maker = make_repository(tmp_path / "maker", *settings)
-    assert stages(sh("dvc repro shard", maker)) == ["index", "faces", "shard"]
-    sh(f"dvc remote add -d store {bucket}/dvc", maker)
-    sh(f"dvc remote modify --local store endpointurl http://127.0.0.1:{server}", maker)
-    sh("git add -A", maker)
-    sh("git commit -qm shards", maker)
-    sh("dvc push shard", maker)
+    assert stages(do("repro shard", maker)) == ["index", "faces", "shard"]
+    do(f"remote add -d store {bucket}/dvc", maker)
+    do(f"remote modify --local store endpointurl http://127.0.0.1:{server}", maker)
+    commit_all(maker)
+    do("push shard", maker)
     shutil.rmtree(raw)
 
     trainer = clone(maker, "trainer")
-    sh("dvc pull shard", trainer)
+    do("pull shard", trainer)
     assert [path.name for path in (trainer / "data" / "own").iterdir()] == ["shards"]
-    plain = subprocess.run(
-        ["dvc", "repro"], cwd=trainer, env=warm_env() | keys, capture_output=True, text=True
-    )
-    assert plain.returncode != 0
-    assert f"{raw}/clips.csv" in plain.stderr
-    said = sh("dvc exp run --allow-missing -S train.lr=0.002 eval", trainer)  # not summary: quicker
+    assert f"{raw}/clips.csv" in do("repro", trainer, fails=True)
+    said = do("exp run --allow-missing -S train.lr=0.002 eval", trainer)  # not summary: quicker
     assert stages(said) == ["train", "calibrate", "eval"]
     assert "train: fold 1, epoch 1/1" in said
     assert [path.name for path in (trainer / "data" / "own").iterdir()] == ["shards"]
     info = json.loads((trainer / "runs/own/train/fold-1/model.json").read_text())
     assert info["params"]["train"]["lr"] == 0.002
-    sh("git add -A", trainer)
-    sh("git commit -qm model", trainer)
-    sh("dvc push calibrate", trainer)
+    commit_all(trainer)
+    do("push calibrate", trainer)
 
     reader = clone(trainer, "reader")
-    sh("dvc pull shard calibrate", reader)
-    text = (reader / "params.yaml").read_text()
-    (reader / "params.yaml").write_text(text.replace("bins: 15", "bins: 10"))
-    assert stages(sh("dvc repro --allow-missing eval", reader)) == ["eval"]
+    do("pull shard calibrate", reader)
+    set_params(reader, "eval.bins=10")
+    assert stages(do("repro --allow-missing eval", reader)) == ["eval"]
     assert not (reader / "runs" / "own" / "train").exists()
     table = "runs/own/eval/fold-1/predictions.parquet"
     assert (reader / table).read_bytes() == (trainer / table).read_bytes()
@@ -140,7 +125,7 @@ def test_shard_sends_what_it_made_and_leaves_other_shards_alone(
     params, url = Path("params.yaml"), f"{bucket}/mine"
     root = f"data.root={project / 'data' / 'raw' / 'synthetic'}"
     sets = [root, *SMALL, f"runtime.shards={url}", "runtime.patience=5"]
-    store = Store(url, 5.0, workplace / "cache", 2**30)
+    store = StoredShards(url, 5.0, workplace / "cache", 2**30)
 
     run_shard(params, sets)
     assert f"push-shards: {url}: 17 sent\n" in capsys.readouterr().out

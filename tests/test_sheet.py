@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
-from safe.calibration import Calibration
 from safe.errors import ConfigError
-from safe.metrics import summarize
-from safe.sheet import FIGURES, load_sheet
+from safe.evaluation.calibration import Calibration, trust_metrics
+from safe.evaluation.metrics import summarize
+from safe.evaluation.sheet import FIGURES, load_sheet
 from safe.taxonomy import BASIC
-from safe.trust import trust_figures
 
 SHEETS = {path.stem: load_sheet(path) for path in sorted((ROOT / "experiments").glob("*.yaml"))}
 RECALLS = [f"recall.{name}" for name in BASIC]
@@ -91,7 +90,7 @@ def test_the_same_run_of_the_paper_has_the_same_figures_in_every_sheet():
 def test_figures_are_those_that_summarize_gives():
     labels = list(range(len(BASIC)))
     given = summarize([[float(i == j) for j in labels] for i in labels], labels, 15, BASIC)
-    given |= trust_figures(np.eye(7), labels, Calibration(), bins=15, resamples=1)
+    given |= trust_metrics(np.eye(7), labels, Calibration(), bins=15, resamples=1)
     assert set(FIGURES) <= given.keys()
     assert set(RECALLS) <= given.keys()
 

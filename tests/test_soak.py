@@ -1,4 +1,4 @@
-"""The soak sees what grows, and runs over the real parts; the page says what was found."""
+"""The soak sees what grows, and runs over the real parts; the pages say what was found."""
 
 import ctypes
 import json
@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import grey_ramp, write_video
+from support import grey_ramp, write_video
 
-import faults.soak
-from faults import page
-from faults.page import keep
-from faults.soak import Look, children, judge, look, soak_batches, soak_clips
-from pipeline.tasks.limits import give_back
+import tools.faults.soak
+from pipeline.pool.children import give_back
+from tools import pages
+from tools.faults.soak import Look, children, judge, look, soak_batches, soak_clips
+from tools.harness import Measured, keep, measured_table, table
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MB = 2**20
@@ -98,7 +98,7 @@ def test_memory_that_was_freed_is_given_back():
 
 @linux
 def test_a_short_soak_of_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(faults.soak, "SHARDS", [4] * 20)
+    monkeypatch.setattr(tools.faults.soak, "SHARDS", [4] * 20)
     found = soak_batches(40, tmp_path, every=2)
     assert [one.done for one in found] == list(range(2, 41, 2))
     rows, _, _ = judge("batches", found)
@@ -120,37 +120,58 @@ def test_a_short_soak_of_clips_takes_the_real_stage_with_children(tmp_path):
     assert (tmp_path / "strips.zip").is_file()
 
 
-def test_what_is_kept_becomes_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
-    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+def test_what_is_kept_becomes_a_part_of_a_page(tmp_path, monkeypatch):
     rows = [{"a|b": 12345, "c": 1.5}, {"a|b": 2, "c": "one\ntwo | three"}]
     found = {"title": "Title", "note": "A note.", "summary": ["All is well."], "rows": rows}
-    keep("fuzz-videos", found, results=tmp_path)
-    kept = json.loads((tmp_path / "fuzz-videos.json").read_text())
+    results = tmp_path / "tools/faults/results"
+    results.mkdir(parents=True)
+    keep("fuzz", found, results=results)
+    kept = json.loads((results / "fuzz.json").read_text())
     assert {name: kept[name] for name in found} == found
     assert {"date", "machine", "versions"} == kept.keys() - found.keys()
-    page.main()
-    lines = (tmp_path / "page.md").read_text().splitlines()
-    assert lines[0] == page.WORDS.read_text().splitlines()[0]
-    start = lines.index("## Title")
-    assert [line for line in lines[start:] if line][:7] == [
-        "## Title",
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    marks = "<!-- results: faults/fuzz -->\n{}<!-- end -->\nafter\n"
+    text = pages.render("before\n" + marks.format("old\n"))
+    assert text == pages.render(text)
+    lines = [line for line in text.splitlines() if line]
+    assert lines[:2] == ["before", "<!-- results: faults/fuzz -->"]
+    assert lines[2].startswith("**Title.** `python -m tools.faults.fuzz`, 20")
+    assert lines[3:] == [
         "A note.",
         "- All is well.",
         "| a\\|b | c |",
         "| --- | --- |",
         "| 12,345 | 1.5 |",
         "| 2 | one two \\| three |",
+        "<!-- end -->",
+        "after",
     ]
-    assert lines[-1].startswith("`python -m faults.fuzz`, 20")
-    assert "page.md is written" in capsys.readouterr().out
 
 
-def test_the_words_name_tests_and_runs_that_exist():
-    words = page.WORDS.read_text()
-    named = set(re.findall(r"`((?:tests|faults)/\w+\.py)`", words))
-    assert len(named) > 10
-    assert not [path for path in named if not (page.PAGE.parents[1] / path).is_file()]
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_the_pages_say_what_the_results_say_and_name_tests_and_runs_that_exist(page):
+    text = page.read_text()
+    assert pages.render(text) == text
+    assert "<!-- results:" in text
+    named = set(re.findall(r"`((?:tests|tools)/[\w/]+\.py)`", text))
+    named |= {
+        f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m (tools[\w.]+)", text)
+    }
+    assert [path for path in named if not (pages.ROOT / path).is_file()] == []
+
+
+def test_a_measured_number_is_told_with_its_bound():
+    rows = [
+        Measured("a", 1234.5, 1.0, 2.0, unit="s", most=2),
+        Measured("b", 1.0, 1.0, 1.0, least=1, most=2),
+        Measured("c", 1.0, 1.0, 1.0, least=3),
+    ]
+    assert measured_table([row.row() for row in rows]).splitlines()[2:] == [
+        "| a | 1,234 s | 1 to 2 | <= 2 | no |",
+        "| b | 1 | 1 to 1 | 1 to 2 | yes |",
+        "| c | 1 | 1 to 1 | >= 3 | no |",
+    ]
+    assert table([]) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,34 @@
 """Intervals and tests against scipy, literal sums and simulation."""
 
+import json
 import math
-import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score
+from support import EVERY_CLASS, read_experiment, write_fold
 
 from safe.errors import DataError
-from safe.metrics import confusion, summarize, uar, war
-from safe.resample import resample_figure
-from safe.statistics import (
-    Mcnemar,
-    bootstrap_interval,
+from safe.evaluation.calibration import trust_metrics
+from safe.evaluation.compare import Entry, estimates
+from safe.evaluation.intervals import (
+    intervals,
     mcnemar,
     mean_and_deviation,
-    paired_difference_interval,
     percentile_interval,
+    resampled,
+    share_interval,
 )
+from safe.evaluation.metrics import aurc, risk_at, softmax, summarize
+from safe.evaluation.predictions import read_predictions
+from safe.evaluation.summary import summarize_folds
+from safe.report.card import card_metrics
+from safe.report.results import by_class, by_set, compare, plain_metrics
+from safe.report.results import trust_metrics as shown_trust
+from safe.saved import read_info
 from safe.taxonomy import BASIC
 
 K = len(BASIC)
@@ -34,147 +42,49 @@ def draw(seed: int, clips: int, accuracy: float = 0.7) -> tuple[np.ndarray, np.n
     return labels, np.where(rng.random(clips) < accuracy, labels, wrong)
 
 
-def other(predictions: np.ndarray, seed: int) -> np.ndarray:
-    """Predictions that agree with these in three clips of four."""
-    rng = np.random.default_rng(seed)
-    return np.where(rng.random(len(predictions)) < 0.75, predictions, rng.permutation(predictions))
+@pytest.mark.parametrize(("hits", "clips"), [(0, 20), (1, 3), (27, 27), (700, 1000), (1, 1)])
+def test_the_interval_of_a_share_is_wilsons(hits, clips):
+    ends = scipy.stats.binomtest(hits, clips).proportion_ci(method="wilson")
+    right = np.arange(clips) < hits
+    assert share_interval(right) == pytest.approx((ends.low, ends.high), abs=1e-12)
+    assert share_interval(right, unit=100) == pytest.approx((100 * ends.low, 100 * ends.high))
+    assert all(math.isnan(end) for end in share_interval([]))
 
 
-def fast_uar(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """UAR from clips, not from a matrix."""
-    return np.mean([(predictions[labels == k] == k).mean() for k in np.unique(labels)])
-
-
-def test_war_interval_is_that_of_scipy():
-    labels, predictions = draw(0, 1000)
-    right = (labels == predictions).astype(float)
-    theirs = scipy.stats.bootstrap(
-        (right,), np.mean, n_resamples=20_000, batch=500, method="percentile", rng=1
-    ).confidence_interval
-    ours = bootstrap_interval(labels, predictions, war, K, resamples=20_000)
-    # an end has a standard error of 0.019 deviations; 5 of the difference of two, and one clip
-    deviation = math.sqrt(right.mean() * (1 - right.mean()) / 1000)
-    assert ours == pytest.approx(tuple(theirs), abs=5 * 0.019 * 2**0.5 * deviation + 0.001)
-    assert ours[1] - ours[0] == pytest.approx(2 * 1.96 * deviation, rel=0.05)
-
-
-def test_uar_intervals_are_those_of_resampling_clips_one_by_one():
-    labels, a = draw(1, 400)
-    b = other(a, 2)
-    rng = np.random.default_rng(3)
-    one, two = [], []
-    for _ in range(3000):
-        clips = rng.integers(0, len(labels), len(labels))
-        one.append(fast_uar(labels[clips], a[clips]))
-        two.append(one[-1] - fast_uar(labels[clips], b[clips]))
-    for values, ours in [
-        (one, bootstrap_interval(labels, a, uar, K, resamples=20_000)),
-        (two, paired_difference_interval(labels, a, b, uar, K, resamples=20_000)),
-    ]:
-        expected = np.quantile(values, [0.025, 0.975])
-        assert ours == pytest.approx(tuple(expected), abs=5 * 0.055 * np.std(values))
-
-
-def test_paired_interval_is_that_of_scipy():
-    labels, a = draw(4, 1000)
-    b = other(a, 5)
-    difference = (a == labels).astype(float) - (b == labels)
-    theirs = scipy.stats.bootstrap(
-        (difference,), np.mean, n_resamples=20_000, batch=500, method="percentile", rng=1
-    ).confidence_interval
-    ours = paired_difference_interval(labels, a, b, war, K, resamples=20_000)
-    deviation = difference.std() / math.sqrt(1000)
-    assert ours == pytest.approx(tuple(theirs), abs=5 * 0.019 * 2**0.5 * deviation + 0.001)
-
-
-def test_pairing_narrows_the_interval_and_turns_its_sign_with_the_models():
-    labels, a = draw(6, 1500)
-    b = other(a, 7)
-    low, high = paired_difference_interval(labels, a, b, uar, K)
-    swapped = paired_difference_interval(labels, b, a, uar, K)
-    assert swapped == pytest.approx((-high, -low), abs=0.3 * (high - low))
-    assert 0 < low < high
-    widths = [np.ptp(bootstrap_interval(labels, x, uar, K)) for x in (a, b)]
-    assert high - low < 0.9 * np.hypot(*widths)
-    assert paired_difference_interval(labels, a, a, uar, K) == (0, 0)
-
-
-def test_a_95_percent_interval_holds_the_true_accuracy_about_95_times_in_100():
+def test_an_interval_holds_the_true_accuracy_about_95_times_in_100():
     inside = 0
     for trial in range(300):
-        low, high = bootstrap_interval(*draw(trial, 300), war, K, resamples=400, seed=trial)
+        labels, predictions = draw(trial, 300)
+        low, high = share_interval(labels == predictions)
         inside += low <= 0.7 <= high
     assert 0.91 < inside / 300 < 0.98
 
 
-def test_level_and_resamples_do_what_they_say():
-    labels, predictions = draw(8, 500)
-    widths = [np.ptp(bootstrap_interval(labels, predictions, war, K, level=x)) for x in (0.5, 0.9)]
-    assert widths[1] / widths[0] == pytest.approx(1.645 / 0.674, rel=0.15)
-    seen = []
-    bootstrap_interval(labels, predictions, lambda m: seen.append(m.sum()) or 0.0, K, resamples=37)
-    assert seen == [500] * 37
+def test_the_interval_of_uar_is_that_of_scipy():
+    labels, predictions = draw(1, 400)
+    right = (labels == predictions).astype(float)
 
+    def uar(clips, axis):
+        y, hit = labels[clips], right[clips]
+        with np.errstate(invalid="ignore"):
+            each = [np.where(y == k, hit, 0).sum(axis) / (y == k).sum(axis) for k in range(K)]
+        return 100 * np.nanmean(each, axis=0)
 
-def test_the_seed_decides():
-    labels, predictions = draw(9, 500)
-    first = bootstrap_interval(labels, predictions, uar, K, seed=1)
-    assert first == bootstrap_interval(labels, predictions, uar, K, seed=1)
-    assert first != bootstrap_interval(labels, predictions, uar, K, seed=2)
-
-
-def test_stratified_keeps_the_clips_of_each_class_and_no_empty_cell_is_filled():
-    labels, predictions = draw(10, 60)
-    matrix = confusion(labels, predictions, K)
-    assert (matrix == 0).any()
-    drawn = {True: [], False: []}
-    for stratified, found in drawn.items():
-        bootstrap_interval(
-            labels,
-            predictions,
-            lambda m, found=found: found.append(m) or 0.0,
-            K,
-            resamples=200,
-            stratified=stratified,
-        )
-        assert not any(m[matrix == 0].any() for m in found)
-        assert np.mean(found, axis=0) == pytest.approx(matrix, abs=5 * np.sqrt(60 / 200 / 4))
-    assert all((m.sum(1) == matrix.sum(1)).all() for m in drawn[True])
-    assert any((m.sum(1) != matrix.sum(1)).any() for m in drawn[False])
-
-
-def test_stratified_also_pairs():
-    labels, a = draw(11, 300)
-    sizes = confusion(labels, a, K).sum(1)
-    seen = []
-    paired_difference_interval(
-        labels,
-        a,
-        other(a, 12),
-        lambda m: seen.append(m) or 0.0,
-        K,
-        resamples=20,
-        stratified=True,
+    theirs = scipy.stats.bootstrap(
+        (np.arange(400),), uar, n_resamples=10_000, batch=500, method="percentile", rng=1
     )
-    assert len(seen) == 40
-    assert all((m.sum(1) == sizes).all() for m in seen)
+    ours = intervals(["uar"], labels, np.eye(K)[predictions][None], bins=15)["uar"]
+    error = 5 * 0.027 * 2**0.5 * theirs.standard_error  # of the difference of two ends
+    assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=error)
+    value = summarize(np.eye(K)[predictions], labels, 15, BASIC)["uar"]
+    assert ours[0] < value < ours[1]
 
 
-def test_resamples_without_the_figure_are_left_out():
-    labels, predictions = np.array([0] * 9 + [5]), np.array([0] * 9 + [5])
-
-    def recall_5(matrix):
-        return float(matrix[5, 5] / matrix[5].sum()) if matrix[5].any() else float("nan")
-
-    assert bootstrap_interval(labels, predictions, recall_5, K) == (1, 1)
-    nowhere = bootstrap_interval(labels[:9], predictions[:9], recall_5, K)
-    assert all(math.isnan(end) for end in nowhere)
-
-
-def test_intervals_hold_the_figure_itself():
-    labels, predictions = draw(13, 2000)
-    low, high = bootstrap_interval(labels, predictions, uar, K)
-    assert low < balanced_accuracy_score(labels, predictions) < high
+def test_the_middle_95_percent_without_what_is_not_defined():
+    values = np.arange(1001.0)
+    assert percentile_interval(values) == pytest.approx((25, 975))
+    assert percentile_interval(np.append(values, [np.nan] * 500)) == pytest.approx((25, 975))
+    assert all(math.isnan(end) for end in percentile_interval(np.full(3, np.nan)))
 
 
 def draw_seeds(seed: int, clips: int, seeds: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -188,20 +98,38 @@ def draw_seeds(seed: int, clips: int, seeds: int = 3) -> tuple[np.ndarray, np.nd
     return labels, rng.normal(size=(seeds, clips, K)) + 6 * np.eye(K)[said]
 
 
-FIGURES = ["war", "uar", "ece", "nll", "brier", "recall.happy", "recall.disgust"]
+METRICS = ["war", "uar", "ece", "nll", "brier", "recall.happy", "recall.disgust"]
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_a_resampled_figure_is_that_of_summarize_on_the_clips_drawn(figure):
+def resample(metric: str, labels, logits, classes=BASIC, *, bins: int = 15, **how) -> np.ndarray:
+    return resampled([metric], labels, logits, classes, bins=bins, **how)[metric]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_resampled_metric_is_that_of_summarize_on_the_clips_drawn(metric):
     labels, logits = draw_seeds(9, 60)
-    found = resample_figure(figure, labels, logits, BASIC, bins=7, resamples=25, seed=4)
+    found = resample(metric, labels, logits, bins=7, resamples=25, seed=4)
     expected = []
     for clips in np.random.default_rng(4).integers(60, size=(25, 60)):
-        values = [summarize(z[clips], labels[clips], 7, BASIC)[figure] for z in logits]
+        values = [summarize(z[clips], labels[clips], 7, BASIC)[metric] for z in logits]
         expected.append(np.nan if values[0] is None else np.mean(values))
     assert found == pytest.approx(np.array(expected), rel=1e-12, nan_ok=True)
     assert np.nanstd(expected) > 0
-    assert np.isnan(found).any() == (figure == "recall.disgust")  # three clips in 60
+    assert np.isnan(found).any() == (metric == "recall.disgust")  # three clips in 60
+
+
+def test_resampled_risks_are_those_of_the_clips_drawn():
+    labels, logits = draw_seeds(10, 60, seeds=1)
+    for metric in ("aurc", "risk_at_80"):
+        found = resample(metric, labels, logits, resamples=25, seed=4)
+        expected = []
+        for clips in np.random.default_rng(4).integers(60, size=(25, 60)):
+            sure, wrong = softmax(logits[0]).max(1), logits[0].argmax(1) != labels
+            one = aurc(sure[clips], wrong[clips]), risk_at(sure[clips], wrong[clips], 0.8)
+            expected.append(one[metric == "risk_at_80"])
+        # a clip that was drawn twice is answered both times at once, so the cut is not as sharp
+        assert found == pytest.approx(np.array(expected), abs=0.06)
+        assert found.mean() == pytest.approx(np.mean(expected), abs=0.01)
 
 
 def test_a_confidence_on_the_edge_of_a_bin_counts_below_it_as_in_equation_12():
@@ -209,7 +137,7 @@ def test_a_confidence_on_the_edge_of_a_bin_counts_below_it_as_in_equation_12():
     logits = np.full((1, 16, K), -800.0)
     logits[0, :, 0] = 0
     logits[0, :8, 1] = 0  # right, with a confidence of exactly 1 / 2; the others wrong, with 1
-    found = resample_figure("ece", labels, logits, BASIC, bins=2, resamples=30, seed=1)
+    found = resample("ece", labels, logits, bins=2, resamples=30, seed=1)
     drawn = np.random.default_rng(1).integers(16, size=(30, 16))
     # the gaps, 1 - 1/2 and 0 - 1, are in two bins, so they do not cancel
     assert found == pytest.approx(((drawn < 8) * 0.5 + (drawn >= 8) * 1.0).mean(1), rel=1e-12)
@@ -220,7 +148,7 @@ def test_many_clips_are_resampled_in_parts_that_make_one_whole():
     right = np.random.default_rng(0).random(n) < 0.7
     labels = np.zeros(n, dtype=int)
     logits = np.eye(K)[np.where(right, 0, 1)][None]
-    found = resample_figure("war", labels, logits, BASIC, bins=15, resamples=5, seed=6)
+    found = resample("war", labels, logits, resamples=5, seed=6)
     rng = np.random.default_rng(6)
     expected = [100 * right[rng.integers(n, size=n)].mean() for _ in range(5)]
     assert found == pytest.approx(expected, rel=1e-12)
@@ -240,7 +168,7 @@ def test_resampled_uar_of_three_seeds_has_the_interval_of_scipy():
     theirs = scipy.stats.bootstrap(
         (np.arange(400),), mean_uar, n_resamples=5000, batch=500, method="percentile", rng=2
     )
-    ours = resample_figure("uar", labels, logits, BASIC, bins=15, resamples=5000)
+    ours = resample("uar", labels, logits, resamples=5000)
     interval = tuple(theirs.confidence_interval)
     error = 5 * 0.038 * 2**0.5 * theirs.standard_error  # of the difference of two ends
     assert percentile_interval(ours) == pytest.approx(interval, abs=error)
@@ -249,29 +177,21 @@ def test_resampled_uar_of_three_seeds_has_the_interval_of_scipy():
 
 def test_seeds_that_say_the_same_are_no_surer_than_one():
     labels, logits = draw_seeds(2, 300, seeds=1)
-    for figure in ("war", "ece"):
-        one, three = (
-            resample_figure(figure, labels, np.repeat(logits, s, axis=0), BASIC, bins=15)
-            for s in (1, 3)
-        )
-        assert three == pytest.approx(one, rel=1e-12)
-        assert one.std() > 0
+    metrics = ["war", "uar", "ece", "recall.happy"]
+    one, three = (
+        intervals(metrics, labels, np.repeat(logits, s, axis=0), BASIC, bins=15) for s in (1, 3)
+    )
+    assert three == {metric: pytest.approx(ends, rel=1e-12) for metric, ends in one.items()}
+    assert all(low < high for low, high in one.values())
 
 
-def test_only_clips_drawn_for_all_seeds_together_cover_the_truth():
+def test_only_the_clips_of_all_seeds_together_cover_the_truth():
     joint = apart = 0
     for trial in range(200):
         labels, logits = draw_seeds(trial, 200)
-        settings = {"bins": 15, "resamples": 300}
-        low, high = percentile_interval(
-            resample_figure("war", labels, logits, BASIC, seed=trial, **settings)
-        )
+        low, high = intervals(["war"], labels, logits, bins=15)["war"]
         joint += low <= 70 <= high
-        alone = [
-            resample_figure("war", labels, z[None], BASIC, seed=3 * trial + i, **settings)
-            for i, z in enumerate(logits)
-        ]
-        low, high = percentile_interval(np.mean(alone, axis=0))
+        low, high = share_interval((logits.argmax(2) == labels).ravel(), unit=100)
         apart += low <= 70 <= high
     assert 0.90 < joint / 200 < 0.985
     assert apart / 200 < 0.88
@@ -282,38 +202,23 @@ def test_each_class_has_a_recall_to_resample():
     logits = np.eye(K)[None].repeat(2, axis=0)
     logits[1, 3] = np.eye(K)[0]  # the second seed takes angry for happy
     for k, name in enumerate(BASIC):
-        found = resample_figure(f"recall.{name}", labels, logits, BASIC, bins=15, resamples=50)
+        found = resample(f"recall.{name}", labels, logits, resamples=50)
         assert set(found[~np.isnan(found)]) == {50.0 if k == 3 else 100.0}
 
 
 def test_errors_are_one_clear_line():
     y = np.array([0, 1, 2])
-    with pytest.raises(DataError, match="at least one clip"):
-        bootstrap_interval([], [], war, K)
-    for wrong in ([0, 1, 7], [0, 1, -1]):
-        with pytest.raises(ValueError, match=r"must be in 0\.\.6"):
-            paired_difference_interval(y, y, wrong, war, K)
-    with pytest.raises(ValueError, match="same shape"):
-        bootstrap_interval(y, y[:1], war, K)
-    with pytest.raises(ValueError, match="resamples: 0"):
-        bootstrap_interval(y, y, war, K, resamples=0)
-    for level in (0, 1, 95):
-        with pytest.raises(ValueError, match=f"level: {level}"):
-            bootstrap_interval(y, y, war, K, level=level)
     with pytest.raises(ValueError, match="one length"):
         mcnemar([True], [True, False])
-    with pytest.raises(DataError, match="at least one clip"):
-        resample_figure("war", [], np.zeros((2, 0, K)), BASIC, bins=15)
-    with pytest.raises(DataError, match="at least one clip"):
-        resample_figure("war", y, np.zeros((0, 3, K)), BASIC, bins=15)
-    for figure in ("f1", "recall.bored", "n", "happy"):
-        with pytest.raises(ValueError, match=f"figure: {figure} must be war, uar"):
-            resample_figure(figure, y, np.zeros((1, 3, K)), BASIC, bins=15)
-    for shape in ((3, K), (1, 2, K), (1, 3, K + 1)):
-        with pytest.raises(ValueError, match=r"logits must be \[seeds, 3, 7\]"):
-            resample_figure("war", y, np.zeros(shape), BASIC, bins=15)
-    with pytest.raises(ValueError, match="resamples: 0"):
-        resample_figure("war", y, np.zeros((1, 3, K)), BASIC, bins=15, resamples=0)
+    for labels, logits in (([], np.zeros((2, 0, K))), (y, np.zeros((0, 3, K)))):
+        with pytest.raises(DataError, match="at least one clip"):
+            intervals(["war"], labels, logits, bins=15)
+    for metric in ("f1", "recall.bored", "n", "happy"):
+        with pytest.raises(ValueError, match=f"metric: {metric} must be war, uar"):
+            intervals([metric], y, np.zeros((1, 3, K)), BASIC, bins=15)
+    for shape in ((3, K), (1, 2, K)):
+        with pytest.raises(ValueError, match=r"logits must be \[seeds, 3, classes\]"):
+            resample("war", y, np.zeros(shape))
 
 
 def test_mcnemar_on_a_table_worked_by_hand():
@@ -321,8 +226,8 @@ def test_mcnemar_on_a_table_worked_by_hand():
     # p = 2 * (C(7,0) + C(7,1)) / 2^7 = 16 / 128
     a = [True] * 4 + [True] * 1 + [False] * 6 + [False] * 2
     b = [True] * 4 + [False] * 1 + [True] * 6 + [False] * 2
-    assert mcnemar(a, b) == Mcnemar(only_a=1, only_b=6, p=0.125)
-    assert mcnemar(b, a) == Mcnemar(only_a=6, only_b=1, p=0.125)
+    assert mcnemar(a, b) == (1, 6, pytest.approx(0.125))
+    assert mcnemar(b, a) == (6, 1, pytest.approx(0.125))
 
 
 @settings(max_examples=60, deadline=None)
@@ -336,18 +241,15 @@ def test_mcnemar_is_the_exact_binomial_test(only_a, only_b, both):
     if n == 0:
         assert found.p == 1
         return
-    assert found.p == pytest.approx(scipy.stats.binomtest(only_a, n, 0.5).pvalue, rel=1e-9)
     terms = [math.comb(n, i) for i in range(n + 1)]
     as_rare = sum(t for t in terms if t <= terms[only_a])  # all outcomes no likelier than this
-    assert found.p == pytest.approx(as_rare / 2**n, rel=1e-12)
+    assert found.p == pytest.approx(as_rare / 2**n, rel=1e-9)
 
 
 def test_mcnemar_of_a_whole_dataset_is_quick_and_may_vanish():
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 11_697)) < 0.5
-    found = mcnemar(a, b)
-    theirs = scipy.stats.binomtest(found.only_a, found.only_a + found.only_b).pvalue
-    assert found.p == pytest.approx(theirs, rel=1e-6)
+    assert 0 < mcnemar(a, b).p < 1
     assert mcnemar(np.ones(5000, bool), np.zeros(5000, bool)).p == 0  # 2^-4999
 
 
@@ -359,30 +261,82 @@ def test_mean_and_deviation_over_seeds():
         mean_and_deviation([])
 
 
-@pytest.mark.parametrize("count", [2, 8, 11, 100])
+@pytest.mark.parametrize("count", [2, 11])
 def test_intervals_of_any_classes_one_of_them_without_clips(count):
     classes = tuple(f"class {number}" for number in range(count))
     rng = np.random.default_rng(count)
     labels = rng.integers(count - 1, size=400)
-    a, b = (np.where(rng.random(400) < 0.6, labels, rng.integers(count, size=400)) for _ in "ab")
-    figure = uar(confusion(labels, a, count))
-    low, high = bootstrap_interval(labels, a, uar, count, resamples=200)
+    predictions = np.where(rng.random(400) < 0.6, labels, rng.integers(count, size=400))
+    logits = np.eye(count)[predictions]
+    value = summarize(logits, labels, 15, classes)["uar"]
+    metrics = ["uar", f"recall.{classes[-1]}"]
+    found = intervals(metrics, labels, logits[None], classes, bins=15, resamples=200)
+    low, high = found["uar"]
     assert low < high
-    assert low - 0.05 < figure < high + 0.05  # a class of few clips is missing in some resamples
-    low, high = paired_difference_interval(labels, a, b, war, count, resamples=200)
-    assert low < (a == labels).mean() - (b == labels).mean() < high
-    logits = np.eye(count)[a][None]
-    found = resample_figure("uar", labels, logits, classes, bins=15, resamples=200)
-    assert abs(found.mean() - 100 * figure) < 5
-    absent = resample_figure(f"recall.{classes[-1]}", labels, logits, classes, bins=15)
-    assert np.isnan(absent).all()
-    with pytest.raises(ValueError, match=f"must be in 0..{count - 1}"):
-        bootstrap_interval(labels, np.full(400, count), war, count)
+    assert low - 5 < value < high + 5  # a class of few clips is missing in some resamples
+    assert all(math.isnan(end) for end in found[metrics[1]])
+    assert np.isnan(resample(metrics[1], labels, logits[None], classes, resamples=9)).all()
 
 
-def test_a_pair_of_a_hundred_classes_takes_no_million_cells():
-    tracemalloc.start()
-    labels, a, b = np.random.default_rng(0).integers(100, size=(3, 500))
-    paired_difference_interval(labels, a, b, war, 100)
-    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
-    tracemalloc.stop()
+@pytest.fixture
+def stored(tmp_path):
+    """What one evaluated and calibrated fold leaves behind, as the stages write it."""
+    write_fold(tmp_path, 1, n=120)
+    run = tmp_path / "runs/synthetic"
+    split = read_predictions(run / "eval/fold-1/predictions.parquet")
+    info = read_info(run / "calibrate/fold-1/model.json")
+    path = run / "eval/fold-1/metrics.json"
+    metrics = json.loads(path.read_text()) | summarize(split.logits, split.label, 10, BASIC)
+    metrics |= trust_metrics(split.logits, split.label, EVERY_CLASS, bins=10)
+    metrics |= {"weights": info["weights"]["sha256"], "severity": 0, "precision": "float32"}
+    path.write_text(json.dumps(metrics))
+    return tmp_path, info, metrics
+
+
+def test_a_metric_has_one_interval_wherever_it_is_shown(stored):
+    """metrics.json of the fold and of the folds, the table, the card, the page, its comparison."""
+    folder, info, of_fold = stored
+    evals, models = folder / "runs/synthetic/eval", folder / "runs/synthetic/calibrate"
+    summary = summarize_folds(
+        evals=evals, models=models, folds=[1], dataset="synthetic", bins=10, out=folder / "results"
+    )
+    card = card_metrics(evals / "fold-1", info, EVERY_CLASS)
+    split = read_predictions(evals / "fold-1" / "predictions.parquet")
+    split = replace(split, scaled=EVERY_CLASS.scaled(split.logits))
+    recalls = [f"recall.{name}" for name in BASIC]
+    plain = ["war", "uar", "ece", "nll", "brier"]
+    scaled = [f"{name}_calibrated" for name in ("ece", "nll", "brier")]
+    table = estimates(Entry({0: split}, {}), [*plain, *recalls, *scaled], bins=10)
+    experiment = read_experiment(folder, folds=(1,))
+    page = {
+        key: (one.low, one.high)
+        for key, one in plain_metrics(experiment.split, experiment.bins).items()
+    }
+    page |= {
+        f"recall.{row.name}": (row.recall.low, row.recall.high)
+        for row in by_class(experiment.split)
+    }
+    compared = compare(experiment, experiment).pairs
+    beside = dict(zip([*plain, *scaled, *recalls], compared, strict=True))
+    for key in table:
+        ends = (table[key].low, table[key].high)
+        assert (beside[key].ours.low, beside[key].ours.high) == ends
+        assert key in scaled or page[key] == ends
+        for found in (of_fold, card["plain"], card["after"]):
+            if f"{key}_low" in found:
+                assert (found[f"{key}_low"], found[f"{key}_high"]) == ends
+        if f"{key}_low" in summary:  # which is rounded
+            ours = (summary[f"{key}_low"], summary[f"{key}_high"])
+            assert ours == pytest.approx(ends, abs=6e-5)
+    before = card["before"]
+    assert (before["ece_calibrated_low"], before["ece_calibrated_high"]) == page["ece"]
+    shown = shown_trust(experiment)
+    for key in ("ece_calibrated", "coverage", "selective_risk", "risk_at_80", "aurc"):
+        unit = 100 if shown[key].unit == "%" else 1
+        for end in ("low", "high"):
+            value = of_fold[f"{key}_{end}"]
+            assert card["after"][f"{key}_{end}"] == value
+            assert summary[f"{key}_{end}"] == pytest.approx(value, abs=6e-5)
+            assert getattr(shown[key], end) == unit * value
+    covered = by_set(experiment, shown["coverage"])[-1].coverage
+    assert (covered.low, covered.high) == (shown["coverage"].low, shown["coverage"].high)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from safe.networks.stm import (
+from safe.models.safe import (
     S2AM2,
     BiLSTM,
     Conv1DClassifier,

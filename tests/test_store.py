@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,18 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, small_config
-from s3 import KEY, SECRET, environment, go_to
+from s3 import KEY, SECRET, go_to
+from support import ROOT, SMALL, call, small_config
 
 from safe.errors import ConfigError, DataError
-from safe.evaluate import evaluate
-from safe.push import push_shards
-from safe.reading.loader import load_batches
-from safe.reading.plan import TrainPlan
-from safe.reading.shards import open_shards
-from safe.reading.tar_cache import TarCache
-from safe.store import Store
-from safe.train import train
+from safe.evaluation.evaluate import evaluate
+from safe.shards.cache import StoredShards
+from safe.shards.folder import open_shards
+from safe.shards.loader import load_batches, open_tars
+from safe.shards.order import TrainPlan
+from safe.shards.push import push_shards
+from safe.training.train import train
 
 pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
 
@@ -39,7 +36,7 @@ def store(proxy, shards, tmp_path):
     bucket = "b" + "".join(c for c in tmp_path.name.lower() if c.isalnum())[:50]
     boto3.client("s3").create_bucket(Bucket=bucket)
     largest = int(open_shards(shards).index["shards"]["bytes"].max())
-    made = Store(f"s3://{bucket}/some/prefix", 30.0, tmp_path / "cache", 12 * largest)
+    made = StoredShards(f"s3://{bucket}/some/prefix", 30.0, tmp_path / "cache", 12 * largest)
     push_shards(shards, made)
     return made
 
@@ -113,7 +110,7 @@ def test_two_epochs_through_an_outage_give_the_bytes_of_local_shards(
 def test_a_store_that_is_gone_is_one_line_within_the_patience(
     project, store, proxy, tmp_path, shards
 ):
-    gone = Store(store.url, 2.0, store.cache, store.room)
+    gone = StoredShards(store.url, 2.0, store.cache, store.room)
 
     def cut(epoch: int, row: dict[str, float]) -> None:
         proxy.stop()
@@ -135,17 +132,11 @@ def test_the_command_line_ends_with_one_line_and_its_exit_code(store, proxy, tmp
     (tmp_path / "data").symlink_to(project / "data")
     sets = [*SMALL, "runtime.patience=1", f"runtime.shards={store.url}"]
     more = [word for setting in sets for word in ("-S", setting)]
-    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environment(proxy.port)}
-
-    def cli(verb: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cli", verb, *more]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-
-    done = cli("push-shards")
+    done = call("push-shards", *more, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "17 already there" in done.stdout
     proxy.stop()
-    done = cli("train")
+    done = call("train", *more, folder=tmp_path)
     assert done.returncode == DataError.exit_code
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"safe-cli: {store.url}/index.json: ")
@@ -156,13 +147,13 @@ def test_the_command_line_ends_with_one_line_and_its_exit_code(store, proxy, tmp
 def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
     """It takes connections, reads nothing and says nothing: also a body waits that is sent."""
     for name in ("_REQUEST", "_LISTING"):
-        monkeypatch.setattr(f"safe.store.{name}", 1.0)
-    monkeypatch.setattr("safe.store._SLOWEST", 2**30)
+        monkeypatch.setattr(f"safe.shards.store.{name}", 1.0)
+    monkeypatch.setattr("safe.shards.store._SLOWEST", 2**30)
     large = tmp_path / "large"
     large.write_bytes(bytes(2**24))  # more than the kernel takes for a peer that does not read
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts
         go_to(silent.getsockname()[1], monkeypatch)
-        store = Store("s3://bucket/prefix", 0.5, tmp_path / "cache", 2**30)
+        store = StoredShards("s3://bucket/prefix", 0.5, tmp_path / "cache", 2**30)
         for ask in (
             lambda: open_shards(store),
             store.sizes,
@@ -179,15 +170,15 @@ def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
 def test_a_list_of_names_that_does_not_come_is_no_empty_folder(store, proxy, shards):
     """Else a push would not see that the store holds other shards."""
     proxy.stop()
-    gone = Store(store.url, 0.5, store.cache, store.room)
+    gone = StoredShards(store.url, 0.5, store.cache, store.room)
     with pytest.raises(DataError, match=r"runtime\.patience"):
         gone.sizes()
     proxy.open = True
     assert sorted(store.sizes()) == sorted(path.name for path in shards.iterdir())
-    assert Store(f"{store.url}/nothing/here", 0.5, store.cache, store.room).sizes() == {}
+    assert StoredShards(f"{store.url}/nothing/here", 0.5, store.cache, store.room).sizes() == {}
 
 
-def batches(store: Store, *, workers: int, epochs: int = 1) -> list[torch.Tensor]:
+def batches(store: StoredShards, *, workers: int, epochs: int = 1) -> list[torch.Tensor]:
     folder = open_shards(store)
     plan = TrainPlan(folder.split(1)[0], folder.shard, batch=8, epochs=epochs, seed=3)
     return [b["faces"].clone() for b in load_batches(folder, plan, workers=workers)]
@@ -270,7 +261,7 @@ def test_a_push_keeps_out_of_others_shards_and_index_comes_last(store, shards, t
     (store / "index.json").write(tmp_path / "index.json")
     with pytest.raises(DataError, match="holds other shards"):
         push_shards(shards, store)
-    fresh = Store(f"{store.url}-2", 1.0, store.cache, store.room)
+    fresh = StoredShards(f"{store.url}-2", 1.0, store.cache, store.room)
     seen: list[set[str]] = []
     push_shards(shards, fresh, on_done=lambda count: seen.append(set(fresh.sizes())))
     assert "index.json" not in set().union(*seen[:-1])
@@ -278,14 +269,14 @@ def test_a_push_keeps_out_of_others_shards_and_index_comes_last(store, shards, t
 
 
 def test_a_cache_that_cannot_hold_a_window_says_how_much_it_must(store):
-    small = Store(store.url, 1.0, store.cache, store.room - 1)
+    small = StoredShards(store.url, 1.0, store.cache, store.room - 1)
     with pytest.raises(ConfigError, match=r"runtime\.cache = .* must be at least .* for 12 tars"):
         batches(small, workers=0)
 
 
 def test_what_is_read_stays_and_what_a_killed_process_left_is_taken_over(store):
     folder = open_shards(store)
-    cache = TarCache(folder, store)
+    cache = open_tars(folder)
     with cache.open(0) as file:
         os.utime(cache.path(0), (1, 1))  # the first to go, were it not held
         for number in range(1, len(folder.files)):
@@ -303,8 +294,7 @@ def test_what_is_read_stays_and_what_a_killed_process_left_is_taken_over(store):
 
 
 def test_waiting_for_another_process_ends_with_the_patience(store):
-    folder = open_shards(store)
-    cache = TarCache(folder, Store(store.url, 0.5, store.cache, store.room))
+    cache = open_tars(open_shards(StoredShards(store.url, 0.5, store.cache, store.room)))
     part = cache.path(0).with_suffix(".part")
     part.parent.mkdir(exist_ok=True)
     with part.open("wb") as held:
@@ -322,10 +312,10 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(tmp_path, url):
 
 def test_denied_and_missing_are_told_at_once(store):
     began = time.monotonic()
-    away = Store("s3://no-such-bucket/at-all", 60.0, store.cache, store.room)
+    away = StoredShards("s3://no-such-bucket/at-all", 60.0, store.cache, store.room)
     with pytest.raises(DataError, match="not found; `safe-cli push-shards`"):
         open_shards(away)
-    strange = Store("nosuch://bucket/at-all", 60.0, store.cache, store.room)
+    strange = StoredShards("nosuch://bucket/at-all", 60.0, store.cache, store.room)
     with pytest.raises(DataError, match=r"nosuch://.*/index\.json: fsspec does not know"):
         open_shards(strange)
     assert time.monotonic() - began < 10

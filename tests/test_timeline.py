@@ -5,31 +5,17 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
+from support import BLACK_FACE, answer, band
 
-from pipeline.quality import FLAGS
-from safe.answers import ABSTAIN, Answer, Verdict
+from pipeline.people import FLAGS
 from safe.errors import DataError
-from safe.figures import timeline
-from safe.figures.canvas import class_areas, class_looks
-from safe.figures.timeline import Band, draw_timeline, timeline_figure
+from safe.evaluation.answers import ABSTAIN, Answer, Verdict
+from safe.report import timeline
+from safe.report.canvas import class_areas, class_looks
+from safe.report.timeline import Band, draw_timeline, timeline_figure
 from safe.taxonomy import BASIC
 
 SAYS = {"classes": BASIC, "title": "a.mp4", "note": "apparent expression by m"}
-BLACK_FACE = np.zeros((8, 8, 3), np.uint8)
-
-
-def answer(start: float, name: str, *, sure: bool = True, flags=(), length: float = 2.0) -> Answer:
-    """0.7 for the class, the rest shared."""
-    chances = tuple(0.7 if each == name else 0.3 / 6 for each in BASIC)
-    verdict = Verdict(chances, name if sure else ABSTAIN, None)
-    return Answer("a.mp4", start, start + length, 1, verdict, (0, 0, 1, 1), flags)
-
-
-def band(*answers: Answer) -> Band:
-    made = Band(BLACK_FACE)
-    for each in answers:
-        made.add(each)
-    return made
 
 
 def steps(figure) -> dict[str, StepPatch]:
@@ -47,14 +33,6 @@ def at(figure, seconds: float, height: float) -> str | None:
         if 0 <= column < len(values) and baseline[column] <= height < values[column]:
             return name
     return None
-
-
-def test_every_flag_of_a_window_has_its_lane():
-    others = ("short", "few frames", "HDR", "other crops", "a flag of tomorrow")
-    made = {1: band(answer(0, "happy"), answer(2, "sad", flags=("dark", *others)))}
-    figure = timeline_figure(made, **SAYS, seconds=4)
-    shown = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert set(shown) >= {"dark", *others}
 
 
 def test_each_instant_belongs_to_the_nearest_window_and_gaps_are_blank():

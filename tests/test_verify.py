@@ -16,16 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SMALL, call, small_config
+from support import ROOT, SMALL, call, small_config
 
-from pipeline.contents import SCHEMA, write_index
-from pipeline.tar import ShardWriter
+from pipeline.tars import SCHEMA, ShardWriter, write_index
 from safe.errors import DataError
-from safe.reading.shards import open_shards
-from safe.reading.verify import verify
 from safe.sample import decode_strip, encode_strip
+from safe.shards.folder import open_shards
+from safe.shards.verify import verify
 from safe.taxonomy import BASIC
-from safe.train import train
+from safe.training.train import train
 
 SIDE = 16
 TAR = "fold1-000000.tar"
@@ -67,7 +66,7 @@ def refused(folder: Path, match: str) -> None:
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith(str(folder))
-    assert text.endswith(("make the shards anew", "`safe-cli shard` again"))
+    assert text.endswith(("make the shards again", "`safe-cli shard` again"))
     assert len(text) < 600 + len(str(folder))
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import ROOT, drawn_faces, write_at, write_video
 from numpy.typing import NDArray
+from support import ROOT, drawn_faces, write_at, write_video
 
-from pipeline.decode import FEW, Decoder, read_video
 from pipeline.faces import locate
-from pipeline.picture import HDR, INTERLACED, TURNED
-from pipeline.stretch import survey
-from pipeline.windows import SHORT, FaceWindow, Film, Gap, find_windows
+from pipeline.pool.pool import Pool
+from pipeline.stretch import Survey, survey
+from pipeline.video.decode import FEW, Decoder, read_video
+from pipeline.video.picture import HDR, INTERLACED, TURNED
+from pipeline.windows import SHORT, FaceWindow, Gap, find_windows
 from safe.errors import DataError
 from safe.params import load_config
 
@@ -28,9 +29,9 @@ def cases(shared: Path) -> Path:
     return shared / "cases" / "video"
 
 
-def ask(video: Path, *, window: float = 2.8) -> tuple[list[FaceWindow | Gap], Film]:
+def ask(video: Path, *, window: float = 2.8) -> tuple[list[FaceWindow | Gap], Survey]:
     """Return the windows of a video, and what is known of it, as `predict` has them."""
-    films: list[Film] = []
+    films: list[Survey] = []
     items = find_windows(
         video,
         faces=CONFIG.faces,
@@ -38,10 +39,8 @@ def ask(video: Path, *, window: float = 2.8) -> tuple[list[FaceWindow | Gap], Fi
         window=window,
         hop=window / 2,
         who="all",
-        workers=1,
-        deadline=60,
-        memory=4.0,
         on_film=films.append,
+        pool=Pool(workers=1, deadline=60, memory=4.0),
     )
     return list(items), films[0]
 
@@ -72,7 +71,7 @@ def test_the_frames_are_those_of_their_places(cases: Path, decoder: Decoder, nam
 
 def test_avi_with_b_frames_is_whole(cases: Path) -> None:
     items, film = ask(cases / "h264-b-avi" / "obs.avi")
-    assert film.seconds == pytest.approx(6.0)
+    assert film.end == pytest.approx(6.0)
     assert not any("partly missing" in getattr(item, "flags", ()) for item in items)
     assert not any("decoded" in getattr(item, "reason", "") for item in items)
 
@@ -82,8 +81,8 @@ def test_empty_chunks_of_an_avi_repeat_the_frame_before(cases: Path) -> None:
     assert (clip.n_frames, clip.damage) == (50, "")
     assert clip.times[-1] == pytest.approx(clip.indices[-1] * 0.12)
     items, film = ask(cases / "avi-null-frames" / "webcam.avi")
-    assert film.seconds == pytest.approx(5.9, abs=0.1)
-    assert max(item.end for item in items) <= film.seconds + 0.01
+    assert film.end == pytest.approx(5.9, abs=0.1)
+    assert max(item.end for item in items) <= film.end + 0.01
     assert not any("decoded" in getattr(item, "reason", "") for item in items)
 
 
@@ -97,7 +96,7 @@ def test_no_window_spans_a_pause_of_the_shared_case(cases: Path) -> None:
     for item in items:
         assert item is pause or item.end <= pause.start + 0.01 or item.start >= pause.end - 0.01
         assert item is pause or item.end - item.start == pytest.approx(2.8, abs=0.01)
-    assert film.seconds == pytest.approx(66, abs=0.1)
+    assert film.end == pytest.approx(66, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
@@ -127,7 +126,7 @@ def test_a_late_picture_is_on_the_players_clock(cases: Path) -> None:
     items, film = ask(cases / "picture-starts-late" / "late.mp4")
     assert film.start == pytest.approx(2.0)
     assert items[0].start == pytest.approx(2.0)
-    assert items[-1].end == pytest.approx(film.seconds) == pytest.approx(5.0)
+    assert items[-1].end == pytest.approx(film.end) == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize("late", [700, 3_100])

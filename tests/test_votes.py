@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
-from conftest import ROOT
+from support import ROOT
 
 from cli.votes import run_votes
-from pipeline.datasets.votes import FILE, read_votes
-from safe.calibration import Calibration
+from pipeline.datasets.dfew import FILE, read_votes
 from safe.errors import DataError
-from safe.metrics import softmax
-from safe.networks.build import build_model
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import softmax
+from safe.evaluation.votes import vote_figures
+from safe.models.registry import build_model
 from safe.params import load_config
 from safe.saved import save_model
 from safe.taxonomy import BASIC
-from safe.votes import vote_figures
 
 K = len(BASIC)
 

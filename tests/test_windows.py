@@ -13,24 +13,32 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, drawn_faces, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support import ROOT, drawn_faces, write_video
 
 from pipeline import stretch, windows
-from pipeline.appear import Settings, find_in_stretch, find_in_whole
-from pipeline.decode import Decoded, clip_indices, frame_indices
-from pipeline.face.face_table import ClipFaces
-from pipeline.face.strip import make_strip
+from pipeline.face.crop import make_strip
+from pipeline.face.table import ClipFaces
 from pipeline.faces import Clip, find_clip, locate
-from pipeline.listing import Listing, list_frames, rate
 from pipeline.people import People
-from pipeline.picture import Pictures
+from pipeline.pool.children import Failure
+from pipeline.pool.pool import Pool
 from pipeline.stretch import Survey, cut_stretch, read_windows, survey
-from pipeline.tasks.engine import Failure
-from pipeline.video import decoded_frames, open_video
-from pipeline.windows import FaceWindow, Film, Gap, Window, find_windows, plan
+from pipeline.video.container import decoded_frames, open_video
+from pipeline.video.decode import Decoded, clip_indices, frame_indices
+from pipeline.video.listing import Listing, list_frames, rate
+from pipeline.video.picture import Pictures
+from pipeline.windows import (
+    FaceWindow,
+    Gap,
+    Window,
+    find_in_stretch,
+    find_in_whole,
+    find_windows,
+    plan,
+)
 from safe.errors import DataError
 from safe.params import load_config
 from safe.sample import decode_strip
@@ -39,13 +47,13 @@ CONFIG = load_config(
     ROOT / "params.yaml", ["synthesize.size=96", "shard.size=48", "augment.crop=32"]
 )
 FACES, SHARD = CONFIG.faces, CONFIG.shard
-LARGEST = Settings(FACES, SHARD, "largest")
+LARGEST: dict[str, Any] = {"faces": FACES, "shard": SHARD, "who": "largest"}
 
 
 def find(video: Path, **changed: Any) -> list[FaceWindow | Gap]:
     given: dict[str, Any] = {
         "faces": FACES, "shard": SHARD, "window": 0.64, "hop": 0.32, "who": "all",
-        "workers": 1, "deadline": 60, "memory": 4.0,
+        "pool": Pool(deadline=60, memory=4.0),
     }  # fmt: skip
     return list(find_windows(video, **{**given, **changed}))
 
@@ -321,7 +329,6 @@ def check_like_a_clip(item: FaceWindow, decoded: Decoded) -> None:
     strip = make_strip(decoded, faces, source="video", settings=SHARD)
     assert item.indices == faces.frame_index
     np.testing.assert_array_equal(item.boxes, np.array(faces.box, np.float32))
-    np.testing.assert_array_equal(item.scores, np.array(faces.score, np.float32))
     assert item.strip == strip
 
 
@@ -340,7 +347,7 @@ def test_a_video_of_one_window_gives_the_strip_of_the_shard_stage(tmp_path: Path
 @pytest.mark.parametrize("count", [7, 16])
 def test_a_short_video_is_one_window_with_frames_repeated(tmp_path: Path, count: int) -> None:
     write_video(tmp_path / "a.mp4", drawn_faces(3, count))
-    ((face,),) = find_in_whole(tmp_path / "a.mp4", settings=LARGEST)
+    ((face,),) = find_in_whole(tmp_path / "a.mp4", **LARGEST)
     clip = find_clip(Clip("a.mp4", "video"), root=tmp_path, settings=FACES, strip=SHARD)
     assert face.strip == clip.strip
     assert len(plan(survey(tmp_path / "a.mp4"), window=0.64, hop=1)[0]) == 1
@@ -355,7 +362,7 @@ def test_windows_of_a_real_video_are_like_clips(shared: Path) -> None:
     groups = windows.group_windows(film, spans)
     assert groups == [spans[:3], spans[3:]]  # the last one lies off the frames of the others
     cut = [cut_stretch(path, film, [one.indices for one in group]) for group in groups]
-    found = [find_in_stretch(task, settings=LARGEST) for task in cut]
+    found = [find_in_stretch(task, **LARGEST) for task in cut]
     people = People(step=67, max_gap=4)
     items = list(windows._name(film, groups, iter(found), people=people, on_done=None))
     for item, first in zip(items, (0, 16, 32, 39), strict=True):
@@ -387,9 +394,10 @@ def test_two_faces_that_change_sides_keep_two_numbers(
 ) -> None:
     path = write_video(tmp_path / "a.mp4", two_people(76))
     monkeypatch.setattr(windows, "_SPAN", 1.0)  # several tasks: numbers go on from one to the next
-    film: list[Film] = []
+    films: list[Survey] = []
     done: list[tuple[int, int]] = []
-    items = find(path, workers=2, on_film=film.append, on_done=lambda *count: done.append(count))
+    pool = Pool(workers=2, deadline=60, memory=4.0)
+    items = find(path, pool=pool, on_film=films.append, on_done=lambda *count: done.append(count))
     assert all(isinstance(item, FaceWindow) for item in items)
     spans, _ = plan(survey(path), window=0.64, hop=0.32)
     assert [(item.start, item.face) for item in items] == [
@@ -399,7 +407,9 @@ def test_two_faces_that_change_sides_keep_two_numbers(
         middle = item.boxes[:, 1::2].mean()
         assert (middle < 120) == (item.face == 1)
         assert decode_strip(item.strip, SHARD.size).shape == (16, 48, 48, 3)
-    assert film == [Film(76, 25, 0, pytest.approx(3.04), 320, 240, 1)]
+    (film,) = films
+    assert (film.length, film.fps, film.start, film.size) == (76, 25, 0, (320, 240))
+    assert film.end == pytest.approx(3.04)
     assert done == [(i, len(spans)) for i in range(1, len(spans) + 1)]
     first, last = items[0], items[-2]
     assert first.boxes[0, 0] < 60 < 160 < last.boxes[-1, 0]

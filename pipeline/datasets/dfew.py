@@ -1,15 +1,18 @@
-"""Which clips does DFEW (or a dataset in its layout) have, and in which fold is each a test clip?
+"""DFEW, and every data set in its layout: its clips, their folds, and how ten people voted on each.
 
 Reads EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv and looks for the raw clips
-anywhere below Clip/original, or for the face frames in Clip/clip_224x224. The five test sets are
+anywhere below Clip/original, or for the face frames in Clip/clip_224x224. The test sets are
 disjoint and train(k) is everything outside test(k); both are checked, because the shards are
-written in five buckets that rely on it.
+written in buckets that rely on it.
 """
 
+import zipfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pipeline.datasets.clips import (
+from pipeline.clips import ClipStore
+from pipeline.datasets.base import (
+    Entry,
     Note,
     find_files,
     find_frame_folders,
@@ -21,20 +24,21 @@ from pipeline.datasets.clips import (
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
-from safe.store import Store
 from safe.taxonomy import BASIC
 
 CLASSES: Final = BASIC
 """DFEW's classes; its lists number them from 1 in this order."""
 
 _SPELLINGS: Final = ("single-labeled", "single_labeled")
-_VIDEOS: Final = "Clip/original"
-_STRIPS: Final = "Clip/strips"  # of the synthetic set
+_FILES: Final = {
+    "video": ("Clip/original", ".mp4", "**/"),
+    "strips": ("Clip/strips", ".jpg", ""),  # of the synthetic set
+}
 _FRAMES: Final = ("Clip/clip_224x224", "Clip/clip_224x224_16f")
 
 
 def read_clips(
-    data: Data, *, store: Store | None = None, on_note: Note | None = None
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
 ) -> list[Clip]:
     """List every clip of the test sets, in no special order.
 
@@ -44,18 +48,14 @@ def read_clips(
     """
     root = Path(data.root)
     labels, folds = _read_folds(root, data.splits)
-    if data.source == "video":
-        folder, ending = _VIDEOS, ".mp4"
-        looked_for = f"{folder}/**/<id>{ending}"
-        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
-    elif data.source == "strips":
-        folder, ending = _STRIPS, ".jpg"
-        looked_for = f"{folder}/<id>{ending}"
-        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
-    else:
+    if data.source == "frames":
         folder = next((name for name in _FRAMES if (root / name).is_dir()), _FRAMES[0])
         ending, looked_for = "", f"{folder}/<5-digit id>/*.jpg"
         found = _find_frames(root, folder, on_note)
+    else:
+        folder, ending, below = _FILES[data.source]
+        looked_for = f"{folder}/{below}<id>{ending}"
+        found = _number(find_files(root, folder, ending, store=store, on_note=on_note), root, store)
     clips = []
     for number, label in labels.items():
         missing = (f"{folder}/{number:05d}{ending}", None)
@@ -126,7 +126,9 @@ def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
     return labels
 
 
-def _number(files: dict[str, int], root: Path, store: Store | None) -> dict[int, tuple[str, int]]:
+def _number(
+    files: dict[str, int], root: Path, store: ClipStore | None
+) -> dict[int, tuple[str, int]]:
     """Return number -> path and bytes of every clip. Raises DataError if one is there twice."""
     found: dict[int, tuple[str, int]] = {}
     for path, size in sorted(files.items()):
@@ -151,3 +153,94 @@ def _find_frames(root: Path, folder: str, on_note: Note | None) -> dict[int, tup
         if number is not None and name == f"{number:05d}":
             found[number] = (path, size)
     return found
+
+
+FILE: Final = Path("Annotation", "annotation.xlsx")
+"""The votes, below data.root: seven counts, the clip's number, and the label (0 where no class has
+enough votes)."""
+
+_MOST: Final = 2**26  # bytes of it once unpacked; the release has 16,372 rows of nine numbers
+
+
+def read_votes(root: Path) -> dict[str, tuple[int, ...]]:
+    """Read the votes of every clip that has one label.
+
+    Args:
+        root: the dataset's folder.
+
+    Returns:
+        Key of the clip -> votes for each of CLASSES, in this order.
+
+    Raises:
+        DataError: one line with the row, if the file is missing, no such table, or a row is not
+            seven counts, a clip's number and a label from 0 to 7 that has the most votes.
+    """
+    path = root / FILE
+    votes: dict[str, tuple[int, ...]] = {}
+    for number, row in enumerate(_rows(path), start=1):
+        cells = [_whole(cell) for cell in row[: len(CLASSES) + 2]]
+        if number == 1 and cells[-1:] == [None]:
+            continue  # the header
+        if len(cells) < len(CLASSES) + 2 or None in cells:
+            raise DataError(
+                f"{path}: row {number} must be {len(CLASSES)} counts of votes, a clip's number, "
+                "a label"
+            )
+        *counts, clip, label = (cell or 0 for cell in cells)
+        if not 0 <= label <= len(CLASSES) or not 0 < clip <= 99_999 or min(counts) < 0:
+            raise DataError(
+                f"{path}: row {number}: a count, clip or label is out of range: {cells}"
+            )
+        if label == 0:
+            continue
+        if counts[label - 1] != max(counts):
+            raise DataError(
+                f"{path}: row {number}: label {label} has {counts[label - 1]} votes, another class "
+                f"has {max(counts)}; are the columns in the release's order?"
+            )
+        key = f"{clip:05d}"
+        if key in votes:
+            raise DataError(f"{path}: row {number}: clip {clip} is there twice")
+        votes[key] = tuple(counts)
+    return votes
+
+
+def _rows(path: Path) -> list[tuple[Any, ...]]:
+    """Return the cells of the first sheet."""
+    import openpyxl  # slow to import, and only DFEW has such a file
+
+    try:
+        with zipfile.ZipFile(path) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > _MOST:
+                raise DataError(f"{path}: unpacks to more than {_MOST >> 20} MiB")
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        return list(book.worksheets[0].iter_rows(values_only=True))
+    except FileNotFoundError as error:
+        raise DataError(f"no {FILE} in data.root {path.parents[1].absolute()}") from error
+    except (OSError, ValueError, KeyError, IndexError, SyntaxError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable xlsx table") from error
+
+
+def _whole(cell: Any) -> int | None:
+    """Return a whole number, also where the sheet holds it as text or as 3.0; None for another."""
+    try:
+        return int(cell) if float(cell) == int(float(cell)) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+SYNTHETIC: Final = Entry(  # drawn in DFEW's layout
+    read_clips, CLASSES, splits="EmoLabel_DataSplit", sources=("video", "strips")
+)
+ENTRY: Final = Entry(
+    read_clips,
+    CLASSES,
+    splits="EmoLabel_DataSplit",
+    official={  # the five test sets; fold 1 trains on 9,356 clips and tests on 2,341
+        "fold1": (489, 379, 534, 435, 294, 29, 181),
+        "fold2": (489, 379, 534, 435, 294, 29, 181),
+        "fold3": (489, 379, 534, 435, 294, 29, 180),
+        "fold4": (489, 379, 534, 434, 294, 29, 180),
+        "fold5": (489, 378, 533, 434, 293, 29, 180),
+    },
+)

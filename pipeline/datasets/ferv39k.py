@@ -1,4 +1,4 @@
-"""Which clips does FERV39k have, and which are for training, which for testing?
+"""FERV39k: its clips, for training and for testing.
 
 Reads 4_setups/All_scenes/{train,test}_All.csv (no header; "Action/Happy/0267 Happy") and looks for
 the raw clips in 0_7_LabelClips, or for the face frames in 2_ClipsforFaceCrop.
@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.clips import (
+from pipeline.clips import ClipStore
+from pipeline.datasets.base import (
+    Entry,
     Note,
     find_files,
     find_frame_folders,
@@ -18,7 +20,6 @@ from pipeline.datasets.clips import (
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
-from safe.store import Store
 from safe.taxonomy import BASIC
 
 CLASSES: Final = BASIC
@@ -32,7 +33,7 @@ _FRAMES: Final = "2_ClipsforFaceCrop"
 
 
 def read_clips(
-    data: Data, *, store: Store | None = None, on_note: Note | None = None
+    data: Data, *, store: ClipStore | None = None, on_note: Note | None = None
 ) -> list[Clip]:
     """List every clip of the two lists, in no special order.
 
@@ -74,3 +75,15 @@ def _parse(line: str, file: Path) -> tuple[str, int]:
     if name not in _LABELS or name != emotion:
         raise DataError(f"{file}: {line!r} must name one of {', '.join(_LABELS)}, twice the same")
     return f"{scene}/{emotion}/{number}", _LABELS[name]
+
+
+ENTRY: Final = Entry(
+    read_clips,
+    CLASSES,
+    splits="4_setups",
+    one_split=True,
+    official={
+        "train": (5854, 5523, 7790, 5906, 2502, 1833, 1680),
+        "test": (1473, 1393, 1958, 1487, 638, 467, 431),
+    },
+)

@@ -1,1 +1,1 @@
-"""How do the frames of a clip become a film strip of one face?"""
+"""From the frames of a clip to a film strip of one face."""

@@ -1,14 +1,15 @@
-"""What does the face look like, cut out as a square?
-
-Frames and face boxes of one clip go in, square faces come out: centred frame by frame, never
-stretched, all at one scale.
-"""
+"""Crops: the square faces of a clip, centred frame by frame, never stretched, all at one scale."""
 
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.face.table import ClipFaces
+from pipeline.video.decode import Decoded, Source
+from safe.config import Shard
+from safe.sample import encode_strip
 
 CROP_RULE: Final = "square-median-side-1"
 """Name of this file's rule in the preprocessing id; to be changed when other pixels come out."""
@@ -57,3 +58,22 @@ def centre_square(height: int, width: int) -> tuple[float, float, float, float]:
     side = min(height, width)
     x0, y0 = (width - side) / 2, (height - side) / 2
     return x0, y0, x0 + side, y0 + side
+
+
+def make_strip(decoded: Decoded, face: ClipFaces, *, source: Source, settings: Shard) -> bytes:
+    """Return the faces of a decoded clip as one JPEG, below one another."""
+    faces = cut_faces(decoded, face, source=source, settings=settings)
+    return encode_strip(faces, settings.quality, settings.chroma)
+
+
+def cut_faces(
+    decoded: Decoded, face: ClipFaces, *, source: Source, settings: Shard
+) -> NDArray[np.uint8]:
+    """Cut the faces of a decoded clip out: uint8 [T, size, size, 3], RGB.
+
+    Only a box round a detected face gets a margin: a centre square and a release's own crop do not.
+    """
+    has_face_box = source == "video" and face.status != "missing"
+    boxes = np.array(face.box, dtype=np.float32)
+    margin = settings.margin if has_face_box else 0.0
+    return crop_faces(decoded.frames, boxes, size=settings.size, margin=margin)

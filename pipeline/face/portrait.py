@@ -1,4 +1,4 @@
-"""Portrait, a face with what is around it, small: is it of the same person as another?
+"""Portraits: a face with what is around it, small, compared with another by its looks.
 
 In: frames of one video, uint8 [H, W, 3], RGB, and boxes in their pixels. Out: whether two frames
 can show one person there, or, of the whole frames, one scene. Boxes alone cannot tell: after a hard

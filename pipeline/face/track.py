@@ -1,12 +1,11 @@
-"""Which detections are the one face of the clip?
+"""Tracks: the detections of one face through a clip, and the one track that stands for it.
 
-The detections of every frame go in, one box a frame comes out: detections are linked into tracks,
-the largest and longest track is chosen, its gaps are filled, its boxes smoothed. Geometry decides,
-but for one thing: a face that looks like another person's (portrait.py) is not linked to it,
-however near it is, so no track goes on over a cut. Who wants every face of the clip gets all.
+In: the detections of every frame. Out: one box a frame: detections are linked into tracks, the
+largest and longest is chosen, its gaps are filled, its boxes smoothed. Geometry decides, but for
+one thing: a face that looks like another person's (portrait.py) is not linked to it, however near
+it is, so no track goes on over a cut. Who wants every face of the clip gets all.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -92,9 +91,7 @@ def all_tracks(
     Arguments and rules are those of choose_track.
     """
     portraits = None if frames is None else Portraits(frames)
-    links = _Links(max_gap, portraits)
-    for t, found in enumerate(detections):
-        links.add(t, found)
+    links = _Links(detections, max_gap, portraits)
     largest_first = sorted(  # of equal ones the older
         range(len(links.tracks)),
         key=lambda k: -sum(box_size(detections[t][i, :4]) for t, i in links.tracks[k].items()),
@@ -106,7 +103,11 @@ def all_tracks(
         cuts = links.taken_over(k)
         ends = None
         if portraits is not None:
-            cuts |= _other_scenes(known, len(detections), portraits)
+            cuts |= {  # it begins, ends or pauses because the whole picture becomes another
+                t
+                for t in range(1, len(detections))
+                if (t in known) != (t - 1 in known) and not portraits.one_scene(t - 1, t)
+            }
             first, last = min(faces), max(faces)
             ends = (
                 portraits.picture(first, faces[first][:4]),
@@ -117,34 +118,26 @@ def all_tracks(
     return tracks
 
 
-def _other_scenes(known: Collection[int], count: int, portraits: Portraits) -> set[int]:
-    """Return where the track begins, ends or pauses because the whole picture becomes another.
-
-    Args:
-        known: frames with a detection.
-        count: T.
-        portraits: of the frames.
-    """
-    return {
-        t
-        for t in range(1, count)
-        if (t in known) != (t - 1 in known) and not portraits.one_scene(t - 1, t)
-    }
-
-
 def _fill_in(
     faces: dict[int, NDArray[np.float32]], count: int, *, max_gap: int, smooth: float
 ) -> Track:
     """Give every one of `count` frames a box, from the detections {frame: [5]} of one face."""
-    known = np.array(sorted(faces))
+    frames, known = np.arange(count), np.array(sorted(faces))
     found = np.stack([faces[t] for t in known]).astype(np.float64)
-    boxes, held = _fill(known, found[:, :4], count, max_gap=max_gap)
+    boxes = np.stack([np.interp(frames, known, side) for side in found.T[:4]], axis=1)
+    distance = np.abs(frames[:, None] - known)
+    held = (frames < known[0]) | (frames > known[-1])
+    for before, after in pairwise(known.tolist()):
+        if after - before - 1 > max_gap:
+            held[before + 1 : after] = True
+            gap = frames[before + 1 : after]
+            boxes[gap] = found[distance[gap].argmin(axis=1), :4]  # of two as near, the earlier
     scores = np.zeros(count, dtype=np.float32)
     scores[known] = found[:, 4]
     return Track(
         boxes=smooth_boxes(boxes, sigma=smooth).astype(np.float32),
         scores=scores,
-        detected=np.isin(np.arange(count), known),
+        detected=np.isin(frames, known),
         held=held,
     )
 
@@ -163,23 +156,23 @@ def link(
         The tracks, each {frame: index of its detection in that frame}, in order of appearance. A
         detection is in exactly one of them.
     """
-    links = _Links(max_gap, portraits)
-    for t, found in enumerate(detections):
-        links.add(t, found)
-    return links.tracks
+    return _Links(detections, max_gap, portraits).tracks
 
 
 class _Links:
     """The tracks of a clip, as they grow frame by frame."""
 
-    def __init__(self, max_gap: int, portraits: Portraits | None) -> None:
-        """Begin without a track."""
+    def __init__(
+        self, detections: list[NDArray[np.float32]], max_gap: int, portraits: Portraits | None
+    ) -> None:
         self.tracks: list[dict[int, int]] = []
         self._seen: list[list[tuple[int, NDArray[np.float32]]]] = []  # of each: frame and box
         self._parted: list[tuple[int, int, int]] = []  # track, and frame and index of a stranger
         self._max_gap, self._portraits = max_gap, portraits
+        for t, found in enumerate(detections):
+            self._add(t, found)
 
-    def add(self, t: int, found: NDArray[np.float32]) -> None:
+    def _add(self, t: int, found: NDArray[np.float32]) -> None:
         """Link the detections [N, 5] of the next frame, or begin tracks with them."""
         pairs = []
         for k, seen in enumerate(self._seen):
@@ -250,32 +243,6 @@ def box_change(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, f
     size_a, size_b = box_size(a), box_size(b)
     step = np.hypot(*((a[:2] + a[2:] - b[:2] - b[2:]) / 2)) / ((size_a + size_b) / 2)
     return float(step), max(size_a / size_b, size_b / size_a)
-
-
-def _fill(
-    known: NDArray[np.int64], faces: NDArray[np.float64], count: int, *, max_gap: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Give every one of `count` frames a box; say which are a guess, as in Track.held.
-
-    Args:
-        known: [M], frames with a detection, ascending.
-        faces: [M, 4], their boxes.
-        count: T, frames of the clip.
-        max_gap: frames, the longest gap that is interpolated.
-
-    Returns:
-        boxes [T, 4], and held [T].
-    """
-    frames = np.arange(count)
-    boxes = np.stack([np.interp(frames, known, side) for side in faces.T], axis=1)
-    distance = np.abs(frames[:, None] - known)
-    held = (frames < known[0]) | (frames > known[-1])
-    for before, after in pairwise(known.tolist()):
-        if after - before - 1 > max_gap:
-            held[before + 1 : after] = True
-            gap = frames[before + 1 : after]
-            boxes[gap] = faces[distance[gap].argmin(axis=1)]  # of two as near, the earlier
-    return boxes, held
 
 
 def smooth_boxes(boxes: NDArray[np.float64], *, sigma: float) -> NDArray[np.float64]:

@@ -1,5 +1,5 @@
-"""How does an experiment become one HTML file that a browser opens without a network?
+"""What people look at: pictures, the page of an experiment, the model card.
 
-gather.py reads it, results.py and compared.py make its figures, charts.py, cells.py, curves.py and
-strips.py its pictures; page.py puts them into page.html.j2 with style.css.
+gather.py reads an experiment, results.py counts, pictures.py and contact.py draw, page.py puts all
+into one HTML file that a browser opens without a network.
 """

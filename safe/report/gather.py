@@ -1,4 +1,4 @@
-"""What did an experiment leave behind: predictions, figures, models?
+"""An experiment as its files tell it: predictions, metrics and models of its folds.
 
 Files are read through a function from path to bytes, so that an experiment may lie in a folder or
 in DVC's cache. What is missing is told in words; only without any predictions there is nothing to
@@ -9,18 +9,18 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from safe.calibration import Calibration
 from safe.errors import DataError, ModelError
-from safe.metrics import Floats, Ints, softmax
-from safe.predictions import Split, pool, read_predictions
+from safe.evaluation.calibration import Calibration
+from safe.evaluation.metrics import Floats, Ints, softmax
+from safe.evaluation.predictions import Split, pool, read_predictions
 from safe.saved import read_info
 from safe.taxonomy import Classes
 
@@ -29,11 +29,35 @@ Reader = Callable[[Path], bytes]
 
 
 @dataclass(frozen=True)
+class Sources:
+    """What the caller knows beside the folds; all may be missing."""
+
+    shards: Path | None = None
+    """The shard folder, for faces and for what was left out."""
+    faces: bool = True
+    """Whether faces may be in the page."""
+    manifest: int | None = None
+    """Clips of the manifest."""
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    """Clips of faces.parquet by status."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """Clips of faces.parquet that are not ok, by reason."""
+    defaults: Mapping[str, Any] | None = None
+    """Nested params to compare with."""
+    defaults_from: str = "params.yaml"
+    """What these are."""
+    about: Sequence[tuple[str, str]] = ()
+    """Versions, commit, machine: what and which."""
+    outs: Sequence[tuple[str, str, int]] = ()
+    """Outputs in dvc.lock: path, md5, bytes."""
+
+
+@dataclass(frozen=True)
 class Fold:
     """What is there of one fold."""
 
     split: Split = field(repr=False)
-    """The predictions of its test clips."""
+    """The predictions of its test clips; scaled is by its own calibration."""
     metrics: dict[str, Any] = field(repr=False)
     """metrics.json of the evaluation, or empty."""
     info: dict[str, Any] = field(repr=False)
@@ -53,9 +77,14 @@ class Experiment:
     folds: Mapping[int, Fold]
     missing: tuple[str, ...] = ()
 
+    @property
+    def first(self) -> Fold:
+        """The first fold, whose params, network and method of calibration are those of all."""
+        return next(iter(self.folds.values()))
+
     @cached_property
     def split(self) -> Split:
-        """The test clips of all folds."""
+        """The test clips of all folds; scaled are their logits by each fold's calibration."""
         return pool([fold.split for fold in self.folds.values()])
 
     @property
@@ -70,54 +99,68 @@ class Experiment:
         return np.repeat(np.array(list(self.folds), dtype=np.int64), counts)
 
     @cached_property
-    def scaled(self) -> Floats:
-        """float64 [n, K], the logits of each fold after its calibration."""
-        return np.concatenate(
-            [fold.calibration.scaled(fold.split.logits) for fold in self.folds.values()]
-        )
-
-    @cached_property
     def probabilities(self) -> Floats:
         """float64 [n, K], calibrated where there is a calibration."""
-        return softmax(self.scaled)
+        return softmax(np.asarray(self.split.scaled))
 
     @cached_property
     def sets(self) -> NDArray[np.bool_] | None:
         """Which classes are in each clip's prediction set, bool [n, K]; None without a level."""
-        if self.calibration.level is None:
-            return None
-        return self._per_fold(Calibration.sets)
+        return None if self.calibration.level is None else self._per_fold(Calibration.sets)
 
     @cached_property
     def abstains(self) -> NDArray[np.bool_]:
         """Which clips get no decision, bool [n]."""
         return self._per_fold(Calibration.abstains)
 
+    def _per_fold(self, ask: Callable[[Calibration, Floats], Any]) -> NDArray[np.bool_]:
+        """Ask the calibration of each fold about the probabilities of its clips."""
+        parts = [
+            ask(fold.calibration, self.probabilities[self.fold_of == number])
+            for number, fold in self.folds.items()
+        ]
+        return np.concatenate(parts)
+
     @property
     def calibration(self) -> Calibration:
         """That of the first fold: method, level and risk are those of all."""
-        return next(iter(self.folds.values())).calibration
+        return self.first.calibration
 
     @property
     def calibrated(self) -> bool:
         """Whether the logits are scaled."""
         return any(fold.calibration.method != "none" for fold in self.folds.values())
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """The architecture, as model.json gives it; empty without one."""
+        return _mapping(self.first.info.get("architecture"))
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of a clip, as model.json gives them; None without one."""
+        found: int | None = self.first.info.get("frames")
+        return found
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that the model was trained on."""
+        names = (fold.info.get("dataset") for fold in self.folds.values())
+        return next((str(name) for name in names if name), "a dataset that is not known")
+
     @cached_property
     def params(self) -> dict[str, Any]:
         """Section to key to value, as trained, and of `eval` what the evaluation says it did."""
-        first = next(iter(self.folds.values()))
-        params = first.info.get("params")
-        params = dict(params) if isinstance(params, dict) else {}
-        done = {key: first.metrics[key] for key in _EVALUATED if key in first.metrics}
+        params, metrics = dict(_mapping(self.first.info.get("params"))), self.first.metrics
         if isinstance(params.get("eval"), dict):
-            params["eval"] = {**params["eval"], **done}
+            done = {key: metrics[key] for key in _EVALUATED if key in metrics}
+            params["eval"] = params["eval"] | done
         return params
 
     @property
     def bins(self) -> int:
         """Bins of the ECE."""
-        bins = _mapping(self.params.get("eval", {})).get("bins")
+        bins = _mapping(self.params.get("eval")).get("bins")
         return bins if isinstance(bins, int) and bins > 0 else 15
 
     @property
@@ -135,16 +178,8 @@ class Experiment:
         counts = [fold.metrics.get("n_left_out") for fold in self.folds.values()]
         return None if None in counts else sum(int(count or 0) for count in counts)
 
-    def _per_fold(self, ask: Callable[[Calibration, Floats], Any]) -> NDArray[np.bool_]:
-        """Ask the calibration of each fold about the probabilities of its clips."""
-        parts = [
-            ask(fold.calibration, self.probabilities[self.fold_of == number])
-            for number, fold in self.folds.items()
-        ]
-        return np.concatenate(parts)
 
-
-_EVALUATED = ("perturb", "severity", "precision")
+_EVALUATED: Final = ("perturb", "severity", "precision")
 
 
 def gather(
@@ -180,7 +215,8 @@ def gather(
         info = _read_model(read, [folder / f"fold-{number}" for folder in models])
         if not info:
             missing.append(f"Fold {number} has no model.json: its params and curves are not known.")
-        found[number] = Fold(split, metrics, info)
+        scaled = Calibration.from_info(info).scaled(split.logits)
+        found[number] = Fold(replace(split, scaled=scaled), metrics, info)
     if not found:
         raise DataError(
             f"{name}: no predictions of fold {', '.join(map(str, folds))} in {evals}; "

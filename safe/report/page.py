@@ -1,39 +1,41 @@
-"""How do figures, charts and words become one page that needs nothing else?
+"""The page of an experiment: one HTML file of words, tables and pictures that needs nothing else.
 
 The page has no script, and its Content-Security-Policy forbids every request: styles are allowed by
-their hash, pictures as data. What comes from data is escaped by Jinja and by markupsafe.
+their hash, pictures as data or as SVG in the page itself. What comes from data is escaped by Jinja
+and by inline(). Shapes: n clips, K classes.
 """
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import simplejpeg
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
-from safe.figures import canvas
-from safe.figures.embedding import choose_clips, silhouette, tsne
-from safe.metrics import Floats
-from safe.report import charts, sources
-from safe.report.cells import attention_chart, bars_chart, class_keys, interval_cell
-from safe.report.compared import Comparison, compare
-from safe.report.curves import charts_together, trust_charts
-from safe.report.gather import Experiment
-from safe.report.results import (
-    by_class,
-    by_fold,
-    by_set,
-    confusion_rows,
-    plain_figures,
-    trust_figures,
+from safe.errors import DataError
+from safe.evaluation.metrics import COVERAGE_SHOWN, Floats, ece, reliability, risk_coverage
+from safe.report import results
+from safe.report.canvas import MANY, class_looks
+from safe.report.contact import chances_column, windows_strip
+from safe.report.gather import Experiment, Sources
+from safe.report.inline import colour_rules, inline
+from safe.report.pictures import (
+    choose_clips,
+    class_key,
+    curves_column,
+    embedding_column,
+    reliability_column,
+    silhouette,
+    tsne,
 )
-from safe.report.sources import Sources
-from safe.report.strips import SIDE, Case, choose, read_strips
-from safe.taxonomy import Classes
+from safe.shards.folder import ShardFolder
+from safe.shards.loader import ClipReader
 
 CASES: Final = 6
 """Clips shown of each kind."""
@@ -41,17 +43,13 @@ CASES: Final = 6
 EMBEDDED: Final = 800
 """Clips of the embedding's picture at most: a t-SNE of these takes some seconds."""
 
+SIDE: Final = 64
+"""Pixels of a face in the picture; 16 of them take some 25 KB. The page shows them smaller."""
 
-_ON_DARK: Final = {
-    canvas.ORANGE: canvas.ORANGE,
-    canvas.BLUE: "#3f97d6",
-    canvas.BLACK: "#f2f2f2",
-    canvas.RED: "#f0813a",
-    canvas.SKY: "#8fd0f5",
-    canvas.GREEN: "#2cc296",
-    canvas.PURPLE: "#d98fb8",
-}
-"""Colours of classes on a dark ground, where they were chosen by eye."""
+QUALITY: Final = 82
+
+_BARS: Final = 11
+"""Classes whose probabilities are shown of a clip."""
 
 
 def render_page(
@@ -66,7 +64,7 @@ def render_page(
         now: the time to be shown.
 
     Returns:
-        HTML, some 100 KB, and 20 KB for each clip that is shown.
+        HTML, some 200 KB, and 20 KB for each clip that is shown.
     """
     environment = Environment(
         loader=PackageLoader("safe.report", ""),
@@ -75,110 +73,147 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = _style(experiment.classes)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    every, changed = sources.params(experiment, given)
-    cost, cost_note = sources.cost(experiment)
+    sheet = files("safe.report").joinpath("style.css").read_text(encoding="utf-8")
+    style = f"\n{colour_rules()}{sheet}"
+    every, changed = results.params(experiment, given)
+    cost, cost_note = results.cost(experiment)
+    looks = class_looks(experiment.classes).values()
     return environment.get_template("page.html.j2").render(
         experiment=experiment,
         classes=experiment.classes,
-        many=len(experiment.classes) > canvas.MANY,
-        dataset=_dataset(experiment),
+        many=len(experiment.classes) > MANY,
         title=_title(experiment),
         style=Markup(style),
-        digest=digest,
+        digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         now=now,
         given=given,
-        history=_histories(experiment),
         params=every,
         changed=changed,
         cost=cost,
         cost_note=cost_note,
-        interval_cell=interval_cell,
-        class_keys=class_keys(experiment.classes),
-        comparisons=[_comparison(experiment, other, i) for i, other in enumerate(others)],
-        together=charts_together(experiment, others),
-        **_results(experiment),
-        **trust_charts(experiment),
+        class_keys=[
+            inline(class_key(look), f"key-{k}", class_="key") for k, look in enumerate(looks)
+        ],
+        comparisons=[_comparison(experiment, other) for other in others],
+        together=_together(experiment, others) if others else None,
+        history=_history(experiment),
+        **_metrics(experiment),
+        **_calibration(experiment),
         **_embedding(experiment),
-        **_cases(experiment, given),
+        **_clips(experiment, given),
     )
-
-
-def _style(classes: Classes) -> str:
-    """Return the style sheet, the colours of all figures before it as custom properties.
-
-    After it those of the classes, k0 being the first: a name may hold what CSS does not allow.
-    """
-    named = {name: getattr(canvas, name.upper()) for name in ("blue", "red", "green", "orange")}
-    named |= {"sky": canvas.SKY, "purple": canvas.PURPLE}
-    colours = "".join(f"--{name}:{colour};" for name, colour in named.items())
-    sheet = files("safe.report").joinpath("style.css").read_text(encoding="utf-8")
-    looks = [colour for colour, _ in canvas.class_looks(classes).values()]
-    marks = "".join(f".k{k}{{--c:{colour}}}" for k, colour in enumerate(looks))
-    dark = "".join(f".k{k}{{--c:{_on_dark(colour)}}}" for k, colour in enumerate(looks))
-    dark = f"@media screen and (prefers-color-scheme: dark){{{dark}}}"
-    return f"\n:root{{{colours}}}\n{sheet}{marks}\n{dark}\n"
-
-
-def _on_dark(colour: str) -> str:
-    """Return a colour #rrggbb as it is on a dark ground: the lighter the darker it is."""
-    if found := _ON_DARK.get(colour):
-        return found
-    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    light = sum(w * part for w, part in zip((0.21, 0.72, 0.07), parts, strict=True)) / 255
-    white = max(0.0, 0.55 - light)
-    return "#" + "".join(f"{round(part + white * (255 - part)):02x}" for part in parts)
-
-
-def _dataset(experiment: Experiment) -> str:
-    """Name the dataset that the model was trained on."""
-    return next(
-        (str(name) for fold in experiment.folds.values() if (name := fold.info.get("dataset"))),
-        "a dataset that is not known",
-    )
-
-
-def _architecture(experiment: Experiment) -> dict[str, Any]:
-    """The network, as model.json of the first fold gives it; empty without one."""
-    found: dict[str, Any] = next(iter(experiment.folds.values())).info.get("architecture", {})
-    return found
-
-
-def _frames(experiment: Experiment) -> int | None:
-    """Frames of a clip, as model.json of the first fold gives them; None without one."""
-    found: int | None = next(iter(experiment.folds.values())).info.get("frames")
-    return found
 
 
 def _title(experiment: Experiment) -> str:
     """Say which model on which dataset."""
-    network = _architecture(experiment).get("name", experiment.name)
+    network = experiment.network.get("name", experiment.name)
     if network == "safe":
-        network = f"SAFE ({_architecture(experiment).get('backbone')} backbone)"
-    return f"{network} on {_dataset(experiment)}"
+        network = f"SAFE ({experiment.network.get('backbone')} backbone)"
+    return f"{network} on {experiment.dataset}"
 
 
-def _results(experiment: Experiment) -> dict[str, Any]:
-    """The figures, by class and by fold, and the confusion matrix."""
-    plain, trust = plain_figures(experiment), trust_figures(experiment)
-    calibrated = ("ece_calibrated",) if experiment.calibrated else ()
-    shown = [plain["war"], plain["uar"], plain["ece"], *(trust[key] for key in calibrated)]
-    shown += [trust["aurc"], trust["risk_at_80"]]
-    if experiment.sets is not None:
-        shown.append(trust["coverage"])
-    if experiment.abstains.any():
-        shown.append(trust["answered"])
+def _metrics(experiment: Experiment) -> dict[str, Any]:
+    """The metrics, those of the headline, and by class, fold and set."""
+    plain = results.plain_metrics(experiment.split, experiment.bins)
+    trust = results.trust_metrics(experiment)
+    shown = [plain["war"], plain["uar"], plain["ece"]]
+    keys = {
+        "ece_calibrated": experiment.calibrated,
+        "aurc": True,
+        "risk_at_80": True,
+        "coverage": experiment.sets is not None,
+        "answered": experiment.abstains.any(),
+    }
     return {
         "plain": plain,
         "trust": trust,
-        "headline": shown,
-        "by_class": by_class(experiment),
-        "by_fold": by_fold(experiment),
-        "confusion": (matrix := confusion_rows(experiment)),
-        "absent": [row["name"] for row in matrix if not row["clips"]],
-        "sets": by_set(experiment, trust["coverage"]),
+        "headline": shown + [trust[key] for key, there in keys.items() if there],
+        "by_class": results.by_class(experiment.split),
+        "by_fold": results.by_fold(experiment),
+        "sets": results.by_set(experiment, trust["coverage"]),
     }
+
+
+def _comparison(experiment: Experiment, other: Experiment) -> dict[str, Any]:
+    """A comparison, with the scales of its small charts by unit."""
+    found = results.compare(experiment, other)
+    scales: dict[str, tuple[float, float]] = {}
+    for pair in found.pairs:
+        ends = (pair.difference.low, pair.difference.high, pair.difference.value)
+        most = max(abs(end) for end in ends if end is not None)
+        unit = pair.difference.unit
+        wide = max(most * 1.1, scales.get(unit, (0.0, 1e-9))[1])
+        scales[unit] = (-wide, wide)
+    return {"found": found, "scales": scales}
+
+
+# Confidence and error
+
+
+def _calibration(experiment: Experiment) -> dict[str, Any]:
+    """Reliability diagrams and risk by coverage, before and after calibration."""
+    before, after = experiment.split.probabilities, experiment.probabilities
+    diagrams = [_reliability(experiment, "reliability-before", "Before calibration", before)]
+    risks = {"before": before, "after": after} if experiment.calibrated else {"": before}
+    if experiment.calibrated:
+        diagrams.append(_reliability(experiment, "reliability-after", "After calibration", after))
+    wrong = after.argmax(axis=1) != experiment.split.label
+    answered, mark = ~experiment.abstains, None
+    if answered.any() and not answered.all():
+        mark = (100 * float(answered.mean()), 100 * float(wrong[answered].mean()), "decisions")
+    curves = {name: _risk(p, experiment) for name, p in risks.items()}
+    return {"reliability": diagrams, "risk": _risks("risk", curves, mark)}
+
+
+def _together(experiment: Experiment, others: Sequence[Experiment]) -> dict[str, Any]:
+    """Curves of all experiments in one chart, and their reliability diagrams on one scale."""
+    every = [experiment, *others]
+    return {
+        "risk": _risks("risk-all", {one.name: _risk(one.probabilities, one) for one in every}),
+        "reliability": [
+            _reliability(
+                one,
+                f"reliability-of-{i}",
+                f"{one.name}{', calibrated' if one.calibrated else ''}",
+                one.probabilities,
+            )
+            for i, one in enumerate(every)
+        ],
+    }
+
+
+def _reliability(experiment: Experiment, name: str, title: str, p: Floats) -> dict[str, Any]:
+    """A reliability diagram of probabilities [n, K], with its ECE."""
+    label, bins = experiment.split.label, experiment.bins
+    rows = reliability(p, label, bins)
+    told = "; ".join(f"confidence {c:.2f}, accuracy {a:.2f}, {n} clips" for c, a, n in rows)
+    chart = inline(reliability_column(p, label, bins), name, title, f"By bin: {told}.")
+    return {"title": title, "chart": chart, "ece": results.Metric("ECE", ece(p, label, bins))}
+
+
+def _risk(p: Floats, experiment: Experiment) -> tuple[Floats, Floats]:
+    """Coverage and risk in percent, of probabilities [n, K]."""
+    coverage, risk = risk_coverage(p.max(axis=1), p.argmax(axis=1) != experiment.split.label)
+    return 100 * coverage, 100 * risk
+
+
+def _risks(
+    name: str,
+    curves: Mapping[str, tuple[Floats, Floats]],
+    mark: tuple[float, float, str] | None = None,
+) -> Markup:
+    surest = 100 * COVERAGE_SHOWN
+    told = "; ".join(
+        f"{title or 'error'}: {risk[-1]:.1f} % of all clips, "
+        f"{np.interp(surest, coverage, risk):.1f} % of the {surest:.0f} % surest"
+        for title, (coverage, risk) in curves.items()
+    )
+    x_label = "clips answered, surest first (%)"
+    figure = curves_column(curves, x_label, "error (%)", x_range=(0, 100), mark=mark)
+    return inline(figure, name, "Error by coverage", f"Share of errors: {told}.")
+
+
+# Embedding and training
 
 
 def _embedding(experiment: Experiment) -> dict[str, Any]:
@@ -186,40 +221,116 @@ def _embedding(experiment: Experiment) -> dict[str, Any]:
 
     Of one fold, since each fold has a network of its own and its embedding other axes.
     """
-    number, fold = next(iter(experiment.folds.items()))
-    split = fold.split
+    number, split = next(iter(experiment.folds)), experiment.first.split
     rows = choose_clips(split.label, EMBEDDED, seed=0)
     points, label = split.embedding[rows], split.label[rows]
     if len(rows) < 4 or not np.isfinite(points).all():
         return {"embedding": None}
+    counts = np.bincount(label, minlength=len(split.classes)).tolist()
+    told = ", ".join(f"{n} {name}" for name, n in zip(split.classes, counts, strict=True) if n)
+    figure = embedding_column(tsne(points, 0), label, split.classes)
     title = f"Embedding of {len(rows)} test clips of fold {number}, by t-SNE"
     return {
         "embedding": {
             "fold": number,
             "clips": len(rows),
-            "counts": np.bincount(label, minlength=len(split.classes)).tolist(),
+            "counts": counts,
             "silhouette": silhouette(points, label),
-            "chart": charts.scatter_chart(
-                "embedding", title, tsne(points, 0), label, split.classes
-            ),
+            "chart": inline(figure, "embedding", title, f"{len(label)} clips: {told}."),
         }
     }
 
 
-def _histories(experiment: Experiment) -> dict[int, list[Markup]]:
+_CURVES: Final = (
+    ("Loss", "", {"loss": "total", "ce": "CE", "logit": "CAL", "feature": "FCL"}),
+    (
+        "Accuracy in training",
+        "%",
+        {
+            "train_war": "train WAR",
+            "train_uar": "train UAR",
+            "select_war": "select WAR",
+            "select_uar": "select UAR",
+        },
+    ),
+    ("Learning rate", "", {"lr": ""}),
+)
+"""Title, unit and columns of the history of a training."""
+
+
+def _history(experiment: Experiment) -> dict[int, list[Markup]]:
     """The training curves of the first fold that has some."""
     for number, fold in experiment.folds.items():
-        if fold.info.get("history"):
-            return {number: charts.history_charts(fold.info["history"])}
+        if history := fold.info.get("history"):
+            charts = [_curves(history, *panel) for panel in _CURVES]
+            return {number: [chart for chart in charts if chart]}
     return {}
 
 
-def _cases(experiment: Experiment, given: Sources) -> dict[str, Any]:
+def _curves(
+    history: Sequence[Mapping[str, float]], title: str, unit: str, columns: Mapping[str, str]
+) -> Markup | None:
+    epochs = np.arange(1.0, len(history) + 1)
+    curves = {
+        name: (epochs, np.array([row[key] for row in history], dtype=np.float64))
+        for key, name in columns.items()
+        if all(key in row for row in history)
+    }
+    if not curves:
+        return None
+    label = f"{title.lower()} ({unit})" if unit else title.lower()
+    figure = curves_column(curves, "epoch", label, y_top=100 if unit else None)
+    told = "; ".join(f"{k or title} from {y[0]:.4g} to {y[-1]:.4g}" for k, (_, y) in curves.items())
+    name = f"history-{title.split()[0].lower()}"
+    return inline(figure, name, title, f"Over {len(epochs)} epochs: {told}.")
+
+
+# Clips: those that the model is most sure about and wrong, and those that it is least sure about
+
+
+class Case(NamedTuple):
+    """One clip that is shown."""
+
+    row: int
+    """Position in the experiment's split."""
+    clip: str
+    label: str
+    decision: str | None
+    """The class that is decided for; None: the model abstains."""
+    likeliest: str
+    sure: float
+    """Highest probability, in percent."""
+
+
+def choose(experiment: Experiment, count: int) -> tuple[list[Case], list[Case]]:
+    """Find `count` clips, or fewer, that are wrong most surely, and as many doubtful ones.
+
+    Confidence is the highest probability, calibrated where there is a calibration.
+
+    Returns:
+        The wrong ones, the surest first; the doubtful ones, the least sure first. No clip is in
+        both.
+    """
+    split, p = experiment.split, experiment.probabilities
+    confidence, said = p.max(axis=1), p.argmax(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    worst = [int(i) for i in order if said[i] != split.label[i]][:count]
+    doubtful = [int(i) for i in order[::-1] if i not in worst][:count]
+
+    def case(row: int) -> Case:
+        likeliest = split.classes[said[row]]
+        decision = None if experiment.abstains[row] else likeliest
+        label = split.classes[split.label[row]]
+        return Case(row, split.clip[row], label, decision, likeliest, 100 * float(confidence[row]))
+
+    return [case(row) for row in worst], [case(row) for row in doubtful]
+
+
+def _clips(experiment: Experiment, given: Sources) -> dict[str, Any]:
     """The clips that are shown, with faces where they may be and are at hand."""
-    data = sources.data(given)
+    data, frames = results.data(given), experiment.frames
     groups = choose(experiment, CASES)
     strips = {}
-    frames = _frames(experiment)
     if given.faces and data.folder is not None and frames in (None, data.folder.frames):
         strips = read_strips(data.folder, [case.clip for group in groups for case in group])
     titles = ("Most confident and wrong", "Most doubtful")
@@ -228,52 +339,79 @@ def _cases(experiment: Experiment, given: Sources) -> dict[str, Any]:
         "frames": data.folder.frames if data.folder else frames,
         "side": SIDE,
         "cases": [
-            (title, [_case(experiment, case, strips) for case in group])
+            (title, [_case(experiment, case, strips.get(case.clip)) for case in group])
             for title, group in zip(titles, groups, strict=True)
         ],
     }
 
 
-def _case(experiment: Experiment, case: Case, strips: dict[str, str]) -> dict[str, Any]:
+def _case(experiment: Experiment, case: Case, strip: str | None) -> dict[str, Any]:
     """What the page shows of a clip."""
-    weights = experiment.split.attention[case.row]
-    sets, classes = experiment.sets, experiment.classes
-    inside = [True] * len(classes) if sets is None else sets[case.row].tolist()
+    sets, classes, chances = experiment.sets, experiment.classes, experiment.probabilities[case.row]
+    inside = np.ones(len(classes), np.bool_) if sets is None else sets[case.row]
+    bars = chances_column(chances, classes, classes.index(case.label), inside, most=_BARS)
+    likeliest = np.argsort(-chances, kind="stable")[:_BARS]
+    told = ", ".join(f"{classes[k]} {100 * chances[k]:.0f} %" for k in likeliest)
     return {
         "about": case,
         "fold": int(experiment.fold_of[case.row]),
-        "strip": strips.get(case.clip),
-        "attention": _attention(f"attention-{case.row}", weights, experiment),
-        "bars": bars_chart(
-            f"chances-{case.row}",
-            experiment.probabilities[case.row].tolist(),
-            classes,
-            true=classes.index(case.label),
-            inside=inside,
-        ),
+        "strip": strip,
+        "attention": _attention(experiment, case.row),
+        "bars": inline(bars, f"chances-{case.row}", "Probabilities", told, class_="bars"),
         "set": None if sets is None else [classes[k] for k in np.flatnonzero(inside)],
     }
 
 
-def _attention(name: str, weights: Floats, experiment: Experiment) -> Markup | None:
-    """Windows under their frames; None for a rival, whose attention is not over windows of ours."""
-    network, frames = _architecture(experiment), _frames(experiment)
+def _attention(experiment: Experiment, row: int) -> Markup | None:
+    """Windows under their frames; None for a network whose attention is not over such windows."""
+    weights, network, frames = (
+        experiment.split.attention[row],
+        experiment.network,
+        experiment.frames,
+    )
     window, stride = network.get("window"), network.get("stride")
     if network.get("name") != "safe" or not (isinstance(window, int) and isinstance(stride, int)):
         return None
     if frames is None or stride < 1 or (len(weights) - 1) * stride + window > frames:
         return None
-    return attention_chart(name, weights.tolist(), window=window, stride=stride, frames=frames)
+    told = ", ".join(
+        f"frames {w * stride + 1} to {w * stride + window}: {100 * weight:.0f} %"
+        for w, weight in enumerate(weights)
+    )
+    figure = windows_strip(weights, window, stride, frames)
+    return inline(figure, f"attention-{row}", "Attention over windows", told, class_="attention")
 
 
-def _comparison(experiment: Experiment, other: Experiment, place: int) -> dict[str, Any]:
-    """A comparison, with the scales of its small charts by unit."""
-    found: Comparison = compare(experiment, other)
-    scales: dict[str, tuple[float, float]] = {}
-    for pair in found.pairs:
-        ends = (pair.difference.low, pair.difference.high, pair.difference.value)
-        most = max(abs(end) for end in ends if end is not None)
-        unit = pair.difference.unit
-        wide = max(most * 1.1, scales.get(unit, (0.0, 1e-9))[1])
-        scales[unit] = (-wide, wide)
-    return {"found": found, "scales": scales, "place": place}
+def read_strips(folder: ShardFolder, clips: Sequence[str]) -> dict[str, str]:
+    """Read the faces of clips, checked as a training reads them: clip to a picture as data: URI.
+
+    A clip that is not in the shards any more, or cannot be read, is left out. Faces are biometric
+    data: a page with them is to be kept as the clips are.
+    """
+    found = {}
+    reader = ClipReader(folder)
+    size = folder.face_size
+    faces = np.empty((1, folder.frames, size, size, 3), dtype=np.uint8)
+    try:
+        for clip in clips:
+            rows = np.flatnonzero(folder.clip == clip)
+            if not len(rows):
+                continue
+            try:
+                reader.read(rows, faces)
+            except DataError:
+                continue
+            found[clip] = _data_uri(faces[0])
+    finally:
+        reader.close()
+    return found
+
+
+def _data_uri(faces: NDArray[np.uint8]) -> str:
+    """Put faces uint8 [T, S, S, 3] side by side, SIDE pixels each, as a JPEG."""
+    import cv2  # here: a page without faces needs it not
+
+    small = [cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for face in faces]
+    strip = np.ascontiguousarray(np.concatenate(small, axis=1))
+    jpeg = simplejpeg.encode_jpeg(strip, QUALITY, "RGB", "420", fastdct=False)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -1,1 +1,1 @@
-"""What does training alone need: TAM, the losses, a step, the state of a run, its ranks?"""
+"""Training: transforms and TAM, losses, the step, the state of a run, its ranks."""

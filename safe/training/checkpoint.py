@@ -1,10 +1,9 @@
-"""How is the state of training kept, so that it goes on exactly where it stopped?
+"""Checkpoints: the state of a run on disk, from which it goes on exactly where it stopped.
 
 A folder a run, outside DVC's outputs (DVC deletes those before a stage runs), keyed by all that
-defines the run. In it are the last two checkpoints, one safetensors file each, named by step.
-Tensors are stored as they are; numbers and history as JSON in the file's metadata, and beside them
-a sha256 over both, so that a file that was altered on disk is not taken up: then the one before is.
-Nothing is pickled.
+defines the run. In it are the last two, one safetensors file each, named by step: tensors as they
+are; numbers and history as JSON in the file's metadata, and beside them a sha256 over both, so that
+a file that was altered on disk is not taken up: then the one before is. Nothing is pickled.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safe.errors import ModelError
-from safe.process import whole_file
+from safe.files import atomic_file
 
 KEPT: Final = 2
 """Checkpoints a run: the second one is for the day when the last is damaged."""
@@ -51,7 +50,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, A
     }
     text = json.dumps(state)
     path = folder / f"{state['step']:010d}.safetensors"
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         save_file(plain, temporary, metadata={"state": text, "sha256": _digest(plain, text)})
     before = [other for other in _checkpoints(folder) if other < path]
     # A file of a later step was damaged, or this run would not be at this one.
@@ -69,7 +68,7 @@ def load_checkpoint(
 
     Raises:
         ModelError: if there are checkpoints and none is whole: hours of training are at stake, so
-            to begin anew is for the user to decide.
+            to begin again is for the user to decide.
     """
     damage = []
     for path in reversed(_checkpoints(folder)):

@@ -1,25 +1,30 @@
-"""Which rank is this process, and how do ranks speak?
+"""Ranks: the processes that train one model together, and what they say to each other.
 
 torchrun, or `safe-cli train --nproc`, starts a process a rank and tells each its number in the
-environment. Clip i of a batch is that of rank i mod n, as in safe/reading/plan.py. Everything
+environment. Clip i of a batch is that of rank i mod n, as in safe/shards/order.py. Everything
 random is drawn for the whole batch by every rank, and the loss is that of the whole batch, so what
-one rank does with a batch, several do too, each with its own clips.
+one rank does with a batch, several do too, each with its own clips. The rest of the code knows
+`Ranks` alone, of which one that is ALONE sends and copies nothing.
+Shapes: B clips of the whole batch, C channels.
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from safe.errors import ConfigError, ModelError, ProcessError
-from safe.recipe import pick_device
+from safe.training.device import pick_device
 
 _PATIENCE: Final = timedelta(hours=12)
 """How long a rank waits for a living one, such as the first, that reads all shards before the
@@ -31,7 +36,7 @@ _GRACE: Final = 5.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the `count` that train together. One alone sends and copies nothing."""
+    """This process among the `count` that train together."""
 
     rank: int = 0
     count: int = 1
@@ -64,14 +69,19 @@ class Ranks:
             )
         return torch.device("cuda", self.local)
 
+    @property
+    def share(self) -> slice:
+        """Which clips of a whole batch are this rank's."""
+        return slice(self.rank, None, self.count)
+
     def own(self, batch: Tensor) -> Tensor:
         """View this rank's clips of a whole batch: [B, ...] to [B / count, ...]."""
-        return batch[self.rank :: self.count]
+        return batch[self.share]
 
     def gather(self, share: Tensor) -> Tensor:
         """Undo `own`: bring the shares of all ranks together, [B / count, ...] to [B, ...].
 
-        Passes no gradient; gradients.py says how the loss's gets through.
+        Passes no gradient; safe/training/passes.py says how the loss's gets through.
         """
         if self.count == 1:
             return share
@@ -93,6 +103,43 @@ class Ranks:
         sums = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, total in zip(tensors, sums, strict=True):
             tensor.copy_(total.view(tensor.shape))
+
+    def sum_gradients(self, model: nn.Module, loss: nn.Module) -> None:
+        """Add up the model's gradients; each rank has all of the loss's, so the first's count."""
+        if self.count == 1:
+            return
+        whole = [p.grad for p in loss.parameters() if p.grad is not None]
+        if not self.first:
+            for gradient in whole:
+                gradient.zero_()
+        self.sum_each([*whole, *(p.grad for p in model.parameters() if p.grad is not None)])
+
+    def share_layers(self, model: nn.Module, *, sync_bn: bool) -> None:
+        """Let the layers that look at a whole batch, or draw for it, work on this rank's share.
+
+        In place. Dropout draws for the whole batch and takes its own rows. BatchNorm takes mean and
+        variance over the clips of all ranks if `sync_bn`, else over its own. Only `forward` is
+        replaced: names, state and what evaluation does stay. torch.nn.SyncBatchNorm does the same
+        on GPUs only.
+        """
+        for module in model.modules() if self.count > 1 else ():
+            if isinstance(module, nn.Dropout):
+                module.forward = partial(_drop, module, self)  # type: ignore[method-assign]
+            elif sync_bn and isinstance(module, _BatchNorm):
+                alone = module.forward
+                module.forward = partial(_normalize, module, self, alone)  # type: ignore[method-assign]
+
+    def average_statistics(self, model: nn.Module) -> None:
+        """Give every BatchNorm the mean of all ranks' running statistics: ranks stay one model.
+
+        For norms that are not synchronised; those that are have the same already.
+        """
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        running = [values for norm in norms for values in (norm.running_mean, norm.running_var)]
+        kept = [values for values in running if values is not None]
+        self.sum_each(kept)
+        for values in kept:
+            values /= self.count
 
     def check_same(self, name: str, step: int, device: torch.device) -> None:
         """Wait for all ranks and make sure that they are about to do the same.
@@ -178,3 +225,73 @@ def _check_store() -> None:
 def _is_loss(error: RuntimeError) -> bool:
     """Tell whether the ranks can no longer speak; gloo says so in words only."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # ranks talk within
+def _drop(dropout: nn.Dropout, ranks: Ranks, x: Tensor) -> Tensor:
+    """Draw as one rank would for all B rows, and keep every count-th: x is [B / count, ...]."""
+    if not dropout.training:
+        return x
+    whole = x.new_ones(len(x) * ranks.count, *x.shape[1:])
+    return x * ranks.own(F.dropout(whole, dropout.p))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _normalize(
+    norm: _BatchNorm, ranks: Ranks, alone: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    """Do what BatchNorm does with the clips of all ranks; x is [.., C, ...]."""
+    if not norm.training:
+        return alone(x)
+    out, mean, variance = _Norm.apply(x, norm.weight, norm.bias, norm.eps, ranks)  # type: ignore[no-untyped-call]
+    count = x.numel() // x.shape[1] * ranks.count
+    with torch.no_grad():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+    return out  # type: ignore[no-any-return]
+
+
+class _Norm(torch.autograd.Function):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, over the x of all ranks.
+
+    Its gradient in x has two sums over all ranks; those in weight and bias are this rank's part, as
+    with every other parameter.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, ranks: Ranks
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.axes = [axis for axis in range(x.ndim) if axis != 1]
+        ctx.count = x.numel() // x.shape[1] * ranks.count
+        ctx.ranks = ranks
+        wide = x.to(weight.dtype)  # bfloat16 under autocast
+        mean = ranks.sum(wide.sum(ctx.axes)) / ctx.count
+        centred = wide - _per_channel(mean, x)
+        variance = ranks.sum(centred.square().sum(ctx.axes)) / ctx.count
+        inverse = (variance + eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        out = torch.addcmul(_per_channel(bias, x), centred, _per_channel(inverse * weight, x))
+        return out.to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        grad = grads[0].to(weight.dtype)
+        unit = (x.to(weight.dtype) - _per_channel(mean, x)) * _per_channel(inverse, x)
+        for_bias, for_weight = grad.sum(ctx.axes), (grad * unit).sum(ctx.axes)
+        shift, tilt = ctx.ranks.sum(torch.stack([for_bias, for_weight])) / ctx.count
+        rest = grad - _per_channel(shift, x) - unit * _per_channel(tilt, x)
+        for_x = (rest * _per_channel(inverse * weight, x)).to(x.dtype)
+        return for_x, for_weight, for_bias, None, None
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """View [C] so that it meets x [.., C, ...] at its channels."""
+    return values.view(-1, *[1] * (x.ndim - 2))

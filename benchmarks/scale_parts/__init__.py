@@ -1,1 +1,0 @@
-"""What does benchmarks/scale.py reckon with? The model, and what it was fed with, a file a part."""

@@ -1,1 +1,0 @@
-"""The long runs against faults and hostile input, whose figures stand in docs/reliability.md."""

@@ -1,0 +1,1 @@
+"""Tasks under guard: killable child processes, and a Dask cluster behind the same call."""

@@ -1,0 +1,337 @@
+"""A child process that may be killed: both ends of it, and what one task may take.
+
+A video decoder can loop for ever or crash inside native code, where no exception and no thread
+timeout reaches: so every task runs in a process that may be killed, and a killed one is replaced.
+Each child has a pipe of its own: children share no lock that a dying one could leave locked
+(pebble's pool does, and was seen to break when a child crashed just as the parent was busy).
+"""
+
+import ctypes
+import math
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import count
+from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final
+
+from safe.errors import ProcessError
+
+NOT_YET: Final = object()
+"""What a child has answered while it has not."""
+
+_PATIENCE: Final = 120.0
+"""Seconds that a child may take to start and set up, when the deadline of a task is shorter."""
+
+_FAREWELL: Final = 10.0
+"""Seconds from the end of a child's pipe to the end of its process."""
+
+_TIDY: Final = 16
+"""Jobs after which freed memory is given back, which takes a millisecond."""
+
+_PACKAGES: Final = [
+    *("av", "cv2", "onnxruntime", "pyarrow.compute", "pyarrow.parquet"),
+    *("pydantic.main", "pydantic.types", "simplejpeg"),
+]
+"""What the fork server imports. Not decord, which must not see CUDA (pipeline/video/decode.py), and
+nothing of this project: the server looks in its working folder first, where other code may lie."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The result of a task whose process did not survive it."""
+
+    reason: str
+    """"killed after 60 s", "took more memory than 4 GiB", "crashed (signal 11)" and the like."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a child does next: one function of the task with that number."""
+
+    number: int
+    function: Callable[[Any], Any]
+
+
+class Child:
+    """One child process; it starts at once and answers once after its set-up, then once a job."""
+
+    def __init__(self, serve: Callable[[Connection], None], deadline: float):
+        method = _start_method()
+        self.pipe, end = method.Pipe()
+        self.process = method.Process(target=serve, args=(end,), daemon=True)
+        try:
+            try:
+                self.process.start()
+            except ConnectionRefusedError:  # an interrupted start ended the server: a new one forks
+                time.sleep(0.2)
+                self.process = method.Process(target=serve, args=(end,), daemon=True)
+                self.process.start()
+        except (EOFError, ConnectionError) as error:
+            raise ProcessError(
+                "a child process did not start: the one that forks it was killed (out of memory?)"
+            ) from error
+        end.close()  # now the pipe ends when the child does
+        self._deadline = deadline
+        self._inbox = Inbox(self.pipe)
+        self.job: Job | None = None
+        self.starting = True
+        self.due = time.monotonic() + max(deadline, _PATIENCE)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a job."""
+        return self.job is None and not self.starting
+
+    def give(self, job: Job, task: Any) -> None:
+        """Hand it a job and the task as it is here."""
+        self.job, self.due = job, time.monotonic() + self._deadline
+        with suppress(BrokenPipeError):  # it has died: its answer will be a Failure
+            self.pipe.send((job.function, task))
+
+    def answer(self) -> Any:
+        """Return the result if all of it has come, else NOT_YET, or a Failure that says its end.
+
+        Raises what the task raised.
+        """
+        try:
+            payload = self._inbox.read()
+        except EOFError:
+            return self._how_it_ended()
+        except GarbledError:
+            return Failure("sent something that is no answer")
+        if payload is None:
+            return NOT_YET
+        fine, value = ForkingPickler.loads(payload)
+        if not fine:
+            raise value
+        return value
+
+    def _how_it_ended(self) -> Failure:
+        self.process.join(_FAREWELL)
+        code = self.process.exitcode
+        if code is None:
+            return Failure("closed its pipe and went on")
+        if code == -signal.SIGXCPU:
+            return Failure(f"killed after {self._deadline:g} s of computing")
+        return Failure(f"crashed (signal {-code})" if code < 0 else f"crashed (exit code {code})")
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()  # not SIGTERM: it may be deep in native code
+        self.process.join()
+        self.pipe.close()
+
+
+@cache
+def _start_method() -> ForkServerContext | SpawnContext:
+    """Return how this process starts children, without a second of imports where that can be.
+
+    On Linux they are forked from multiprocessing's fork server: a process that has imported what
+    tasks need and does nothing else, so that no lock of a thread comes along. Where there is no
+    such server each child is a new Python.
+    """
+    if sys.platform == "linux":
+        server = get_context("forkserver")
+        server.set_forkserver_preload(_PACKAGES)
+        with suppress(OSError):  # no temporary folder for its socket, or one of too long a name
+            forkserver.ensure_running()
+            return server
+    return get_context("spawn")
+
+
+def serve(
+    functions: tuple[Callable[[Any], Any] | None, ...],
+    setup: Callable[[], None] | None,
+    deadline: float,
+    memory: float | None,
+    pipe: Connection,
+) -> None:
+    """Be a child: set up, then do one job after the other until the parent closes the pipe.
+
+    Args:
+        functions: what the jobs will call. They are sent with the jobs again; that they came here
+            has loaded their modules, whose time is then no part of the first job's deadline.
+        setup: called once, before the first job.
+        deadline: seconds of computing after which the kernel ends a job.
+        memory: GiB that a job may take; None: no limit.
+        pipe: for each job (function, task) comes in, its pickled answer goes out.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _end_with_parent()
+    import cv2  # here, because the parent has no need of it
+
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    send(pipe, _reply(setup or _nothing))
+    _limit_memory(memory)
+    for done in count(1):
+        try:
+            function, task = pipe.recv()
+        except EOFError:
+            return
+        _limit_cpu(deadline)
+        send(pipe, _reply(partial(function, task), memory))
+        if done % _TIDY == 0:
+            give_back()
+
+
+def _nothing() -> None:
+    """Be the set-up where none is wanted."""
+
+
+def _reply(work: Callable[[], Any], memory: float | None = None) -> bytes:
+    """Pickle (True, what `work` returns) or (False, what it raised); a Failure at the limit."""
+    try:
+        return bytes(ForkingPickler.dumps((True, work())))
+    except Exception as error:  # noqa: BLE001  every other exception is raised again, in the parent
+        if _is_memory(error):
+            most = "there is" if memory is None else f"{memory:g} GiB"
+            failure = Failure(f"took more memory than {most}")
+            return bytes(ForkingPickler.dumps((True, failure)))
+        error.add_note(traceback.format_exc())
+        return bytes(ForkingPickler.dumps((False, error)))
+
+
+def _end_with_parent() -> None:
+    """Have this child end, whatever it does, when the process that asked for it has ended.
+
+    By a thread: the kernel would tell of the end of the server, which outlives its children.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+# Limits of one task, which the kernel keeps while the parent does something else: one that asks
+# for more memory gets none, one that computes for too long is ended by SIGXCPU.
+
+_GIB: Final = 2**30
+
+# How the libraries say it where they raise no MemoryError: OpenCV, C++ and FFmpeg.
+_WORDS: Final = ("Insufficient memory", "bad_alloc", "Cannot allocate memory")
+
+
+def _limit_memory(memory: float | None) -> None:
+    """Let this process grow by `memory` GiB of address space from now on; None sets no limit.
+
+    What is mapped already does not count: libraries map gigabytes that they never touch. On other
+    systems than Linux, whose kernels keep no such limit, nothing is set. A crash leaves no core
+    file, which would hold the faces and fill the disk.
+    """
+    _lower(resource.RLIMIT_CORE, 0)
+    if memory is not None and sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + round(memory * _GIB))
+
+
+def _limit_cpu(seconds: float) -> None:
+    """Let this process compute for that long from now on, all its threads together.
+
+    One to two seconds more are given: the kernel counts whole ones, and a task that only computes
+    is to be ended by the wall clock, which says so.
+    """
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    allowed = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
+    _lower(resource.RLIMIT_CPU, allowed)
+
+
+def _lower(what: int, limit: int) -> None:
+    """Set a soft limit, not above the hard one, which stays: the soft one is moved again."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Tell whether an exception says that there was no memory."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in _WORDS)
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where that is glibc's to do.
+
+    It keeps what lies between pieces in use: 13 MB after 3,000 clips, a tenth of a child's memory.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+# Answers: a child may die or hang in the middle of one, and native code gone wrong may write
+# anything into any file it has open. So an answer has a header with its length and its checksum,
+# the parent takes what has come without ever waiting for more, and a length is not believed until
+# the bytes are there.
+
+_HEADER: Final = struct.Struct("!4sIQ")  # mark, CRC-32 and length of what follows
+_MARK: Final = b"SAFE"
+
+_MAX_BYTES: Final = 2**28
+"""Longest answer. That of a clip is its boxes and a strip, below 50 MB at the largest settings."""
+
+
+class GarbledError(Exception):
+    """What came is no answer."""
+
+
+def send(pipe: Connection, payload: bytes) -> None:
+    """Send one answer; returns when all of it is in the pipe."""
+    view = memoryview(_HEADER.pack(_MARK, zlib.crc32(payload), len(payload)) + payload)
+    while view:
+        view = view[os.write(pipe.fileno(), view) :]
+
+
+class Inbox:
+    """What has come from one child and is not a whole answer yet."""
+
+    def __init__(self, pipe: Connection):
+        self._pipe = pipe
+        self._got = bytearray()
+
+    def read(self) -> bytes | None:
+        """Take what waits in the pipe; return the answer if it is whole now, else None.
+
+        To be called when the pipe is ready, since it waits where it is not.
+
+        Raises:
+            EOFError: if the child has closed the pipe, by its end as a rule.
+            GarbledError: if what came is no answer, or more than one.
+        """
+        try:
+            part = os.read(self._pipe.fileno(), 2**20)
+        except ConnectionResetError:
+            part = b""
+        if not part:
+            raise EOFError
+        self._got += part
+        if not self._got.startswith(_MARK[: len(self._got)]):
+            raise GarbledError
+        if len(self._got) < _HEADER.size:
+            return None
+        _, checksum, length = _HEADER.unpack_from(self._got)
+        missing = _HEADER.size + length - len(self._got)
+        if length > _MAX_BYTES or missing < 0:
+            raise GarbledError
+        if missing:
+            return None
+        payload = bytes(self._got[_HEADER.size :])
+        self._got.clear()
+        if zlib.crc32(payload) != checksum:
+            raise GarbledError
+        return payload

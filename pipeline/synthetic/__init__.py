@@ -1,0 +1,1 @@
+"""The embedded default data set: who shows what (plan) and how it looks (render)."""

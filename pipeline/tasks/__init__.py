@@ -1,1 +1,0 @@
-"""How is work on clips run under guard: in child processes, and by the workers of a cluster?"""

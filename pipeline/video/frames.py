@@ -1,0 +1,202 @@
+"""Clips of any source, a video, a folder of frames or a strip: which frames, shown when.
+
+In: a folder of jpg or png frames, or one image of 16 faces. Out: a Decoded, as of a video. A frame
+is where its number puts it, counted from the first in the step of that folder (1, 2, 3; 0, 5, 10;
+0.04, 0.08), so a number that is not there is time that is missing. A name decides what is a frame;
+one that is no image (a folder, a dangling link, damage) costs itself.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate, pairwise
+from pathlib import Path
+from statistics import median_low
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.video.decode import Decoded, Decoder, Source, frame_indices, read_video
+from pipeline.video.listing import MAX_FRAMES
+from safe.errors import DataError
+from safe.sample import DEFAULT_FRAMES, is_frame
+
+_NUMBERS: Final = re.compile(r"(\d+(?:[.,]\d+)*)")
+_SPARSE: Final = 4
+"""Steps from most frames to the next where frames were taken out; above, stamps are rounded."""
+
+_NO_STEP: Final = 1e18
+"""Stands for the length of a folder whose numbers have no step in common."""
+
+
+def read_clip(
+    path: Path, source: Source, *, decoder: Decoder = "decord", frames: int = DEFAULT_FRAMES
+) -> Decoded:
+    """Read so many frames of a clip as its source says. Raises DataError."""
+    if source == "video":
+        return read_video(path, decoder=decoder, frames=frames)
+    return read_frames(path, frames) if source == "frames" else read_strip(path, frames)
+
+
+def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
+    """Read 16 frames of a folder: the centres of 16 equal segments of its numbers.
+
+    A frame that is missing or damaged is replaced by the nearest, which `damage` tells. Frames of
+    another size than the first one read are resized to it.
+
+    Raises:
+        DataError: "folder missing", "folder cannot be read: ...", "no jpg or png frames", "no frame
+            could be decoded", or what is wrong with the numbers.
+    """
+    try:
+        if not folder.is_dir():
+            raise DataError("folder missing")
+        names = [file.name for file in folder.iterdir() if is_frame(file.name)]
+    except OSError as error:
+        raise DataError(f"folder cannot be read: {error.strerror}") from error
+    if not names:
+        raise DataError("no jpg or png frames")
+    names, places = place_frames(names)
+    length = (places or range(len(names)))[-1] + 1
+    if length > MAX_FRAMES:
+        raise DataError(f"frames numbered over more than {MAX_FRAMES:,}: too long for a clip")
+    damage = []
+    if places is None:
+        damage.append("numbers of the frames have no common step: taken in their order")
+        places = list(range(len(names)))
+    indices = frame_indices(length, count)
+    wanted = {_nearest(places, index) for index in indices}
+    read = {places[at]: _read_image(folder / names[at]) for at in sorted(wanted)}
+    images = {place: image for place, image in read.items() if image is not None}
+    if not images:
+        raise DataError("no frame could be decoded")
+    there = list(images)
+    nearest = [there[_nearest(there, index)] for index in indices]
+    height, width = images[there[0]].shape[:2]
+    frames = np.stack([_fit(images[place], height, width) for place in nearest])
+    if repeated := sum(place != index for place, index in zip(nearest, indices, strict=True)):
+        whole = f"{count - repeated} of {count} frames decoded"
+        damage.insert(0, f"{whole}, {repeated} repeated from the nearest")
+    if length > len(names):
+        damage.append(f"{length - len(names)} of {length} numbered frames are not there")
+    return Decoded(frames, indices, length, 0.0, width, height, "; ".join(damage))
+
+
+def read_strip(path: Path, count: int = DEFAULT_FRAMES) -> Decoded:
+    """Read the faces of a strip, all of them. Raises DataError."""
+    if not path.is_file():
+        raise DataError("file missing")
+    image = _read_image(path)
+    if image is None or image.shape[0] != count * image.shape[1]:
+        raise DataError(f"not a strip of {count} square faces below one another")
+    side = image.shape[1]
+    frames = image.reshape(count, side, side, 3)
+    return Decoded(frames, list(range(count)), count, 0.0, side, side, "")
+
+
+def place_frames(names: Sequence[str]) -> tuple[list[str], list[int] | None]:
+    """Put names of frames in the order of time, and say where each is.
+
+    Order is that of the numbers in the names: 2 before 10, and 1.10 before 1.9 where these are
+    seconds. If 9 and 10 are numbers within a part 1, far fewer of them are missing in between.
+
+    Returns:
+        The names, and their positions, ascending from 0: where they have no number of their own,
+        one after the other. None for the positions if the numbers have no step in common.
+    """
+    length, placed = _read_names(names, seconds=False)
+    if any(re.search(r"\d[.,]\d", name) for name in names):
+        longer, seconds = _read_names(names, seconds=True)
+        if longer < math.inf and longer <= 2 * length:
+            return seconds
+    return placed
+
+
+def _read_names(
+    names: Sequence[str], *, seconds: bool
+) -> tuple[float, tuple[list[str], list[int] | None]]:
+    """Do the work of place_frames, with 1.5 as one number or as two.
+
+    The number of a frame is the first that differs from name to name, if it grows with each.
+
+    Returns:
+        The positions from first to last, which are the fewer the better the reading fits; infinite
+        without such a number. Then what place_frames returns.
+    """
+    keys = {name: _key(name, seconds) for name in names}
+    ordered = sorted(names, key=lambda name: (keys[name], name))
+    kinds = {tuple(p if isinstance(p, str) else len(p) for p in key) for key in keys.values()}
+    if len(kinds) == 1:
+        numbers = [[number for part in keys[name][1::2] for number in part] for name in ordered]
+        for each in zip(*numbers, strict=True):
+            if len(each) > 1 and all(a < b for a, b in pairwise(each)):
+                positions = _positions(each)
+                return positions[-1] if positions else _NO_STEP, (ordered, positions)
+    return math.inf, (ordered, list(range(len(ordered))))
+
+
+def _key(name: str, seconds: bool) -> list[Any]:
+    """Return a name as text, numbers, text, ..., the numbers of 10.30.05 together."""
+    key: list[Any] = _NUMBERS.split(name.rpartition(".")[0])
+    for at in range(1, len(key), 2):
+        digits = re.split("[.,]", key[at])
+        if seconds and len(digits) == 2:
+            key[at] = (Fraction(".".join(digits)),)
+        else:
+            key[at] = tuple(map(int, digits))
+    return key
+
+
+def _positions(numbers: Sequence[Fraction]) -> list[int] | None:
+    """Count ascending numbers in steps; None if they have none.
+
+    The step is what divides all distances. Stamps that were rounded (33, 67, 100 ms; 0.02, 0.03,
+    0.05 s) have none that does so: there it is the mean of the distances that are like most.
+    """
+    scale = 1
+    while any((number * scale).denominator > 1 for number in numbers):
+        scale *= 10
+    whole = [int(number * scale) for number in numbers]
+    gaps = [b - a for a, b in pairwise(whole)]
+    mean = Fraction(sum(gaps), len(gaps))
+    if scale > 1 and all(abs(n - whole[0] - at * mean) <= 1 for at, n in enumerate(whole)):
+        return list(range(len(whole)))
+    step, usual = math.gcd(*gaps), median_low(gaps)
+    like = [gap for gap in gaps if abs(gap - usual) <= max(usual // 4, 1)]
+    if min(gaps) == step and (usual <= _SPARSE * step or 2 * len(like) <= len(gaps)):
+        steps = [gap // step for gap in gaps]
+    elif 2 * len(like) > len(gaps):
+        mean = Fraction(sum(like), len(like))
+        steps = [max(1, round(gap / mean)) for gap in gaps]
+    else:
+        return None
+    return list(accumulate(steps, initial=0))
+
+
+def _nearest(places: Sequence[int], wanted: int) -> int:
+    """Return which of some ascending places is nearest; of two as near, the earlier."""
+    after = min(bisect_left(places, wanted), len(places) - 1)
+    before = max(after - 1, 0)
+    return before if wanted - places[before] <= places[after] - wanted else after
+
+
+def _read_image(file: Path) -> NDArray[np.uint8] | None:
+    """Read an image as RGB uint8 [H, W, 3]; None if it is none, or damaged."""
+    try:
+        if not file.is_file():  # a pipe would be waited for
+            return None
+        encoded = np.fromfile(file, np.uint8)  # not cv2.imread, which writes to stderr
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    except (OSError, cv2.error):
+        return None
+    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _fit(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

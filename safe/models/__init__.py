@@ -1,0 +1,1 @@
+"""Networks: SAFE from its windows to logits, backbones, and published systems."""

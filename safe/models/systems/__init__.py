@@ -1,0 +1,1 @@
+"""Published systems, a file each, as their authors describe them."""

@@ -1,0 +1,256 @@
+"""The loader: the clips of a plan become batches.
+
+Worker processes read each clip's JPEG by its offset and decode it into buffers that are made once
+and shared: fresh shared memory for every batch costs half as much as the decoding itself (page
+faults). Batch b is read by worker b mod N, so the plan's order holds for any number of workers.
+Augmentation and normalisation happen on the device.
+"""
+
+import math
+import mmap
+import multiprocessing
+import os
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
+from multiprocessing.connection import Connection
+from typing import Final, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safe.errors import DataError
+from safe.files import die_with_parent
+from safe.sample import decode_strip
+from safe.shards.folder import ShardFolder
+from safe.shards.source import Tars
+from safe.shards.verify import check_tar
+
+_AHEAD: Final = 3
+"""Batches that each worker may be ahead of the consumer. With 2, where three processes share two
+cores, a worker waits now and then for one that waits for a core: 5 % fewer clips a second."""
+
+Faces = NDArray[np.uint8]
+Rows = NDArray[np.int64]
+
+
+class Batch(TypedDict):
+    """One batch as it leaves the loader; its faces are overwritten once the next is asked for."""
+
+    faces: Tensor  # uint8 [B, T, S, S, 3], RGB, 0..255
+    label: Tensor  # int64 [B], on the CPU
+    row: Tensor  # int64 [B], of the shard folder's table, on the CPU
+
+
+class ClipReader:
+    """Reads clips from a shard folder."""
+
+    def __init__(self, folder: ShardFolder) -> None:
+        self.folder = folder
+        self._tars = open_tars(folder)
+
+    def read(self, rows: Rows, out: Faces) -> None:
+        """Decode the clips of `rows` into out, uint8 [B, T, S, S, 3]. Raises DataError."""
+        for row, faces in zip(rows.tolist(), out, strict=True):
+            with self._tars.open(int(self.folder.shard[row])) as file:
+                self._decode(file, row, faces)
+
+    def _decode(self, file: int, row: int, out: Faces) -> None:
+        folder, wanted = self.folder, int(self.folder.size[row])
+        try:
+            jpeg = os.pread(file, wanted, int(folder.offset[row]))
+            if len(jpeg) != wanted:
+                raise DataError("the shard ends too early")
+            if zlib.crc32(jpeg) != folder.crc32[row]:  # 10 us of a clip's 870
+                raise DataError("altered, its checksum is not that of clips.parquet")
+            decode_strip(jpeg, folder.face_size, folder.frames, out=out)
+        except (DataError, OSError) as error:
+            raise DataError(
+                f"{folder.place / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
+                f"{error}; make the shards again"
+            ) from error
+
+    def close(self) -> None:
+        """Close the shards."""
+        self._tars.close()
+
+
+def open_tars(folder: ShardFolder) -> Tars:
+    """Return what opens the tars of a folder. Raises ConfigError if its source has no room."""
+    return folder.source.tars(folder.index["shards"], partial(check_tar, folder))
+
+
+def load_batches(
+    folder: ShardFolder,
+    plan: Iterable[Rows],
+    *,
+    workers: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> Iterator[Batch]:
+    """Give the plan's batches in the plan's order, for any number of worker processes.
+
+    On a GPU the next batch is copied, from pinned memory and on a stream of its own, while the
+    current one is used. Only the current batch is valid: its buffer is then filled again.
+
+    Args:
+        folder: the shards.
+        plan: row arrays int64 [B]; none is longer than the first.
+        workers: processes; with 0 this one reads.
+        device: where the faces are to be.
+
+    Raises:
+        DataError: one line, also when a worker met it, or was killed.
+    """
+    batches = iter(plan)
+    first = next(batches, None)
+    if first is None:
+        return
+    rest = chain([first], batches)
+    size = folder.face_size
+    shape = (max(1, workers * _AHEAD), len(first), folder.frames, size, size, 3)
+    buffers = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+    read = (
+        _read_here(folder, rest, buffers)
+        if not workers
+        else _read_there(folder, rest, buffers, workers)
+    )
+    found = (_batch(folder, rows, faces) for rows, faces in read)
+    there = found if device.type == "cpu" else _copy_ahead(found, buffers, device)
+    yield from open_tars(folder).prefetch((folder.shard[rows] for rows in rest), there)
+
+
+def started(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Wait for the first batch, then give the same batches; the workers read on meanwhile."""
+    return chain(list(islice(batches, 1)), batches)
+
+
+def _batch(folder: ShardFolder, rows: Rows, faces: Faces) -> Batch:
+    return Batch(
+        faces=torch.from_numpy(faces),
+        label=torch.from_numpy(folder.label[rows]),
+        row=torch.from_numpy(np.asarray(rows)),
+    )
+
+
+def _read_here(
+    folder: ShardFolder, plan: Iterator[Rows], buffers: Faces
+) -> Iterator[tuple[Rows, Faces]]:
+    reader = ClipReader(folder)
+    try:
+        for rows in plan:
+            faces = buffers[0, : len(rows)]
+            reader.read(rows, faces)
+            yield rows, faces
+    finally:
+        reader.close()
+
+
+def _read_there(
+    folder: ShardFolder, plan: Iterator[Rows], buffers: Faces, workers: int
+) -> Iterator[tuple[Rows, Faces]]:
+    """Batch b is worker b mod N's; its slot is free again once the consumer asks for b + 1."""
+    context = multiprocessing.get_context("fork")  # the children share the buffers by inheritance
+    pipes, processes = [], []
+    for _ in range(workers):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(folder, buffers, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that a worker's death is seen as the end of its pipe
+        pipes.append(ours)
+        processes.append(process)
+    asked: deque[Rows] = deque()
+    number = 0  # of the batch that the consumer has
+    try:
+        for ahead, rows in enumerate(islice(plan, len(buffers))):
+            with suppress(ConnectionError):  # its end is told where its batch is waited for
+                pipes[ahead % workers].send((ahead % len(buffers), rows))
+            asked.append(rows)
+        while asked:
+            rows, pipe, slot = asked.popleft(), pipes[number % workers], number % len(buffers)
+            _receive(pipe)
+            yield rows, buffers[slot, : len(rows)]
+            following = next(plan, None)
+            if following is not None:
+                with suppress(ConnectionError):
+                    pipe.send((slot, following))
+                asked.append(following)
+            number += 1
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.close()
+            process.terminate()
+            process.join()
+
+
+def _receive(pipe: Connection) -> None:
+    """Wait until a worker has filled its slot. Raises DataError."""
+    try:
+        problem = pipe.recv()
+    except (EOFError, ConnectionResetError):
+        problem = "a process of the loader was killed (out of memory?); see runtime.workers"
+    if problem:
+        raise DataError(problem)
+
+
+def _work(folder: ShardFolder, buffers: Faces, pipe: Connection) -> None:
+    """Fill the slots that come through the pipe; a worker's whole life."""
+    die_with_parent()
+    reader = ClipReader(folder)
+    while True:
+        try:
+            slot, rows = pipe.recv()
+            reader.read(rows, buffers[slot, : len(rows)])
+            pipe.send("")
+        except DataError as error:
+            pipe.send(str(error))
+        except (EOFError, BrokenPipeError, KeyboardInterrupt):
+            return
+
+
+def _copy_ahead(batches: Iterator[Batch], buffers: Faces, device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to a GPU while the one before it is used."""
+    batches = started(batches)  # its workers are forked before CUDA is touched here
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    address = buffers.ctypes.data
+    runtime.cudaHostRegister(address, buffers.nbytes, 0)  # pins pages that exist already
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ready: tuple[Batch, torch.cuda.Event] | None = None
+    try:
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                faces = batch["faces"].to(device, non_blocking=True)
+            done = stream.record_event()
+            if ready is not None:
+                yield _take(ready, device)
+            done.synchronize()  # before the slot is filled again; the GPU works on meanwhile
+            ready = (Batch(faces=faces, label=batch["label"], row=batch["row"]), done)
+        if ready is not None:
+            yield _take(ready, device)
+    finally:
+        runtime.cudaHostUnregister(address)
+
+
+def _take(ready: tuple[Batch, torch.cuda.Event], device: torch.device) -> Batch:
+    """Make the current stream wait for a copy, and keep its memory until that stream is done."""
+    batch, done = ready
+    current = torch.cuda.current_stream(device)
+    current.wait_event(done)
+    batch["faces"].record_stream(current)
+    return batch
+
+
+def read_clips(folder: ShardFolder, rows: Rows) -> Faces:
+    """Read the faces of some clips, uint8 [n, T, S, S, 3]. Raises DataError as ClipReader does."""
+    side = folder.face_size
+    faces = np.empty((len(rows), folder.frames, side, side, 3), np.uint8)
+    reader = ClipReader(folder)
+    try:
+        reader.read(rows, faces)
+    finally:
+        reader.close()
+    return faces

@@ -1,0 +1,252 @@
+"""Training of one fold, from shards to a model folder, also after a stop.
+
+A run that goes on from a checkpoint equals one that never stopped, bit for bit on the CPU: see
+safe/training/loop.py for why. Several ranks may train it together (safe/training/ranks.py), and
+other than those that began it: the first one alone writes.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safe.code import hash_of
+from safe.config import Config
+from safe.errors import ConfigError
+from safe.files import hold_lock, naming
+from safe.models.registry import refused
+from safe.saved import file_digest, save_model
+from safe.shards.folder import ShardFolder, open_shards
+from safe.shards.loader import Batch, load_batches, started
+from safe.shards.source import Source
+from safe.shards.verify import verify
+from safe.training.checkpoint import (
+    LOCK,
+    fingerprint,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
+from safe.training.device import pick_device, pick_precision
+from safe.training.loop import SELECTION_METRIC, Trainer, make_plan
+from safe.training.ranks import ALONE, Ranks
+from safe.training.split import choose_rows
+
+
+def train(
+    config: Config,
+    *,
+    shards: Path | Source,
+    fold: int,
+    out: Path,
+    checkpoints: Path,
+    commit: str,
+    seen: Path | None = None,
+    stop_after: int | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> bool:
+    """Train one fold and write its model folder; go on from a checkpoint of the same run.
+
+    Args:
+        config: all of params.yaml.
+        shards: the shard folder, here or in a store.
+        fold: whose training split is learnt.
+        out: the model folder, with dvclive's files in `live/`.
+        checkpoints: folder outside DVC's outputs; a run's lie in a subfolder, by its fingerprint.
+        commit: of the code, for model.json.
+        seen: the memory of shards that safe.shards.verify found good; None: all are read.
+        stop_after: leave a checkpoint and return after this step, unless the run ended before.
+        on_epoch: called by the first rank with the epoch's number (from 1) and its metrics.
+        on_note: called by it with a line if a damaged checkpoint was passed over.
+        ranks: which train together. All see the folder of checkpoints.
+
+    Returns:
+        True if the run is complete and the model written; False if it stopped at `stop_after`.
+
+    Raises:
+        SafeError: DataError, ConfigError or ModelError in one line; ProcessError if another
+            process trains this very run.
+        OSError: if a file cannot be written; the run goes on from its last checkpoint.
+    """
+    folder = _open(config, shards)
+    name = _fingerprint(config, folder, fold)
+    home = checkpoints / name
+    alone = hold_lock(home / LOCK, f"training state {home}") if ranks.first else nullcontext()
+    with alone:
+        if ranks.local == 0:  # once a machine, which may have shards of its own
+            verify(folder, seen=seen)
+        found = load_checkpoint(home, on_note if ranks.first else None)
+        trainer, batches = _begin(config, folder, fold, name, found, ranks)
+        if not _run(trainer, batches, home, out, stop_after, on_epoch):
+            return False
+        if ranks.first:
+            _save(trainer, out, fold, commit)
+            remove_checkpoints(home)
+    return True
+
+
+def _open(config: Config, shards: Path | Source) -> ShardFolder:
+    """Open the shards. Raises ConfigError if their faces or classes do not fit the parameters."""
+    folder = open_shards(shards)
+    if config.augment.crop > folder.face_size:
+        raise ConfigError(
+            f"params: augment.crop = {config.augment.crop}: the faces in {shards} have "
+            f"{folder.face_size} pixels"
+        )
+    settings = config.model
+    if reason := refused(settings.name, settings.window, folder.frames):
+        raise ConfigError(f"params: {reason}, in {shards}")
+    count = len(folder.classes)
+    if config.acl.top_k >= count:
+        raise ConfigError(
+            f"params: acl.top_k = {config.acl.top_k}: must be at most K - 1 = {count - 1}, since "
+            f"the shards in {shards} have {count} classes"
+        )
+    return folder
+
+
+def _begin(
+    config: Config,
+    folder: ShardFolder,
+    fold: int,
+    name: str,
+    found: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    ranks: Ranks,
+) -> tuple[Trainer, Iterable[Batch]]:
+    """Make a rank's trainer and its batches, from the start or from what a checkpoint holds."""
+    device = ranks.device(config.runtime.device)
+    start = 0 if found is None else found[1]["step"]
+    ranks.check_same(name, start, device)
+    rows, _ = choose_rows(folder, fold, settings=config.train, seed=config.seed)
+    plan = make_plan(config, folder, rows, start=start, ranks=ranks)
+    # Asked for a batch before the model is built, the loader's processes read on while this
+    # one imports what an optimizer needs, which takes longer than a second.
+    batches = started(load_batches(folder, plan, workers=config.runtime.workers, device=device))
+    trainer = Trainer(config, folder, fold, ranks)
+    if found is not None:
+        trainer.restore(*found)
+    return trainer, batches
+
+
+def _run(
+    trainer: Trainer,
+    batches: Iterable[Batch],
+    home: Path,
+    out: Path,
+    stop_after: int | None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None,
+) -> bool:
+    """Step through the rest of the run; False if it stopped at `stop_after`."""
+    runtime, first_rank = trainer.config.runtime, trainer.ranks.first
+    with _live(out / "live") if first_rank else nullcontext(_nowhere) as log:
+        for row in trainer.history:  # DVC emptied the folder: write the past epochs again
+            log(row)
+        began = saved = time.monotonic()
+        first = trainer.step
+        for batch in batches:
+            trainer.train_step(batch)
+            ended, stopped = trainer.step % trainer.steps == 0, trainer.step == stop_after
+            if ended:
+                row = trainer.end_epoch(time.monotonic() - began, trainer.step - first)
+                log(row)
+                if on_epoch and first_rank:
+                    on_epoch(len(trainer.history), row)
+                began, first = time.monotonic(), trainer.step
+            counted = runtime.checkpoint_steps and trainer.step % runtime.checkpoint_steps == 0
+            due = time.monotonic() - saved > runtime.checkpoint
+            if first_rank and (ended or stopped or counted or due):
+                state = {"step": trainer.step, "history": trainer.history}
+                save_checkpoint(home, trainer.tensors(), state)
+                saved = time.monotonic()
+            if stopped:
+                return False
+    return True
+
+
+@contextmanager
+def _live(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Give a function that writes an epoch's metrics into dvclive's files."""
+    from dvclive import Live  # here: it takes most of a second
+
+    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+
+    def log(row: dict[str, float]) -> None:
+        for name, value in row.items():
+            live.log_metric(name, value)
+        live.next_step()
+
+    try:
+        with naming(folder), live:
+            yield log
+    finally:
+        repository = getattr(live, "_dvc_repo", None)  # dvclive leaves it open: eight files of git
+        if repository is not None:
+            repository.close()
+
+
+def _nowhere(row: dict[str, float]) -> None:
+    """Write nothing: what ranks other than the first do with an epoch's metrics."""
+
+
+def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
+    """Name the run by all that its result depends on, the code that it runs included."""
+    table = hashlib.sha256()
+    for column in (folder.clip, folder.label, folder.bucket, folder.shard, folder.offset):
+        table.update(column.tobytes())
+    sections = config.model_dump(include={"seed", "augment", "tam", "model", "acl", "train"})
+    del sections["model"]["weights"]  # a path; what counts is what it holds
+    weights, device = Path(config.model.weights or ""), pick_device(config.runtime.device)
+    chooses = config.train.select != "last"
+    return fingerprint(
+        {
+            **sections,
+            "selection": config.eval.model_dump(include={"batch", "bins"}) if chooses else None,
+            "weights": file_digest(weights) if weights.is_file() else None,  # missing: told later
+            "fold": fold,
+            "preprocessing": folder.preprocessing_id,
+            "shards": [entry["sha256"] for entry in folder.index["shards"]],
+            "table": table.hexdigest(),
+            "classes": folder.classes,
+            "code": hash_of("safe.training.train"),
+            "torch": torch.__version__,
+            "device": device.type,
+            "precision": str(pick_precision(config.train.precision, device)),
+        }
+    )
+
+
+def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
+    config, history = trainer.config, trainer.history
+    rule, epoch = config.train.select, len(history)
+    weights = trainer.model.state_dict()
+    if rule != "last":
+        figures = [row[f"select_{SELECTION_METRIC}"] for row in history]
+        epoch, weights = 1 + figures.index(max(figures)), trainer.best
+    info = {
+        "classes": list(trainer.folder.classes),
+        "frames": trainer.folder.frames,
+        "architecture": config.model.model_dump(exclude={"weights"}),
+        "crop": config.augment.crop,
+        "preprocessing": trainer.folder.index["preprocessing"],
+        "dataset": config.data.name,
+        "fold": fold,
+        "seed": config.seed,
+        "selection": {
+            "rule": rule,
+            "metric": None if rule == "last" else SELECTION_METRIC,
+            "epoch": epoch,
+        },
+        "train_clips": len(trainer.train_rows),
+        "commit": commit,
+        "torch": torch.__version__,
+        "params": config.model_dump(exclude={"runtime"}),
+        "history": history,
+    }
+    save_model(out, weights, info)

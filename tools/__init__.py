@@ -1,0 +1,1 @@
+"""Measuring: benchmarks and long fault runs; scripts, imported by nothing but their tests."""

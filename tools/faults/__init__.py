@@ -1,0 +1,1 @@
+"""Long fault runs: what docs/reliability.md says."""
