@@ -342,3 +342,9 @@ def test_a_reader_that_ends_before_its_count_is_not_believed(ends: int) -> None:
     found = decode._in_order(Reader(), [0, 2, 9], 16)
     assert (found is None) == (ends < 16)
     assert found is None or found[:, 0, 0, 0].tolist() == [1, 3, 10]
+
+
+def test_the_former_name_of_the_module_reads_the_same() -> None:
+    from pipeline.decode import read_video as former
+
+    assert former is read_video
