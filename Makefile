@@ -7,7 +7,7 @@ COLUMNS_SHOWN := ^(Experiment|war|uar|ece|nll|n_test|n_left_out|selection|data\.
 .PHONY: demo check test lint bench scale fuzz
 
 # Tests that take a second or so each: rules of the house, parameters, tables, the method's own parts.
-QUICK := house config reference columns own index blocks plan rules names track acl stm metrics statistics selective
+QUICK := house config reference columns index blocks plan rules names track acl stm metrics statistics selective
 
 # From nothing to a table of results, on animated faces and two CPU cores.
 demo: .venv
