@@ -252,7 +252,7 @@ def report(
     params: Params = PARAMS,
     set_: Set = None,
 ) -> None:
-    """Write one HTML page: figures, pictures, data, params."""
+    """Write one HTML page: metrics, pictures, data, params."""
     from cli.report import run_report
 
     run_report(params, set_, with_ or [], out, faces=not no_faces)
@@ -377,7 +377,7 @@ def push_shards(
 # What the paper reports
 
 experiments = typer.Typer(
-    help="The paper's tables and figures: list, queue, table.",
+    help="The paper's tables and pictures: list, queue, table.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

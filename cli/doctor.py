@@ -258,7 +258,7 @@ _LEAST_MEMORY: Final = 1.0  # GiB, of torch, a small batch and a decoder
 _LEAST_FILES: Final = 256  # each worker has 16 shards open, and pipes
 _STRIP_BYTES: Final = 0.35  # a pixel of a JPEG strip at quality 90, with room
 _VIDEO_BYTES: Final = 0.5  # a pixel of one frame: of a drawn clip, all its frames together
-_STATE_GIB: Final = {"small": 0.25, "light": 0.5, "r3d_18": 2.0}  # models, checkpoints, figures
+_STATE_GIB: Final = {"small": 0.25, "light": 0.5, "r3d_18": 2.0}  # models, checkpoints, metrics
 
 
 def examine_machine(
@@ -419,5 +419,5 @@ def _compare_versions(found: Examination, constraints: Path) -> None:
             other.append(f"{name} {here} (tried {tried[name]})")
     if other:
         what = f"other versions than were tried together: {some(other)}"
-        remedy = f"figures may differ in the last digits; {INSTALL}"
+        remedy = f"metrics may differ in the last digits; {INSTALL}"
         found.note("versions", constraints, what, remedy)

@@ -118,7 +118,7 @@ def gather(
     """
     done = held(root)
     configs = {(one.run.row, one.run.seed, one.run.fold): one.config for one in planned}
-    wants = sheet.draw == "calibration" or not set(sheet.figures).isdisjoint(CALIBRATED)
+    wants = sheet.draw == "calibration" or not set(sheet.metrics).isdisjoint(CALIBRATED)
     read = lru_cache(partial(_read, root, with_model=wants))
     found: dict[str, dict[int, Found]] = {row: {} for row in sheet.rows}
     for row, seed in dict.fromkeys((one.run.row, one.run.seed) for one in planned):

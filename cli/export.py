@@ -64,5 +64,5 @@ def run_card(run: Path, evaluation: Path | None, out: Path) -> None:
 
 def _words(evaluation: Path | None) -> str:
     if evaluation is None:
-        return "without figures: no evaluation beside it; `safe-cli eval` makes one"
-    return f"with the figures of {evaluation}"
+        return "without metrics: no evaluation beside it; `safe-cli eval` makes one"
+    return f"with the metrics of {evaluation}"

@@ -43,10 +43,10 @@ def _alone(layout: Layout, numbers: list[int]) -> Iterator[None]:
         at.name for out in stages for at in out.glob("fold-*")
     }
     folds = [out / name for name in sorted(names) for out in stages]
-    places = {lock(out): out for out in (layout.manifest, layout.faces, layout.shards, *folds)}
-    places |= {file: file.parent for file in checkpoints().glob("*/lock")}
+    locations = {lock(out): out for out in (layout.manifest, layout.faces, layout.shards, *folds)}
+    locations |= {file: file.parent for file in checkpoints().glob("*/lock")}
     with ExitStack() as held:
-        for file, out in sorted(places.items()):
+        for file, out in sorted(locations.items()):
             held.enter_context(hold_lock(file, str(out)))
         yield
 

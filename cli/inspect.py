@@ -170,10 +170,10 @@ def _stored(
     clip: str, config: Config, layout: Layout
 ) -> tuple[NDArray[np.uint8] | None, dict[str, Any]]:
     """Read the clip's faces from its shard, uint8 [T, S, S, 3], and say where they lie."""
-    place = source(config, layout)
-    if isinstance(place, Path) and not place.exists():
-        return None, {"tar": None, "why": f"no {place}; `safe-cli shard` makes it"}
-    folder = open_shards(place)
+    location = source(config, layout)
+    if isinstance(location, Path) and not location.exists():
+        return None, {"tar": None, "why": f"no {location}; `safe-cli shard` makes it"}
+    folder = open_shards(location)
     rows = (folder.clip == clip).nonzero()[0]
     if not len(rows):
         reasons = [e["reason"] for e in folder.index["left_out"] if e["clip"] == clip]
@@ -185,7 +185,7 @@ def _stored(
         }
     row = int(rows[0])
     where = {
-        "tar": str(folder.place / folder.files[folder.shard[row]]),
+        "tar": str(folder.location / folder.files[folder.shard[row]]),
         "offset": int(folder.offset[row]),
         "bytes": int(folder.size[row]),
         "crc32": f"{folder.crc32[row]:08x}, as in clips.parquet",  # read_clips compares it

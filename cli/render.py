@@ -69,7 +69,7 @@ def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path
     """
     text = table_markdown(
         _entries(sheet, found),
-        sheet.figures,
+        sheet.metrics,
         asked=len(sheet.seeds),
         dataset=_dataset(config.data.name, sheet.folds),
         paper_dataset=_dataset(sheet.dataset, sheet.folds),
@@ -136,12 +136,12 @@ def _draw_sweep(sheet: Sheet, found: Results, config: Config) -> Pictures:
     for name, row in sheet.rows.items():
         if row.axis is not None and row.at is not None:
             axes.setdefault(row.axis, {})[row.at] = estimates[name]
-    return {f"-{metric}": sweep_figure(axes, metric) for metric in sheet.figures}
+    return {f"-{metric}": sweep_figure(axes, metric) for metric in sheet.metrics}
 
 
 def _estimates(sheet: Sheet, found: Results, config: Config) -> dict[str, dict[str, Estimate]]:
     return {
-        name: estimates(entry, sheet.figures, bins=config.eval.bins, name=name)
+        name: estimates(entry, sheet.metrics, bins=config.eval.bins, name=name)
         for name, entry in _entries(sheet, found).items()
     }
 

@@ -264,7 +264,7 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
     for number in [fold] if fold else config.data.folds:
         out = layout.evals / f"fold-{number}"
         with hold_lock(lock(out), str(out)):
-            figures = evaluate(
+            metrics = evaluate(
                 layout.calibrates / f"fold-{number}",
                 shards=source(config, layout),
                 fold=number,
@@ -274,40 +274,40 @@ def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> Non
                 seen=layout.seen,
             )
         say(
-            f"eval: fold {number}: WAR {figures['war']:.2f}, {_uar(figures)} {figures['uar']:.2f}, "
-            f"ECE {figures['ece']:.3f}, n {figures['n_test']}, left out {figures['n_left_out']}, "
-            f"selection {figures['selection']}"
+            f"eval: fold {number}: WAR {metrics['war']:.2f}, {_uar(metrics)} {metrics['uar']:.2f}, "
+            f"ECE {metrics['ece']:.3f}, n {metrics['n_test']}, left out {metrics['n_left_out']}, "
+            f"selection {metrics['selection']}"
         )
-        if figures["calibrated_on"]:
-            say(f"eval: fold {number}, calibrated: {_trusted(figures)}")
+        if metrics["calibrated_on"]:
+            say(f"eval: fold {number}, calibrated: {_trusted(metrics)}")
 
 
-def _uar(figures: dict[str, Any]) -> str:
+def _uar(metrics: dict[str, Any]) -> str:
     """Name UAR, with how many classes it is over where some have no test clips."""
     from safe.evaluation.metrics import uar_name
 
-    classes = sum(key.startswith("recall.") for key in figures)
-    return uar_name([k < figures["uar_classes"] for k in range(classes)])
+    classes = sum(key.startswith("recall.") for key in metrics)
+    return uar_name([k < metrics["uar_classes"] for k in range(classes)])
 
 
-def _trusted(figures: dict[str, Any]) -> str:
+def _trusted(metrics: dict[str, Any]) -> str:
     """Say what the calibrated answers are worth."""
-    parts = [_bounds(figures, "ece_calibrated", "ECE", 1)]
-    if figures["coverage"] is not None:
-        covered = _bounds(figures, "coverage", "sets hold the label of", 100)
-        parts.append(f"{covered} % ({figures['set_size']:.2f} classes)")
-    parts.append(_answered(figures))
+    parts = [_bounds(metrics, "ece_calibrated", "ECE", 1)]
+    if metrics["coverage"] is not None:
+        covered = _bounds(metrics, "coverage", "sets hold the label of", 100)
+        parts.append(f"{covered} % ({metrics['set_size']:.2f} classes)")
+    parts.append(_answered(metrics))
     parts.append(
-        f"error of all {100 * figures['error']:.1f} %, of the surest 80 % "
-        f"{100 * figures['risk_at_80']:.1f} %, AURC {figures['aurc']:.3f}"
+        f"error of all {100 * metrics['error']:.1f} %, of the surest 80 % "
+        f"{100 * metrics['risk_at_80']:.1f} %, AURC {metrics['aurc']:.3f}"
     )
     return ", ".join(parts)
 
 
-def _bounds(figures: dict[str, Any], key: str, title: str, factor: int) -> str:
-    """Write a figure with its interval: `ECE 0.031 [0.022, 0.060]`."""
+def _bounds(metrics: dict[str, Any], key: str, title: str, factor: int) -> str:
+    """Write a metric with its interval: `ECE 0.031 [0.022, 0.060]`."""
     digits = 1 if factor == 100 else 3
-    value, low, high = (factor * figures[k] for k in (key, f"{key}_low", f"{key}_high"))
+    value, low, high = (factor * metrics[k] for k in (key, f"{key}_low", f"{key}_high"))
     return f"{title} {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -28,7 +28,7 @@ def run_votes(params: Path, overrides: list[str] | None) -> None:
     from safe.evaluation.calibration import Calibration
     from safe.evaluation.metrics import softmax
     from safe.evaluation.predictions import read_predictions
-    from safe.evaluation.votes import vote_figures
+    from safe.evaluation.votes import vote_metrics
     from safe.saved import read_info
 
     votes = read_votes(Path(config.data.root))
@@ -41,20 +41,20 @@ def run_votes(params: Path, overrides: list[str] | None) -> None:
         plain.append(softmax(split.logits)[rows])
         calibrated.append(Calibration.from_info(info).probabilities(split.logits)[rows])
     found = {
-        "before calibration": vote_figures(np.concatenate(plain), counts),
-        "calibrated": vote_figures(np.concatenate(calibrated), counts),
+        "before calibration": vote_metrics(np.concatenate(plain), counts),
+        "calibrated": vote_metrics(np.concatenate(calibrated), counts),
     }
-    for title, figures in found.items():
-        say(f"votes: {title}, {figures['n']} test clips")
+    for title, metrics in found.items():
+        say(f"votes: {title}, {metrics['n']} test clips")
         for name, words in TOLD.items():
-            say(f"  {words:36}{_shown(figures, name)}")
+            say(f"  {words:36}{_shown(metrics, name)}")
     say(f"  {'people who chose the label':36}{found['calibrated']['people']:.3f}")
     with atomic_file(RESULTS / "votes.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def _shown(figures: dict[str, float | None], name: str) -> str:
-    value, low, high = (figures[key] for key in (name, f"{name}_low", f"{name}_high"))
+def _shown(metrics: dict[str, float | None], name: str) -> str:
+    value, low, high = (metrics[key] for key in (name, f"{name}_low", f"{name}_high"))
     if value is None or low is None or high is None:
         return "not defined"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -53,17 +53,17 @@ class Mark:
 
     @property
     def middle(self) -> float:
-        """The place in the middle of the window."""
+        """The position in the middle of the window."""
         return (self.indices[0] + self.indices[-1]) / 2
 
-    def covers(self, place: int) -> bool:
+    def covers(self, position: int) -> bool:
         """Whether a frame is in the window; the first of T frames is half a step inside it."""
         half = (self.indices[-1] - self.indices[0]) / (2 * len(self.indices) - 2)
-        return self.indices[0] - half - 1 <= place <= self.indices[-1] + half + 1
+        return self.indices[0] - half - 1 <= position <= self.indices[-1] + half + 1
 
-    def box(self, place: int) -> Box:
+    def box(self, position: int) -> Box:
         """Return the box in one frame, interpolated, in whole pixels."""
-        x0, y0, x1, y1 = (round(float(np.interp(place, self.indices, c))) for c in self.boxes.T)
+        x0, y0, x1, y1 = (round(float(np.interp(position, self.indices, c))) for c in self.boxes.T)
         return x0, y0, x1, y1
 
 
@@ -77,13 +77,13 @@ class Marks:
             self._marks.setdefault(mark.face, []).append(mark)
         self._middles = {face: [mark.middle for mark in of] for face, of in self._marks.items()}
 
-    def at(self, place: int) -> Iterator[Mark]:
+    def at(self, position: int) -> Iterator[Mark]:
         """Yield for each face the window whose middle is nearest, if it covers the frame."""
         for face, marks in self._marks.items():
-            after = bisect_left(self._middles[face], place)
-            near = [mark for mark in marks[max(after - 1, 0) : after + 1] if mark.covers(place)]
+            after = bisect_left(self._middles[face], position)
+            near = [mark for mark in marks[max(after - 1, 0) : after + 1] if mark.covers(position)]
             if near:
-                yield min(near, key=lambda mark: abs(mark.middle - place))
+                yield min(near, key=lambda mark: abs(mark.middle - position))
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,13 @@ def _write(task: _Task) -> None:
         av.open(str(task.out), "w", format="mp4") as target,
     ):
         stream = None
-        for place, seconds, pixels in _every_frame(file, film):
+        for position, seconds, pixels in _every_frame(file, film):
             # H.264 in 4:2:0 has even sides: an odd last row or column is cut off.
             image = np.ascontiguousarray(pixels[: len(pixels) & ~1, : pixels.shape[1] & ~1])
             if stream is None:
                 stream, start = _stream(target, image, film.fps), seconds
-            for mark in marks.at(place):
-                draw_mark(image, mark.box(place), mark.text, mark.colour)
+            for mark in marks.at(position):
+                draw_mark(image, mark.box(position), mark.text, mark.colour)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             last = max(last + 1, round((seconds - start) / _TICK))  # must grow
             frame.pts, frame.time_base = last, _TICK
@@ -150,16 +150,16 @@ def _write(task: _Task) -> None:
 
 
 def _every_frame(file: Any, film: Survey) -> Iterator[tuple[int, float, NDArray[np.uint8]]]:
-    """Yield the place, the time in seconds and the pixels of each frame that decodes.
+    """Yield the position, the time in seconds and the pixels of each frame that decodes.
 
     The pixels are uint8 [H, W, 3], RGB, upright, of the survey's size.
     """
     listing, pictures = film.listing, Pictures(film.shape)
     with reading(), open_video(file) as container:
         for count, (frame, _) in enumerate(decoded_frames(container)):
-            place = listing.place(frame.pts) if listing.by_stamp else count
-            if place is not None:  # else an edit list hides it
-                yield place, film.seconds(place), pictures.show(frame, film.size)
+            position = listing.position(frame.pts) if listing.by_stamp else count
+            if position is not None:  # else an edit list hides it
+                yield position, film.seconds(position), pictures.show(frame, film.size)
 
 
 def _stream(target: Any, image: NDArray[np.uint8], fps: float) -> Any:

@@ -142,7 +142,7 @@ def _examine_counts(found: Examination, data: Data, listed: pa.Table) -> None:
         difference = _first_difference(counts, official, classes)
         total = f"{len(listed):,} clips, officially {sum(map(sum, official.values())):,}"
         what = f"not the released lists ({total}): {difference}"
-        remedy = "take them as released; else figures do not compare with published ones"
+        remedy = "take them as released; else metrics do not compare with published ones"
         found.warn("official-counts", where, what, remedy)
 
 

@@ -56,7 +56,7 @@ class Places:
     checkpoints: Path
     """Folder of training state, of all datasets: TAM's bank in it holds clips."""
     pictures: tuple[Path, ...]
-    """Figures that show clips."""
+    """Pictures that show clips."""
     forgotten: Path
     """forgotten.csv."""
     receipts: Path
@@ -87,56 +87,56 @@ class Places:
 
 
 def forget(
-    clips: list[str], places: Places, data: Data, *, raw: bool = False, dry_run: bool = False
+    clips: list[str], locations: Places, data: Data, *, raw: bool = False, dry_run: bool = False
 ) -> list[Receipt]:
-    """Take clips out of all places; first finish what an earlier run was killed in.
+    """Take clips out of all locations; first finish what an earlier run was killed in.
 
     Args:
         clips: keys.
-        places: where to look.
+        locations: where to look.
         data: the section data of params.yaml: which dataset, and where its raw clips are.
         raw: also delete the raw clips.
         dry_run: change nothing, only say what would be done.
 
     Returns:
         The receipts of what was done, or would be. None of clips that were forgotten before and
-        are in none of the places.
+        are in none of the locations.
 
     Raises:
         DataError: if a key is unknown, or what holds it is damaged; then nothing is changed.
     """
     receipts = []
-    for path, receipt in [] if dry_run else _unfinished(places.receipts):
-        _carry_out(path, receipt, places, data)
+    for path, receipt in [] if dry_run else _unfinished(locations.receipts):
+        _carry_out(path, receipt, locations, data)
         receipts.append(receipt)
-    planned = _plan(set(clips), places, data, raw=raw)
+    planned = _plan(set(clips), locations, data, raw=raw)
     if planned is None:
         return receipts
     if not dry_run:
-        path = places.receipts / f"{planned['begun'].replace(':', '')}.json"
+        path = locations.receipts / f"{planned['begun'].replace(':', '')}.json"
         _write(path, planned)
-        _carry_out(path, planned, places, data)
+        _carry_out(path, planned, locations, data)
     return [*receipts, planned]
 
 
-def _plan(clips: set[str], places: Places, data: Data, *, raw: bool) -> Receipt | None:
+def _plan(clips: set[str], locations: Places, data: Data, *, raw: bool) -> Receipt | None:
     """Say what is to be done, having checked that it can be; None where there is nothing to do."""
-    held = {str(path): clips & clips_of(path) for path in places.tables}
-    index, rows = read_contents(places.shards) if places.shards.exists() else ({}, {})
+    held = {str(path): clips & clips_of(path) for path in locations.tables}
+    index, rows = read_contents(locations.shards) if locations.shards.exists() else ({}, {})
     stored = {row["clip"]: row for some in rows.values() for row in some if row["clip"] in clips}
     left_out = clips & {entry["clip"] for entry in index.get("left_out", [])}
-    listed = _listed(places.manifest, clips)
-    known = read_forgotten(places.forgotten, data.name)
+    listed = _listed(locations.manifest, clips)
+    known = read_forgotten(locations.forgotten, data.name)
     there = left_out.union(stored, *held.values())
     if unknown := sorted(clips - known - there):
         raise DataError(
-            f"clip {', '.join(map(repr, unknown[:5]))}: not in {places.manifest}, the other "
-            f"tables, {places.shards} or {places.forgotten}"
+            f"clip {', '.join(map(repr, unknown[:5]))}: not in {locations.manifest}, the other "
+            f"tables, {locations.shards} or {locations.forgotten}"
         )
     shards = {}
     for entry in index.get("shards", []):
         if count := sum(row["shard"] == entry["file"] for row in stored.values()):
-            check_tar(places.shards / entry["file"], entry["sha256"])
+            check_tar(locations.shards / entry["file"], entry["sha256"])
             shards[entry["file"]] = {"clips": count, "before": entry["sha256"], "after": None}
     paths = {clip: row["path"] for clip, row in listed.items()}
     if raw and clips - paths.keys():  # forgotten before, or the manifest is not here
@@ -159,33 +159,33 @@ def _plan(clips: set[str], places: Places, data: Data, *, raw: bool) -> Receipt 
         "removed": {path: len(some) for path, some in held.items() if some},
         "shards": shards,
         "left_out": len(left_out),
-        "deleted": [str(path) for path in places.whole] if there else [],
+        "deleted": [str(path) for path in locations.whole] if there else [],
         "raw_deleted": at_hand if raw else [],
         "raw_kept": [] if raw else at_hand,
-        "models": _trained_on(places.trains, buckets),
+        "models": _trained_on(locations.trains, buckets),
     }
     return receipt | {"to_do": remains(receipt)}
 
 
-def _carry_out(path: Path, receipt: Receipt, places: Places, data: Data) -> None:
+def _carry_out(path: Path, receipt: Receipt, locations: Places, data: Data) -> None:
     """Do what a receipt plans, from wherever it was left; then mark the receipt finished."""
     if receipt["raw_deleted"] and receipt["root"] != data.root:
         raise DataError(
             f"{path}: was begun with data.root {receipt['root']}; run it with this root again"
         )
     clips = set(receipt["clips"])
-    add_forgotten(places.forgotten, receipt["dataset"], clips)
-    remove_samples(places.shards, clips)
-    for table in places.tables:
+    add_forgotten(locations.forgotten, receipt["dataset"], clips)
+    remove_samples(locations.shards, clips)
+    for table in locations.tables:
         remove_rows(table, clips)
-    for file in places.whole:
+    for file in locations.whole:
         if str(file) in receipt["deleted"]:
             file.unlink()
-    for file in places.leavings:
+    for file in locations.leavings:
         file.unlink()
     for name in receipt["raw_deleted"]:
         remove_raw(Path(data.root), name)
-    index = read_contents(places.shards)[0] if places.shards.exists() else {}
+    index = read_contents(locations.shards)[0] if locations.shards.exists() else {}
     after = {entry["file"]: entry["sha256"] for entry in index.get("shards", [])}
     for name, entry in receipt["shards"].items():
         entry["after"] = after.get(name)

@@ -95,8 +95,8 @@ def list_clips(
         if labels[label] is None and on_note is not None:
             on_note(f"class {name} is left out by data.classes (clips: {counts.get(label, 0):,})")
     chosen = pa.array(labels, pa.int8()).take(listed["label"].combine_chunks())
-    place = SCHEMA.get_field_index("label")
-    table = listed.set_column(place, SCHEMA.field("label"), chosen)
+    position = SCHEMA.get_field_index("label")
+    table = listed.set_column(position, SCHEMA.field("label"), chosen)
     return with_classes(table.filter(pc.is_valid(chosen)), classes)
 
 

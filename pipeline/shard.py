@@ -134,8 +134,8 @@ class Clips:
         for number, part in enumerate(self.parts):
             for start in range(0, len(part), BLOCK):
                 rows, faces = self._block(number, start)
-                for place, (key, path, label, bucket, source) in enumerate(rows):
-                    yield Clip(key, path, label, bucket, source, faces[place])
+                for position, (key, path, label, bucket, source) in enumerate(rows):
+                    yield Clip(key, path, label, bucket, source, faces[position])
 
     def _read(self, part: int, start: int) -> tuple[list[tuple[Any, ...]], FaceRows]:
         rows = self.parts[part][start : start + BLOCK]

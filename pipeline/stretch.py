@@ -64,16 +64,16 @@ class Survey:
         """Seconds on that clock at which the picture ends."""
         return self.seconds(self.length)
 
-    def seconds(self, place: int) -> float:
-        """Return when the frame at a place, 0..length, is shown, on a player's clock."""
+    def seconds(self, position: int) -> float:
+        """Return when the frame at a position, 0..length, is shown, on a player's clock."""
         listing = self.listing
-        known = min(place, len(listing.stamps) - 1)
+        known = min(position, len(listing.stamps) - 1)
         ticks = int(listing.stamps[known]) - int(listing.stamps[0])
-        if place > known:
+        if position > known:
             ticks += listing.last
-        return listing.start + ticks * listing.tick + max(0, place - known - 1) / self.fps
+        return listing.start + ticks * listing.tick + max(0, position - known - 1) / self.fps
 
-    def places(self, seconds: NDArray[np.floating]) -> list[int]:
+    def positions(self, seconds: NDArray[np.floating]) -> list[int]:
         """Return which frames are on the screen at some moments on a player's clock."""
         listing = self.listing
         ticks = int(listing.stamps[0]) + (seconds - listing.start) / listing.tick
@@ -130,15 +130,15 @@ def _held_against_decoder(file: Any, listing: Listing) -> Listing:
         return list_by_decoding(file, most=LONGEST)
     with reading(), open_video(file) as container:
         for frame, _ in decoded_frames(container):
-            place = listing.place(frame.pts)
-            if place is None:
+            position = listing.position(frame.pts)
+            if position is None:
                 if frame.pts is not None and frame.pts < listing.stamps[0]:
                     continue  # an edit list hides it
                 break
             if frame.pts != listing.head:  # it is the first because others were lost
                 return listing
-            stamps = listing.stamps[place:]
-            return replace(listing, stamps=stamps, length=listing.length - place)
+            stamps = listing.stamps[position:]
+            return replace(listing, stamps=stamps, length=listing.length - position)
     return list_by_decoding(file, most=LONGEST)
 
 
@@ -177,8 +177,10 @@ def cut_stretch(path: Path, film: Survey, windows: Sequence[Sequence[int]]) -> S
     stamps = film.listing.stamps
     first = max(0, min(start - spare, len(stamps) - 1))  # at least one
     part = stamps[first : end + spare].copy() if film.listing.by_stamp else stamps[:0]
-    places = tuple(map(tuple, windows))
-    return Stretch(*(path, places, part, first, film.listing.tick, film.fps, film.shape, film.size))
+    positions = tuple(map(tuple, windows))
+    return Stretch(
+        *(path, positions, part, first, film.listing.tick, film.fps, film.shape, film.size)
+    )
 
 
 def read_windows(stretch: Stretch) -> Iterator[Decoded | None]:
@@ -203,20 +205,20 @@ def read_windows(stretch: Stretch) -> Iterator[Decoded | None]:
         held: dict[int, _Held] = {}
         before: tuple[int, ...] = ()
         for window in stretch.windows:
-            rows = {place: row for row, place in enumerate(before)}  # the last row of each
-            held = {place: held[place] for place in window if place in held}
-            for row, place in enumerate(window):
-                if row and place == window[row - 1]:
+            rows = {position: row for row, position in enumerate(before)}  # the last row of each
+            held = {position: held[position] for position in window if position in held}
+            for row, position in enumerate(window):
+                if row and position == window[row - 1]:
                     pixels[row] = pixels[row - 1]
-                elif place in held:
-                    pixels[row] = pixels[rows[place]]  # from further down: windows move on
+                elif position in held:
+                    pixels[row] = pixels[rows[position]]  # from further down: windows move on
                 else:
                     frame, distance, sound = next(found)
                     pictures.notes.clear()
                     if frame is not None:
                         pixels[row] = pictures.show(frame, stretch.size)
                     wide = frame is not None and turns(pictures.size(frame))
-                    held[place] = _Held(distance, sound, frozenset(pictures.notes), wide)
+                    held[position] = _Held(distance, sound, frozenset(pictures.notes), wide)
             before = window
             yield _decoded(window, held, pixels, stretch.fps)
 
@@ -240,7 +242,7 @@ def _decoded(
     step = max(1, (window[-1] - window[0]) // (count - 1))
     if all(one.distance >= step for one in held.values()):
         return None
-    bad = sum(held[place].distance > 0 or not held[place].sound for place in window)
+    bad = sum(held[position].distance > 0 or not held[position].sound for position in window)
     damage = f"{bad} of {count} frames damaged" if bad else ""
     notes: set[str] = set().union(*(one.notes for one in held.values()))
     if len({one.wide for one in held.values()}) > 1:
@@ -255,37 +257,37 @@ def _decoded(
 def _nearest(
     frames: Iterator[tuple[int, Any, bool]], wanted: list[int]
 ) -> Iterator[tuple[Any, int, bool]]:
-    """Yield for each wanted place, ascending, the nearest frame, how far off it is, if it is sound.
+    """Yield for each wanted position, ascending: nearest frame, how far off it is, if it is sound.
 
     Of two as near it is the earlier. Without any frame at all: None, a distance without end.
     """
     nothing: tuple[int, Any, bool] = (-(2**62), None, False)
     before = after = nothing
-    for place in wanted:
-        while after is not None and after[0] < place:
+    for position in wanted:
+        while after is not None and after[0] < position:
             before, after = after, next(frames, None)  # type: ignore[assignment]
-        best = before if after is None or place - before[0] <= after[0] - place else after
-        yield best[1], abs(best[0] - place), best[2]
+        best = before if after is None or position - before[0] <= after[0] - position else after
+        yield best[1], abs(best[0] - position), best[2]
 
 
 def _placed(file: Any, stretch: Stretch) -> Iterator[tuple[int, Any, bool]]:
-    """Yield the frames of a stretch and around it: place, frame, whether it is sound; ascending.
+    """Yield the frames of a stretch and around it: position, frame, whether it is sound; ascending.
 
     Decoding begins at the key frame before the first wanted frame. Where the container finds none,
     or one that is shown too late, at one further back; at last at the start.
     """
     last = -1
-    for place, frame, sound in _from_before(file, stretch):
-        if place > last:  # a stream whose order changes half-way may show a frame too late
-            last = place
-            yield place, frame, sound
+    for position, frame, sound in _from_before(file, stretch):
+        if position > last:  # a stream whose order changes half-way may show a frame too late
+            last = position
+            yield position, frame, sound
 
 
 def _from_before(file: Any, stretch: Stretch) -> Iterator[tuple[int, Any, bool]]:
     if not len(stretch.stamps):  # known by their order: count from the start
         with open_video(file) as container:
-            for place, (frame, sound) in enumerate(decoded_frames(container)):
-                yield place, frame, sound
+            for position, (frame, sound) in enumerate(decoded_frames(container)):
+                yield position, frame, sound
         return
     known = {int(stamp): stretch.first + i for i, stamp in enumerate(stretch.stamps)}
     start = stretch.windows[0][0] - stretch.first

@@ -208,7 +208,7 @@ def frame_rows(
     columns = zip(face.frame_index, seconds, face.box, face.score, kinds, strict=True)
     return [
         {
-            "place": t,
+            "position": t,
             "frame": index,
             "second": None if second is None else round(second, 3),
             **{name: round(side, 2) for name, side in zip(_SIDES, box, strict=True)},

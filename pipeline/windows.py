@@ -237,7 +237,7 @@ def _runs(film: Survey, window: float) -> tuple[list[tuple[float, float]], list[
 
 def _window(film: Survey, start: float, cell: float, frames: int, *, aligned: bool) -> Window:
     centres = start + (np.arange(frames) + 0.5) * cell
-    return Window(start, start + frames * cell, tuple(film.places(centres)), aligned)
+    return Window(start, start + frames * cell, tuple(film.positions(centres)), aligned)
 
 
 def group_windows(film: Survey, windows: list[Window]) -> list[list[Window]]:
@@ -310,7 +310,7 @@ def _find(decoded: Decoded, *, faces: Faces, shard: Shard, who: Who, seen: Seen)
         detect_clip, decoded, detect, threshold=faces.threshold, closer=closer, seen=seen
     )
     detections = look(every=faces.every)
-    several = any(len(seen.get((False, place), ())) > 1 for place in decoded.indices)
+    several = any(len(seen.get((False, position), ())) > 1 for position in decoded.indices)
     if who == "all" and several:
         detections = look(every=1)
     tracks = all_tracks(
@@ -363,7 +363,7 @@ def _name(
             if isinstance(answer, str):
                 yield Gap(window.start, window.end, answer)
                 continue
-            moments = [round(1000 * film.seconds(place)) for place in window.indices]
+            moments = [round(1000 * film.seconds(position)) for position in window.indices]
             numbers = people.number(moments, [face.track for face in answer])
             for number, face in sorted(zip(numbers, answer, strict=True), key=lambda pair: pair[0]):
                 yield FaceWindow(

@@ -269,7 +269,7 @@ class Eval(Section):
     batch: Positive = 32
     """clips"""
     precision: Literal["float32", "bf16"] = "float32"
-    """float32 | bf16: faster, on CPUs too, and refused where the device lacks it; its figures
+    """float32 | bf16: faster, on CPUs too, and refused where the device lacks it; its metrics
     are not those of float32 to the last digit; metrics say which"""
     bins: Positive = 15
     """equal-width bins of the ECE"""

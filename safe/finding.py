@@ -15,7 +15,7 @@ from typing import Any, Literal
 from safe.errors import SafeError
 
 Severity = Literal["error", "warning", "note"]
-"""error: the next stage fails, or its figures are wrong. warning: it runs, but look at it first.
+"""error: the next stage fails, or its metrics are wrong. warning: it runs, but look at it first.
 note: not made yet, or worth knowing."""
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -86,11 +86,11 @@ class Examination:
             self.tell(severity, kind, where, f"{text}: {some(clips)}", remedy)
 
     def refused(self, kind: str, where: Path | str, error: SafeError, remedy: str) -> None:
-        """Add an error that a reader raised. Its text is `place: what is wrong; its remedy`."""
-        place, _, text = str(error).partition(": ")
-        if not text or not place.startswith(str(where)):  # it names no place, or another one
-            place, text = str(where), str(error)
-        self.error(kind, place, text.rpartition("; ")[0] or text, remedy)
+        """Add an error that a reader raised. Its text is `location: what is wrong; its remedy`."""
+        location, _, text = str(error).partition(": ")
+        if not text or not location.startswith(str(where)):  # it names no location, or another one
+            location, text = str(where), str(error)
+        self.error(kind, location, text.rpartition("; ")[0] or text, remedy)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -260,10 +260,10 @@ def test_the_verb_finds_evaluation_and_shards_of_a_run(
     (tmp_path / "data").symlink_to(project / "data")
     monkeypatch.chdir(tmp_path)
     run_card(Path("runs/synthetic"), None, Path("card.md"))
-    assert "without figures: no evaluation beside it" in capsys.readouterr().out
+    assert "without metrics: no evaluation beside it" in capsys.readouterr().out
     (made / "eval").rename(run / "eval" / "fold-1")
     run_card(Path("runs/synthetic"), None, Path("card.md"))
-    assert "figures of runs/synthetic/eval/fold-1" in capsys.readouterr().out
+    assert "metrics of runs/synthetic/eval/fold-1" in capsys.readouterr().out
     text = Path("card.md").read_text()
     assert row(text, "WAR")
     assert row(text, "**all**")[1] == "63"

@@ -260,7 +260,7 @@ def test_inspect_tells_a_clip_the_shards_and_the_run(made: Made) -> None:
     assert len(run["calibration"]["cutoffs"]) in (1, len(classes))
     for name in classes:
         figure = made.figures[f"recall.{name}"]
-        assert run["figures"][f"recall.{name}"] == figure
+        assert run["metrics"][f"recall.{name}"] == figure
 
 
 def examine(folder: Path, *words: str) -> dict[str, Any]:

@@ -155,17 +155,17 @@ def make_figures(n: int = 90) -> dict[str, tuple]:
     }
 
 
-FIGURES = make_figures()
+METRICS = make_figures()
 
 
-def draw(name: str, out: Path, figures: dict[str, tuple] = FIGURES) -> Path:
+def draw(name: str, out: Path, figures: dict[str, tuple] = METRICS) -> Path:
     module, stem, arguments, keywords, _ = figures[name]
     canvas.save(getattr(module, f"{stem}_figure")(*arguments, **keywords), out)
     return out
 
 
 def build(name: str) -> Figure:
-    module, stem, arguments, keywords, _ = FIGURES[name]
+    module, stem, arguments, keywords, _ = METRICS[name]
     return getattr(module, f"{stem}_figure")(*arguments, **keywords)
 
 
@@ -175,7 +175,7 @@ def words(artist) -> list[str]:
     return [each.get_text() for each in found if each.get_text().strip()]
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_a_png_is_a_column_wide_at_200_dpi_readable_and_the_same_twice(name, tmp_path):
     first = draw(name, tmp_path / "a.png").read_bytes()
     figure = build(name)
@@ -183,7 +183,7 @@ def test_a_png_is_a_column_wide_at_200_dpi_readable_and_the_same_twice(name, tmp
     assert first == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
     with Image.open(io.BytesIO(first)) as image:
-        assert image.width == int(FIGURES[name][4] / 25.4 * 200)
+        assert image.width == int(METRICS[name][4] / 25.4 * 200)
         assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
         pixels = np.asarray(image.convert("L"))
     assert (pixels == 255).mean() > 0.1
@@ -387,7 +387,7 @@ def test_cases_are_those_of_a_slow_loop():
 
 
 def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
-    (models, chosen, strips), keywords = FIGURES["cases"][2:4]
+    (models, chosen, strips), keywords = METRICS["cases"][2:4]
     figure = cases.cases_figure(models, chosen, strips, **keywords)
     a, b = models.values()
     for row, start in zip(chosen, range(0, 16, 4), strict=True):
@@ -416,7 +416,7 @@ def test_a_case_shows_the_frames_of_each_window_and_both_probabilities():
 
 
 def test_windows_that_do_not_fit_and_no_cases_are_refused():
-    models, chosen, strips = FIGURES["cases"][2]
+    models, chosen, strips = METRICS["cases"][2]
     with pytest.raises(DataError, match="7 windows of 4 frames, 3 apart"):
         cases.cases_figure(models, chosen, strips, window=4, stride=3, frames=16)
     with pytest.raises(DataError, match="never differ"):
@@ -431,7 +431,7 @@ def test_windows_that_do_not_fit_and_no_cases_are_refused():
 
 @pytest.mark.parametrize(("frames", "stride"), [(8, 1), (64, 10)])
 def test_cases_of_so_many_frames(frames, stride, tmp_path):
-    models, chosen, _ = FIGURES["cases"][2]
+    models, chosen, _ = METRICS["cases"][2]
     strips = make_strips(models["SAFE"], chosen[:1], frames=frames)
     figure = cases.cases_figure(models, chosen[:2], strips, window=2, stride=stride, frames=frames)
     faces, windows, _, _, missing, *_ = figure.axes

@@ -31,15 +31,15 @@ def test_every_part_runs_on_a_cpu_and_says_what_it_met(tried):
     states = {part["name"]: part["state"] for part in tried["parts"]}
     assert states == {name: "done" for name in gpu.PARTS if name != SLOW}
     for part in tried["parts"]:
-        for row in part["figures"]:
+        for row in part["metrics"]:
             assert row["low"] <= row["value"] <= row["high"], row
             bound = row["least"] is not None or row["most"] is not None
             assert row["met"] in (("yes", "no") if bound else ("",)), row
-    assert len([row for part in tried["parts"] for row in part["figures"] if row["met"]]) >= 4
+    assert len([row for part in tried["parts"] for row in part["metrics"] if row["met"]]) >= 4
 
 
 def test_gradients_of_single_convolutions_are_float64s_but_for_rounding(tried):
-    rows = {row["what"]: row for part in tried["parts"] for row in part["figures"]}
+    rows = {row["what"]: row for part in tried["parts"] for row in part["metrics"]}
     single = "error of the gradient of the worst convolution"
     assert 0 < rows[f"small, float32: {single}"]["value"] < 1e-5
     assert 1e-4 < rows[f"small, bfloat16: {single}"]["value"] < 1e-2
@@ -70,10 +70,10 @@ def test_a_part_that_fails_or_lacks_a_package_costs_the_others_nothing(tmp_path)
     assert found["parts"][0]["reason"] == "ValueError: on purpose"
     assert "on purpose" in found["parts"][0]["notes"][0]
     assert found["parts"][1]["reason"] == "No module named 'no_such_package'"
-    kept = [[row["what"] for row in part["figures"]] for part in found["parts"]]
+    kept = [[row["what"] for row in part["metrics"]] for part in found["parts"]]
     assert kept == [["before"], [], ["first"]]
     assert found["parts"][2]["notes"] == ["a note"]
-    assert found["parts"][2]["figures"][0]["met"] == "yes"
+    assert found["parts"][2]["metrics"][0]["met"] == "yes"
 
 
 def test_what_does_not_fit_into_the_time_is_skipped_and_the_exit_code_tells_of_errors(

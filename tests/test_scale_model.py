@@ -225,9 +225,9 @@ def test_durations(seconds, said):
 
 def test_kept_rates_are_read_in_seconds_and_mb(tmp_path, monkeypatch):
     rows = [{"what": f"`{name}`", "value": 2 * factor} for name, (_, factor, _) in UNITS.items()]
-    assert read_rates({"figures": rows}) == dict.fromkeys(UNITS, 2.0)
+    assert read_rates({"metrics": rows}) == dict.fromkeys(UNITS, 2.0)
     monkeypatch.setattr(scale_model, "BENCHMARKS", tmp_path)
     assert scale_model.gpu_rate() == inf
     row = {"what": scale_model.GPU_RATE, "value": 123.0}
-    (tmp_path / "gpu.json").write_text(json.dumps({"parts": [{"figures": []}, {"figures": [row]}]}))
+    (tmp_path / "gpu.json").write_text(json.dumps({"parts": [{"metrics": []}, {"metrics": [row]}]}))
     assert scale_model.gpu_rate() == 123

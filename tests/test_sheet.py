@@ -11,7 +11,7 @@ from support import ROOT
 from safe.errors import ConfigError
 from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.metrics import summarize
-from safe.evaluation.sheet import FIGURES, load_sheet
+from safe.evaluation.sheet import METRICS, load_sheet
 from safe.taxonomy import BASIC
 
 SHEETS = {path.stem: load_sheet(path) for path in sorted((ROOT / "experiments").glob("*.yaml"))}
@@ -91,13 +91,13 @@ def test_figures_are_those_that_summarize_gives():
     labels = list(range(len(BASIC)))
     given = summarize([[float(i == j) for j in labels] for i in labels], labels, 15, BASIC)
     given |= trust_metrics(np.eye(7), labels, Calibration(), bins=15, resamples=1)
-    assert set(FIGURES) <= given.keys()
+    assert set(METRICS) <= given.keys()
     assert set(RECALLS) <= given.keys()
 
 
 def test_the_recall_of_any_class_may_be_shown(tmp_path):
     rows = {"a": {"set": {}, "paper": {"recall.contempt": 40.0, "recall.contempt_std": 1.0}}}
-    assert load_sheet(write(tmp_path, figures=["recall.contempt"], rows=rows)).rows["a"].paper
+    assert load_sheet(write(tmp_path, metrics=["recall.contempt"], rows=rows)).rows["a"].paper
 
 
 def test_runs_are_rows_by_seeds_by_folds_without_models_that_are_not_built():
@@ -134,7 +134,7 @@ def write(folder: Path, **changes) -> Path:
 
 def test_what_is_not_said_has_a_default(tmp_path):
     sheet = load_sheet(write(tmp_path))
-    assert (sheet.figures, sheet.folds, sheet.seeds) == (["war", "uar"], [5], [0, 1, 2])
+    assert (sheet.metrics, sheet.folds, sheet.seeds) == (["war", "uar"], [5], [0, 1, 2])
     assert len(list(sheet.runs())) == 6
 
 
@@ -147,13 +147,13 @@ def test_what_is_not_said_has_a_default(tmp_path):
         ({"dataset": None}, "dataset = None"),
         ({"seeds": [0, 0]}, "seeds: [0, 0] must be different"),
         ({"folds": []}, "folds = []"),
-        ({"figures": ["war", "f1"]}, "f1 must be one of war"),
-        ({"figures": ["recall."]}, "recall. must be one of war"),
-        ({"figures": ["recall.a,b"]}, "recall.a,b must be one of war"),
-        ({"figures": ["recalls.happy"]}, "or recall. and the name of a class"),
+        ({"metrics": ["war", "f1"]}, "f1 must be one of war"),
+        ({"metrics": ["recall."]}, "recall. must be one of war"),
+        ({"metrics": ["recall.a,b"]}, "recall.a,b must be one of war"),
+        ({"metrics": ["recalls.happy"]}, "or recall. and the name of a class"),
         ({"rows": {}}, "rows = {}"),
         ({"rows": {"a": {"paper": {"war": 1}}}}, "key 'rows.a.set' is missing"),
-        ({"rows": {"a": {"set": None}}}, "rows.a.set: null needs figures"),
+        ({"rows": {"a": {"set": None}}}, "rows.a.set: null needs numbers"),
         ({"rows": {"a": {"set": {}, "paper": {"wra": 1}}}}, "rows.a.paper.wra"),
         ({"rows": {"a": {"set": {}, "paper": {"war": "72"}}}}, "rows.a.paper.war = '72'"),
         ({"rows": {"a": {"set": {}, "against": "b"}}}, "rows.a.against: 'b' is not another row"),

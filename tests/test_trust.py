@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from safe.evaluation.calibration import FIGURES, Calibration, trust_metrics
+from safe.evaluation.calibration import METRICS, Calibration, trust_metrics
 from safe.evaluation.metrics import aurc, brier, ece, risk_at, softmax
 from safe.taxonomy import BASIC
 
@@ -57,7 +57,7 @@ def test_without_sets_or_decisions_there_is_no_figure():
     plain = trust_metrics(logits, labels, Calibration(), bins=15, resamples=20)
     assert plain["coverage"] is plain["set_size"] is plain["coverage_low"] is None
     assert plain["answered"] == 1
-    assert plain.keys() >= set(FIGURES)
+    assert plain.keys() >= set(METRICS)
     silent = trust_metrics(logits, labels, Calibration(threshold=2.0), bins=15, resamples=20)
     assert silent["answered"] == 0
     assert silent["selective_risk"] is silent["selective_risk_high"] is None

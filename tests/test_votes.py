@@ -16,7 +16,7 @@ from pipeline.datasets.dfew import FILE, read_votes
 from safe.errors import DataError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.metrics import softmax
-from safe.evaluation.votes import vote_figures
+from safe.evaluation.votes import vote_metrics
 from safe.models.registry import build_model
 from safe.params import load_config
 from safe.saved import save_model
@@ -98,7 +98,7 @@ def test_figures_by_hand():
     p = np.full((2, K), 0.02)
     p[0, 0] = 0.88
     p[1, :3] = 0.5, 0.02, 0.4
-    found = vote_figures(p, votes, resamples=50)
+    found = vote_metrics(p, votes, resamples=50)
     kl = [0.8 * np.log(0.8 / 0.88) + 0.2 * np.log(0.2 / 0.02), np.log(1 / 0.4)]
     assert found["vote_kl"] == pytest.approx(np.mean(kl))
     assert found["vote_kl"] == pytest.approx(
@@ -116,16 +116,16 @@ def test_a_model_that_doubts_as_people_do_is_told_from_one_that_does_not():
     rng = np.random.default_rng(0)
     truth = softmax(rng.normal(0, 2, (800, K)))
     votes = np.array([rng.multinomial(10, row) for row in truth])
-    knows = vote_figures(truth, votes, resamples=100)
-    guesses = vote_figures(rng.permutation(truth), votes, resamples=100)
+    knows = vote_metrics(truth, votes, resamples=100)
+    guesses = vote_metrics(rng.permutation(truth), votes, resamples=100)
     assert knows["vote_kl_high"] < guesses["vote_kl_low"]
     assert knows["doubt_rank"] > 0.7
     assert abs(guesses["doubt_rank"]) < 0.1
     # a model that knows the shares is as sure of its class as there are people who chose it
     assert knows["vote_confidence"] == pytest.approx(knows["vote_agreement"], abs=0.02)
-    assert vote_figures(np.full((800, K), 1 / K), votes, resamples=9)["doubt_rank"] is None
+    assert vote_metrics(np.full((800, K), 1 / K), votes, resamples=9)["doubt_rank"] is None
     with pytest.raises(DataError, match="none of the clips"):
-        vote_figures(truth[:0], votes[:0])
+        vote_metrics(truth[:0], votes[:0])
 
 
 def test_the_verb_compares_the_clips_that_have_votes(tmp_path, monkeypatch, capsys):
@@ -156,8 +156,8 @@ def test_the_verb_compares_the_clips_that_have_votes(tmp_path, monkeypatch, caps
     run_votes(ROOT / "params.yaml", [f"data={{name:dfew,root:{tmp_path / 'dfew'},folds:[1]}}"])
     found = json.loads((tmp_path / "results" / "votes.json").read_text())
     counts = [ROWS[0][:7], ROWS[2][:7]]
-    assert found["before calibration"] == vote_figures(softmax(logits[:2]), counts)
-    assert found["calibrated"] == vote_figures(softmax(logits[:2] / 2), counts)
+    assert found["before calibration"] == vote_metrics(softmax(logits[:2]), counts)
+    assert found["calibrated"] == vote_metrics(softmax(logits[:2] / 2), counts)
     assert "votes: calibrated, 2 test clips" in capsys.readouterr().out
     with pytest.raises(DataError, match="only DFEW comes with votes"):
         run_votes(ROOT / "params.yaml", None)

@@ -168,7 +168,8 @@ def from_start(path: Path, span: tuple[int, int]) -> NDArray[np.uint8]:
     with FileIO(path) as file, open_video(file) as container:
         pictures = Pictures(Fraction(1))
         shown = {
-            listing.place(frame.pts): pictures.show(frame) for frame, _ in decoded_frames(container)
+            listing.position(frame.pts): pictures.show(frame)
+            for frame, _ in decoded_frames(container)
         }
     return np.stack([shown[place] for place in places(span)])
 

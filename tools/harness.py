@@ -201,8 +201,8 @@ def publish(
         quick: a trial.
         more: what else is kept.
     """
-    found = {"title": title, "note": note, "figures": [one.row() for one in measured], **more}
-    print(f"{title}\n{note}\n\n{measured_table(found['figures'])}\n")
+    found = {"title": title, "note": note, "metrics": [one.row() for one in measured], **more}
+    print(f"{title}\n{note}\n\n{measured_table(found['metrics'])}\n")
     if not quick:
         write_json(BENCHMARKS / f"{name}.json", found | circumstances(_PACKAGES))
 

@@ -37,12 +37,12 @@ def part(name: str) -> str:
     command = f"python -m tools.{room}.{stem.partition('.')[0]}"
     pieces = [caption(command, found), found.get("note", "")]
     pieces.append("\n".join(f"- {sentence}" for sentence in found.get("summary", [])))
-    pieces.append(measured_table(found["figures"]) if "figures" in found else "")
+    pieces.append(measured_table(found["metrics"]) if "metrics" in found else "")
     pieces.append(table(found.get("rows", [])))
     for one in found.get("parts", []):
         state = "" if one["state"] == "done" else f", {one['state']}: {one['reason']}"
         pieces.append(". ".join([f"*{one['name']}{state}*", *one["notes"]]) + ".")
-        pieces.append(measured_table(one["figures"]))
+        pieces.append(measured_table(one["metrics"]))
     return "\n\n".join(piece for piece in pieces if piece)
 
 

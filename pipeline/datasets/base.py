@@ -137,15 +137,15 @@ def walk_files(
             links.sort(reverse=True)
             todo.append(links.pop())
         here = todo.pop()
-        place = os.path.join(folder, here)  # noqa: PTH118  a Path for each would take longer
+        full = os.path.join(folder, here)  # noqa: PTH118  a Path for each would take longer
         try:
-            status = os.stat(place)  # noqa: PTH116
+            status = os.stat(full)  # noqa: PTH116
         except OSError:  # gone since
             continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in list_folder(place, on_note):
+        for entry in list_folder(full, on_note):
             path = f"{here}/{entry.name}" if here else entry.name
             if not _is_folder(entry):
                 yield path, entry
@@ -319,15 +319,15 @@ def choose_classes(
         DataError: if a class is wanted that the data set does not have, or what comes out are no 2
             to 100 well-formed, different names.
     """
-    places = {name.casefold(): place for place, name in enumerate(given)}
+    positions = {name.casefold(): position for position, name in enumerate(given)}
     names: list[str | None] = list(given)
     for name in wanted or () if isinstance(wanted, Mapping) or not own else ():
-        if name.casefold() not in places:
-            known = ", ".join(places)
+        if name.casefold() not in positions:
+            known = ", ".join(positions)
             raise DataError(f"data.classes: {name!r} is no class of {owner}, which has {known}")
     if isinstance(wanted, Mapping):
         for name, other in wanted.items():
-            names[places[name.casefold()]] = other
+            names[positions[name.casefold()]] = other
         kept = list({name.casefold(): name for name in reversed(names) if name}.values())[::-1]
         chosen = sorted(kept, key=str.casefold) if own else kept
     elif wanted is not None:

@@ -142,8 +142,8 @@ def read_table(
         batches.append(pa.record_batch(columns, SCHEMA))
     table = with_classes(pa.Table.from_batches(batches, SCHEMA), classes)
     if not table["path"].equals(lines["path"]):  # two spellings of one file
-        place = lines.schema.get_field_index("path")
-        _check_once(lines.set_column(place, "path", table["path"]), root / file)
+        position = lines.schema.get_field_index("path")
+        _check_once(lines.set_column(position, "path", table["path"]), root / file)
     there = len(table) - table["bytes"].null_count
     looked_for = f"the paths of {file}, such as {table['path'][0]}"
     require_some(there, len(table), root, looked_for, store=store)
@@ -218,7 +218,7 @@ def plain_rows(
             use_threads=False,
             block_size=_CHUNK,
             skip_rows=1,
-            column_names=[str(place) for place in range(len(names))],
+            column_names=[str(position) for position in range(len(names))],
         ),
         pv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False),
         pv.ConvertOptions(column_types=types, include_columns=columns),

@@ -99,45 +99,45 @@ def detect_clip(
     indices, frames = decoded.indices, decoded.frames
     seen = {} if seen is None else seen
 
-    def look(place: int, how: Detect = detect) -> NDArray[np.float32]:
-        key = how is not detect, indices[place]
+    def look(position: int, how: Detect = detect) -> NDArray[np.float32]:
+        key = how is not detect, indices[position]
         if key not in seen:
-            seen[key] = how(frames[place])
+            seen[key] = how(frames[position])
         return seen[key]
 
     everywhere = range(len(indices))
-    looked = {indices[place] for place in (*everywhere[::every], everywhere[-1])}
-    known = [place for place in everywhere if indices[place] in looked]
+    looked = {indices[position] for position in (*everywhere[::every], everywhere[-1])}
+    known = [position for position in everywhere if indices[position] in looked]
     steady = every > 1 and not decoded.damage and one_shot(frames)
     least = threshold + _SCORE_ABOVE
     if steady and (found := _steady([look(t) for t in known], known, frames, least)):
         return found
-    found = [look(place) for place in everywhere]
-    blank = [place for place in everywhere if not len(found[place])]
+    found = [look(position) for position in everywhere]
+    blank = [position for position in everywhere if not len(found[position])]
     if closer is None or not blank:
         return found
     if len(blank) == len(found):
-        looks = [look(place, closer) for place in known]
+        looks = [look(position, closer) for position in known]
         if not any(map(len, looks)):
             return found
         if steady and (between := _steady(looks, known, frames, least)):
             return between
-    for place in blank:
-        found[place] = look(place, closer)
+    for position in blank:
+        found[position] = look(position, closer)
     return found
 
 
 def _steady(
-    looks: list[NDArray[np.float32]], places: list[int], frames: NDArray[np.uint8], least: float
+    looks: list[NDArray[np.float32]], positions: list[int], frames: NDArray[np.uint8], least: float
 ) -> list[NDArray[np.float32]] | None:
-    """Return what detect_clip does of one steady face, from the looks at some places; else None."""
+    """Return what detect_clip does of one steady face, from looks at some positions; else None."""
     faces = one_steady_face(looks, least=least)
     if faces is None:
         return None
     spread = np.zeros((len(frames), 5), dtype=np.float32)
     for side in range(4):
-        spread[:, side] = np.interp(range(len(frames)), places, faces[:, side])
-    spread[places] = faces
+        spread[:, side] = np.interp(range(len(frames)), positions, faces[:, side])
+    spread[positions] = faces
     found = [face[None] for face in spread]
     tracks = link(found, max_gap=len(found), portraits=Portraits(frames))
     return found if len(tracks) == 1 else None

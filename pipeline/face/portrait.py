@@ -2,7 +2,7 @@
 
 In: frames of one video, uint8 [H, W, 3], RGB, and boxes in their pixels. Out: whether two frames
 can show one person there, or, of the whole frames, one scene. Boxes alone cannot tell: after a hard
-cut another person is often in the same place, and a fast head moves as far.
+cut another person is often in the same position, and a fast head moves as far.
 
 Two portraits are of two persons if neither light nor motion nor colour makes them one: the darker
 is lit like the brighter; then no optical flow (Farneback's) lays the one onto the other, and the
@@ -93,7 +93,7 @@ class Portraits:
         """Say whether two frames can be of one scene; one that shows nothing is of any."""
         height, width = self._frames.shape[1:3]
         corner = np.array([0, 0, width, height], np.float32)
-        one, two = (_sample(self._frames[place], corner) for place in (t, u))
+        one, two = (_sample(self._frames[position], corner) for position in (t, u))
         if min(_grey(one).std(), _grey(two).std()) < _FLAT:
             return True
         return any(

@@ -189,7 +189,7 @@ def _begins_plain(file: FileIO, listing: Listing) -> bool:
     with reading(), open_video(file) as container:
         shape = pixel_shape(video_stream(container))
         for frame, sound in decoded_frames(container):
-            return sound and listing.place(frame.pts) == 0 and is_plain(frame, shape)
+            return sound and listing.position(frame.pts) == 0 and is_plain(frame, shape)
     return False
 
 
@@ -286,7 +286,7 @@ def _decode_pyav(file: FileIO, listing: Listing, frames: int) -> Decoded | None:
         for frame, sound in decoded_frames(container, on_loss=lambda: losses.append(None)):
             if not sound:
                 losses.append(None)
-            index = listing.place(frame.pts) if listing.by_stamp else count
+            index = listing.position(frame.pts) if listing.by_stamp else count
             if index is None:  # an edit list hides it
                 continue
             if listing.by_stamp and index <= at and not sure and not losses:
@@ -324,7 +324,7 @@ def _is_refuted(listing: Listing, first: int, count: int) -> bool:
         return False
     if not (listing.stamped and listing.by_stamp):
         return True
-    return first == listing.place(listing.head) and first + count == listing.length
+    return first == listing.position(listing.head) and first + count == listing.length
 
 
 def _show(pictures: Pictures, chosen: Sequence[Any]) -> NDArray[np.uint8]:

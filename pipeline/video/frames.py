@@ -60,25 +60,25 @@ def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
         raise DataError(f"folder cannot be read: {error.strerror}") from error
     if not names:
         raise DataError("no jpg or png frames")
-    names, places = place_frames(names)
-    length = (places or range(len(names)))[-1] + 1
+    names, positions = place_frames(names)
+    length = (positions or range(len(names)))[-1] + 1
     if length > MAX_FRAMES:
         raise DataError(f"frames numbered over more than {MAX_FRAMES:,}: too long for a clip")
     damage = []
-    if places is None:
+    if positions is None:
         damage.append("numbers of the frames have no common step: taken in their order")
-        places = list(range(len(names)))
+        positions = list(range(len(names)))
     indices = frame_indices(length, count)
-    wanted = {_nearest(places, index) for index in indices}
-    read = {places[at]: _read_image(folder / names[at]) for at in sorted(wanted)}
-    images = {place: image for place, image in read.items() if image is not None}
+    wanted = {_nearest(positions, index) for index in indices}
+    read = {positions[at]: _read_image(folder / names[at]) for at in sorted(wanted)}
+    images = {position: image for position, image in read.items() if image is not None}
     if not images:
         raise DataError("no frame could be decoded")
     there = list(images)
     nearest = [there[_nearest(there, index)] for index in indices]
     height, width = images[there[0]].shape[:2]
-    frames = np.stack([_fit(images[place], height, width) for place in nearest])
-    if repeated := sum(place != index for place, index in zip(nearest, indices, strict=True)):
+    frames = np.stack([_fit(images[position], height, width) for position in nearest])
+    if repeated := sum(position != index for position, index in zip(nearest, indices, strict=True)):
         whole = f"{count - repeated} of {count} frames decoded"
         damage.insert(0, f"{whole}, {repeated} repeated from the nearest")
     if length > len(names):
@@ -177,11 +177,11 @@ def _positions(numbers: Sequence[Fraction]) -> list[int] | None:
     return list(accumulate(steps, initial=0))
 
 
-def _nearest(places: Sequence[int], wanted: int) -> int:
-    """Return which of some ascending places is nearest; of two as near, the earlier."""
-    after = min(bisect_left(places, wanted), len(places) - 1)
+def _nearest(positions: Sequence[int], wanted: int) -> int:
+    """Return which of some ascending positions is nearest; of two as near, the earlier."""
+    after = min(bisect_left(positions, wanted), len(positions) - 1)
     before = max(after - 1, 0)
-    return before if wanted - places[before] <= places[after] - wanted else after
+    return before if wanted - positions[before] <= positions[after] - wanted else after
 
 
 def _read_image(file: Path) -> NDArray[np.uint8] | None:

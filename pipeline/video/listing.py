@@ -39,7 +39,7 @@ _TRUSTED: Final = 0.1
 """Part by which the mean rate of the stamps may differ from what the container says."""
 
 _STEADY: Final = 0.5
-"""Mean frame periods that a stamp may be off its place at a constant rate."""
+"""Mean frame periods that a stamp may be off its position at a constant rate."""
 
 # Containers whose packets have stamps of their own, without any decoding; and those of which a
 # decoder's stamps are the same wherever it begins. AVI knows the order of decoding alone.
@@ -105,7 +105,7 @@ class Listing:
         straight = first + step * np.arange(len(self.stamps))
         return bool(np.abs(self.stamps - straight).max() <= _STEADY * step)
 
-    def place(self, stamp: int | None) -> int | None:
+    def position(self, stamp: int | None) -> int | None:
         """Return the place of the frame with this stamp; None if no frame shown has it."""
         if stamp is None:
             return None
@@ -170,7 +170,7 @@ def list_frames(file: Any, *, most: int | None = None) -> Listing:
 def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
     """List the frames that the decoder gives, in their order: right, and as slow as decoding.
 
-    Where packets were lost the list is the container's: a frame that does not come has a place. The
+    Where packets were lost the list is the container's: a frame that does not come is in it. The
     decoder's stamps are taken where they are the packets' own; else the times of the packets, in
     their order, stand for them.
 
@@ -190,7 +190,7 @@ def list_by_decoding(file: Any, *, most: int | None = None) -> Listing:
                 raise DataError(f"lists more than {most:,} frames: too long")
     if not stamps:
         raise DataError("no frame could be decoded")
-    if losses:  # what was lost keeps its place
+    if losses:  # what was lost keeps its position
         return replace(list_frames(file, most=most), plain=False, decoded=True)
     with reading(), open_video(file) as container:
         stream = video_stream(container)

@@ -86,7 +86,7 @@ class Calibration:
         return cls(**values)
 
 
-FIGURES: Final = (
+METRICS: Final = (
     *("ece_calibrated", "nll_calibrated", "brier_calibrated", "coverage", "set_size"),
     *("answered", "selective_risk", "risk_at_80", "error", "aurc", "augrc"),
 )
@@ -107,7 +107,7 @@ def trust_metrics(
     """Return the metrics of calibrated answers: logits [n, K] of labels [n], read by a calibration.
 
     Returns:
-        FIGURES, and `<figure>_low` and `_high` of some. ece, nll, brier (of the calibrated
+        METRICS, and `<metric>_low` and `_high` of some. ece, nll, brier (of the calibrated
         probabilities), aurc and augrc: as in safe.evaluation.metrics. coverage: share of clips
         whose set holds the label; set_size: mean number of classes in it (both None without sets).
         answered: share of clips that get a decision; selective_risk: share of errors among them

@@ -65,7 +65,7 @@ class Entry:
     against: str | None = None
     """The row that this one is compared with."""
     built: bool = True
-    """False for a published model that is not built here: it has figures of the paper only."""
+    """False for a published model that is not built here: it has numbers of the paper only."""
 
 
 def estimates(
@@ -225,22 +225,22 @@ def _check_pair(entry: Entry, other: Entry, names: tuple[str, str]) -> None:
 
 
 PERCENT = ("war", "uar", "recall.")
-"""What the figures in percent begin with."""
+"""What the metrics in percent begin with."""
 
 PAIRED = ("war", "uar")
-"""The figures in which a row is compared with its reference."""
+"""The metrics in which a row is compared with its reference."""
 
 SELECTION = {
     "last": "each run at its last epoch",
     "val": "epoch chosen on a selection split",
-    "test": "EPOCH CHOSEN ON THE TEST CLIPS, as papers often do, so our figures are too high",
+    "test": "EPOCH CHOSEN ON THE TEST CLIPS, as papers often do, so our metrics are too high",
 }
 """What train.select means, in words."""
 
 
 def table_markdown(
     rows: Mapping[str, Entry],
-    figures: Sequence[str],
+    metrics: Sequence[str],
     *,
     asked: int,
     dataset: str,
@@ -253,7 +253,7 @@ def table_markdown(
 
     Args:
         rows: by name, in order.
-        figures: which metrics.
+        metrics: which metrics.
         asked: seeds that each row should have.
         dataset: ours.
         paper_dataset: the paper's; if it is another, the text says what that forbids.
@@ -273,7 +273,7 @@ def table_markdown(
             raise DataError(f"row {name}: its reference {row.against} must be one of the rows")
     parts = [
         _preface(rows, dataset, paper_dataset, selection),
-        _figures(rows, figures, asked=asked, bins=bins),
+        _metrics(rows, metrics, asked=asked, bins=bins),
         "`±`: sample standard deviation over seeds (none for one seed). `95 %`: interval of the "
         "mean over seeds, over clips: Wilson's for WAR and recalls, else and for differences a "
         f"bootstrap of the clips ({RESAMPLES:,} resamples).",
@@ -313,42 +313,42 @@ def _over(splits: Iterable[Split]) -> Iterator[str]:
             yield f" {uar_name(clips)}: no test clip of {', '.join(lost)}."
 
 
-def _figures(rows: Mapping[str, Entry], figures: Sequence[str], *, asked: int, bins: int) -> str:
+def _metrics(rows: Mapping[str, Entry], metrics: Sequence[str], *, asked: int, bins: int) -> str:
     """The first table: each row beside the paper's."""
-    beside = [figure for figure in figures if any(figure in row.paper for row in rows.values())]
+    beside = [metric for metric in metrics if any(metric in row.paper for row in rows.values())]
     header = ["row", "seeds"]
-    for figure in figures:
-        title = _title(figure)
-        header += [title, "95 %", *([f"{title} paper", "ours - paper"] * (figure in beside))]
+    for metric in metrics:
+        title = _title(metric)
+        header += [title, "95 %", *([f"{title} paper", "ours - paper"] * (metric in beside))]
     lines = []
     for name, row in rows.items():
         lines.append([_escape(name), f"{len(row.splits)}/{asked}" if row.built else "-"])
-        for figure, found in estimates(row, figures, bins=bins, name=name).items():
-            cells = _cells(row, found, figure)
-            lines[-1] += cells if figure in beside else cells[:2]
+        for metric, found in estimates(row, metrics, bins=bins, name=name).items():
+            cells = _cells(row, found, metric)
+            lines[-1] += cells if metric in beside else cells[:2]
     return _layout(header, lines, left=1)
 
 
-def _cells(row: Entry, found: Estimate, figure: str) -> list[str]:
+def _cells(row: Entry, found: Estimate, metric: str) -> list[str]:
     """Ours, its interval, the paper's, and ours - paper."""
-    paper = "-" if found.paper is None else _show(figure, found.paper)
-    if found.paper is not None and f"{figure}_std" in row.paper:
-        paper += f" ± {_show(figure, row.paper[f'{figure}_std'])}"
+    paper = "-" if found.paper is None else _show(metric, found.paper)
+    if found.paper is not None and f"{metric}_std" in row.paper:
+        paper += f" ± {_show(metric, row.paper[f'{metric}_std'])}"
     if not found.values:
         why = "not built here" if not row.built else "no clip" if row.splits else "missing"
         return [why, "-", paper, "-"]
-    ours = _show(figure, found.mean)
+    ours = _show(metric, found.mean)
     if len(found.values) > 1:
-        ours += f" ± {_show(figure, found.deviation)}"
-    gap = "-" if found.paper is None else _show(figure, found.mean - found.paper, "+")
-    return [ours, _ends(figure, found.low, found.high), paper, gap]
+        ours += f" ± {_show(metric, found.deviation)}"
+    gap = "-" if found.paper is None else _show(metric, found.mean - found.paper, "+")
+    return [ours, _ends(metric, found.low, found.high), paper, gap]
 
 
 def _pairs(rows: Mapping[str, Entry], *, bins: int) -> str:
     """The second table: each row against its reference."""
     header = ["row", "against"]
-    for figure in PAIRED:
-        header += [f"{_title(figure)} difference", "95 %", "paper", "verdict"]
+    for metric in PAIRED:
+        header += [f"{_title(metric)} difference", "95 %", "paper", "verdict"]
     lines = [
         _pair((name, row.against), row, rows[row.against], bins)
         for name, row in rows.items()
@@ -361,16 +361,16 @@ def _pair(names: tuple[str, str], row: Entry, other: Entry, bins: int) -> list[s
     """A line of the second table."""
     cells = [_escape(name) for name in names]
     apart = differences(row, other, PAIRED, bins=bins, names=names)
-    for figure, (point, low, high) in apart.items():
-        both = figure in row.paper and figure in other.paper
-        paper = row.paper[figure] - other.paper[figure] if both else None
-        beside = "-" if paper is None else _show(figure, paper, "+")
+    for metric, (point, low, high) in apart.items():
+        both = metric in row.paper and metric in other.paper
+        paper = row.paper[metric] - other.paper[metric] if both else None
+        beside = "-" if paper is None else _show(metric, paper, "+")
         if not (row.splits and other.splits):
             built = row.built and other.built
             cells += ["missing" if built else "not built here", "-", beside, "-"]
             continue
-        ends = _ends(figure, low, high, "+")
-        cells += [_show(figure, point, "+"), ends, beside, judge(point, low, high, paper)]
+        ends = _ends(metric, low, high, "+")
+        cells += [_show(metric, point, "+"), ends, beside, judge(point, low, high, paper)]
     tests = [
         f"seed {seed}: {test.only_a}/{test.only_b}, p {_p(test.p)}"
         for seed, test in mcnemar_by_seed(row, other, names=names).items()
@@ -378,20 +378,20 @@ def _pair(names: tuple[str, str], row: Entry, other: Entry, bins: int) -> list[s
     return [*cells, "; ".join(tests) or "-"]
 
 
-def _title(figure: str) -> str:
+def _title(metric: str) -> str:
     short = {"war": "WAR", "uar": "UAR", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
-    plain = figure.removesuffix("_calibrated")
-    after = ", calibrated" if plain != figure else ""
-    return short.get(plain, figure.removeprefix("recall.")) + after
+    plain = metric.removesuffix("_calibrated")
+    after = ", calibrated" if plain != metric else ""
+    return short.get(plain, metric.removeprefix("recall.")) + after
 
 
-def _show(figure: str, value: float, sign: str = "") -> str:
-    digits = 2 if figure.startswith(PERCENT) else 4
+def _show(metric: str, value: float, sign: str = "") -> str:
+    digits = 2 if metric.startswith(PERCENT) else 4
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: never -0.00
 
 
-def _ends(figure: str, low: float, high: float, sign: str = "") -> str:
-    return f"[{_show(figure, low, sign)}, {_show(figure, high, sign)}]"
+def _ends(metric: str, low: float, high: float, sign: str = "") -> str:
+    return f"[{_show(metric, low, sign)}, {_show(metric, high, sign)}]"
 
 
 def _p(p: float) -> str:

@@ -1,7 +1,7 @@
 """Cost of one clip: parameters, multiply-adds, milliseconds and bytes.
 
 In: any model that maps clips [B, C, T, H, W] to something. `count` needs shapes only and gives the
-same figures on every machine; `measure` runs the model on one device, and holds for that device.
+same metrics on every machine; `measure` runs the model on one device, and holds for that device.
 """
 
 import copy
@@ -244,7 +244,7 @@ def compare(config: Config, *, classes: int, timed: bool = False) -> list[Row]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Write rows and their parts as one Markdown table, and below it how the figures were made.
+    """Write rows and their parts as one Markdown table, and below it how the metrics were made.
 
     Columns for latency and memory are those of the batch sizes that any row was measured at; a row
     without a measurement is blank there. Parts are shown where there are two or more.

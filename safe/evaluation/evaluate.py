@@ -67,7 +67,7 @@ def evaluate(
         ),
     )
     calibration = Calibration.from_info(info)
-    figures = {
+    metrics = {
         **summarize(found.logits, found.label, settings.bins, folder.classes),
         **trust_metrics(found.logits, found.label, calibration, bins=settings.bins),
         "calibration": calibration.method,
@@ -83,27 +83,27 @@ def evaluate(
     }
     write_predictions(out / "predictions.parquet", found)
     with atomic_file(out / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    return figures
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    return metrics
 
 
 def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder: Path) -> None:
     """Raise ModelError unless the model was trained for these shards and this fold."""
     if info["frames"] != folder.frames:
         raise ModelError(
-            f"{model_folder}: trained on clips of {info['frames']} frames, but {folder.place} has "
-            f"{folder.frames}; set shard.frames = {info['frames']} and make the shards again"
+            f"{model_folder}: trained on clips of {info['frames']} frames, but {folder.location} "
+            f"has {folder.frames}; set shard.frames = {info['frames']} and make the shards again"
         )
     theirs = info["preprocessing"]["id"]
     if theirs != folder.preprocessing_id:
         raise ModelError(
-            f"{model_folder}: trained on preprocessing {theirs}, but {folder.place} has "
+            f"{model_folder}: trained on preprocessing {theirs}, but {folder.location} has "
             f"{folder.preprocessing_id}; evaluate on shards made the same way, or train again"
         )
     if tuple(info["classes"]) != folder.classes:
         raise ModelError(
             f"{model_folder}: trained on the classes {', '.join(info['classes'])}, but "
-            f"{folder.place} has {', '.join(folder.classes)}; evaluate on shards of the same "
+            f"{folder.location} has {', '.join(folder.classes)}; evaluate on shards of the same "
             "classes, or train again"
         )
     if info["fold"] != fold:

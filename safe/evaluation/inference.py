@@ -87,7 +87,7 @@ def predict(
     order = np.concatenate(seen)
     if not np.array_equal(order, rows):
         raise DataError(
-            f"{folder.place}: {len(order)} clips came from the loader, expected {len(rows)}"
+            f"{folder.location}: {len(order)} clips came from the loader, expected {len(rows)}"
         )
     logits, embedding, attention = (np.concatenate(part) for part in zip(*found, strict=True))
     return Split(

@@ -84,7 +84,7 @@ def _low_light(clip: Clip, stops: float, rng: np.random.Generator) -> Clip:
 
 
 def _occlusion(clip: Clip, share: float, rng: np.random.Generator) -> Clip:
-    """Cover one square with mid grey, at one random place for the whole clip."""
+    """Cover one square with mid grey, at one random position for the whole clip."""
     height, width = clip.shape[1:3]
     side = min(round(math.sqrt(share * height * width)), height, width)
     top, left = (rng.random(2) * (height - side + 1, width - side + 1)).astype(int)
@@ -94,7 +94,7 @@ def _occlusion(clip: Clip, share: float, rng: np.random.Generator) -> Clip:
 
 
 def _shuffle(clip: Clip, share: float, rng: np.random.Generator) -> Clip:
-    """Move random frames around one random cycle, so that each of them leaves its place."""
+    """Move random frames around one random cycle, so that each of them leaves its position."""
     order = np.arange(len(clip))
     moved = rng.permutation(len(clip))[: round(share * len(clip))]
     order[moved] = np.roll(moved, 1)
@@ -149,7 +149,7 @@ PERTURBATIONS: Final[Mapping[str, Perturbation]] = MappingProxyType(
         ),
         # does the model use time?
         "shuffle": Perturbation(
-            _shuffle, "share of the frames that leave their place", (0.25, 0.375, 0.5, 0.75, 1)
+            _shuffle, "share of the frames that leave their position", (0.25, 0.375, 0.5, 0.75, 1)
         ),
         "reverse": Perturbation(_reverse, "share of the clip played backwards", (1, 1, 1, 1, 1)),
         "freeze": Perturbation(
@@ -193,7 +193,7 @@ def perturb(
     level = perturbation.levels[severity - 1]
     clips = faces.contiguous().numpy()
     changed = np.empty_like(clips)
-    for place, (clip, row) in enumerate(zip(clips, rows, strict=True)):
+    for position, (clip, row) in enumerate(zip(clips, rows, strict=True)):
         rng = np.random.default_rng([seed, int(row)])
-        changed[place] = perturbation.change(clip, level, rng)
+        changed[position] = perturbation.change(clip, level, rng)
     return torch.from_numpy(changed)

@@ -1,8 +1,8 @@
 """Sheets, the experiments of the paper: which runs each needs, and what the paper reported.
 
-A sheet is one YAML file a table or figure, in the folder experiments/. It names rows, each a set of
-parameters; folds and seeds, over which every row is run; and the paper's figures. A plan adds the
-user's settings and gives each run its Config.
+A sheet is one YAML file a table or picture, in the folder experiments/. It names rows, each a set
+of parameters; folds and seeds, over which every row is run; and the paper's numbers. A plan adds
+the user's settings and gives each run its Config.
 """
 
 import re
@@ -24,11 +24,11 @@ PARAMS: Final = Path("params.yaml")
 _WORDS: Final = {"null", "true", "false", "nan", "inf"}  # these mean something else in Hydra
 
 CALIBRATED: Final = ("ece_calibrated", "nll_calibrated", "brier_calibrated")
-FIGURES: Final = ("war", "uar", "ece", "nll", "brier", *CALIBRATED)
+METRICS: Final = ("war", "uar", "ece", "nll", "brier", *CALIBRATED)
 """What a sheet may show beside recall.<class>: keys of safe.evaluation.metrics.summarize, and three
 of them after calibration. Which classes there are, only the runs tell."""
 
-_MAY_BE: Final = f"one of {', '.join(FIGURES)}, or recall. and the name of a class"
+_MAY_BE: Final = f"one of {', '.join(METRICS)}, or recall. and the name of a class"
 
 Value = bool | int | float | str | list[int] | None
 Seed = Annotated[int, Field(ge=0)]
@@ -41,7 +41,7 @@ class Row(Section):
     set: dict[str, Value] | None
     """Dotted key of params.yaml to value; None: a published model that is not built here."""
     paper: dict[str, float] = Field(default={})
-    """Figure, or `<figure>_std`, to what the paper reports, in the units of
+    """Metric, or `<figure>_std`, to what the paper reports, in the units of
     safe.evaluation.metrics."""
     against: str | None = None
     """The row that it is tested against."""
@@ -53,10 +53,10 @@ class Row(Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for key in self.paper:
-            if not _is_figure(key.removesuffix("_std")):
+            if not _is_metric(key.removesuffix("_std")):
                 raise ValueError(f"paper.{key}: must be {_MAY_BE}, or its _std")
         if self.set is None and not self.paper:
-            raise ValueError("set: null needs figures of the paper")
+            raise ValueError("set: null needs numbers of the paper")
         if (self.axis is None) != (self.at is None):
             raise ValueError("at: axis and at go together")
         return self
@@ -74,7 +74,7 @@ class Run:
 
 
 class Sheet(Section):
-    """One table or figure of the paper."""
+    """One table or picture of the paper."""
 
     name: Text
     """Of the file, without `.yaml`."""
@@ -82,10 +82,10 @@ class Sheet(Section):
     paper: Text
     """Where in the paper: `Table IV`."""
     dataset: Literal["dfew", "ferv39k"]
-    """Whose figures the paper gives; ours are of data.name."""
+    """Whose numbers the paper gives; ours are of data.name."""
     draw: Literal["table", "sweep", "calibration", "cases", "embedding", "confusion"]
-    figures: list[str] = Field(default=["war", "uar"], min_length=1)
-    """Which figures, in order."""
+    metrics: list[str] = Field(default=["war", "uar"], min_length=1)
+    """Which metrics, in order."""
     folds: list[Positive] = Field(default=[5], min_length=1)
     seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1)
     note: Text | None = None
@@ -96,9 +96,9 @@ class Sheet(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for figure in self.figures:
-            if not _is_figure(figure):
-                raise ValueError(f"figures: {figure} must be {_MAY_BE}")
+        for metric in self.metrics:
+            if not _is_metric(metric):
+                raise ValueError(f"metrics: {metric} must be {_MAY_BE}")
         for key, numbers in (("folds", self.folds), ("seeds", self.seeds)):
             if len(set(numbers)) != len(numbers):
                 raise ValueError(f"{key}: {numbers} must be different numbers")
@@ -121,9 +121,9 @@ class Sheet(Section):
                     yield Run(name, seed, fold, self.base | (row.set or {}) | own)
 
 
-def _is_figure(name: str) -> bool:
+def _is_metric(name: str) -> bool:
     recall, _, of = name.partition(".")
-    return name in FIGURES or (recall == "recall" and NAME.fullmatch(of) is not None)
+    return name in METRICS or (recall == "recall" and NAME.fullmatch(of) is not None)
 
 
 def load_sheet(path: Path) -> Sheet:
@@ -151,7 +151,7 @@ def find_sheet(name: str) -> Sheet:
 
 
 def sheet_names() -> list[str]:
-    """Return the names of the sheets: the paper's tables, its figures, then what is beyond it."""
+    """Return the names of the sheets: the paper's tables, its pictures, then what is beyond it."""
 
     def order(name: str) -> tuple[bool, int]:
         number = re.search(r"\d+", name)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from safe.errors import DataError
-from safe.evaluation.calibration import FIGURES, Calibration, pooled_metrics
+from safe.evaluation.calibration import METRICS, Calibration, pooled_metrics
 from safe.evaluation.intervals import intervals, mean_and_deviation
 from safe.evaluation.metrics import reliability, summarize
 from safe.evaluation.predictions import Split, pool, read_predictions
@@ -93,7 +93,7 @@ def _json(path: Path, verb: str) -> Any:
 def _trust(splits: list[Split], infos: list[dict[str, Any]], bins: int) -> dict[str, float | None]:
     readers = [Calibration.from_info(info) for info in infos]
     if not all(reader.clips for reader in readers):
-        return dict.fromkeys(FIGURES)
+        return dict.fromkeys(METRICS)
     pairs = zip(readers, splits, strict=True)
     return pooled_metrics([(read, split.logits, split.label) for read, split in pairs], bins=bins)
 

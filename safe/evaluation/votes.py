@@ -16,7 +16,7 @@ from safe.evaluation.intervals import RESAMPLES, Z, draws, percentile_interval
 from safe.evaluation.metrics import Floats
 
 
-def vote_figures(
+def vote_metrics(
     probabilities: Floats, votes: ArrayLike, *, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
     """Compare probabilities [n, K] with votes int [n, K], how many people chose each class.

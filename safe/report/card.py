@@ -108,14 +108,14 @@ def write_card(
     """
     model, info = load_model(folder)
     calibration = Calibration.from_info(info)
-    figures = None if evaluation is None else card_metrics(evaluation, info, calibration)
+    metrics = None if evaluation is None else card_metrics(evaluation, info, calibration)
     try:
         facts = {
             **_about(info),
             **_counts(info, folder, shards),
             "parameters": sum(p.numel() for p in model.parameters()),
             "calibration": calibration,
-            "figures": figures,
+            "metrics": metrics,
         }
         text = _environment().get_template("card.md.j2").render(facts)
         head = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
@@ -256,7 +256,7 @@ def card_metrics(folder: Path, info: dict[str, Any], calibration: Calibration) -
 
 
 def _front_matter(facts: dict[str, Any]) -> dict[str, Any]:
-    """What model hubs read: licence, tags, task, and the two main figures."""
+    """What model hubs read: licence, tags, task, and the two main metrics."""
     drawn, name = facts["dataset"]["drawn"], facts["dataset"]["name"]
     head: dict[str, Any] = {"license": LICENCE.lower() if drawn else "other"}
     if not drawn:
@@ -266,9 +266,9 @@ def _front_matter(facts: dict[str, Any]) -> dict[str, Any]:
         "tags": ["dynamic-facial-expression-recognition", "calibration", "conformal-prediction"],
         "metrics": ["accuracy", "recall"],
     }
-    if (figures := facts["figures"]) and figures["metrics"]["perturb"] == "none":
+    if (metrics := facts["metrics"]) and metrics["metrics"]["perturb"] == "none":
         metrics = [
-            {"type": kind, "name": f"{key.upper()}, %", "value": round(figures["plain"][key], 2)}
+            {"type": kind, "name": f"{key.upper()}, %", "value": round(metrics["plain"][key], 2)}
             for kind, key in (("accuracy", "war"), ("recall", "uar"))
         ]
         where = {"name": f"{name}, fold {facts['info']['fold']}, test", "type": name}

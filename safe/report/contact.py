@@ -152,8 +152,8 @@ def contact_figure(
     if frames:
         _show_frames(figure, frames)
     top, last = _HEAD + above, max((i for i, row in enumerate(rows) if row.said), default=-1)
-    for place, (row, height) in enumerate(zip(rows, heights, strict=True)):
-        _show_row(figure, row, top, strip, last=place == last)
+    for position, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        _show_row(figure, row, top, strip, last=position == last)
         top += height
     return figure
 
@@ -298,8 +298,8 @@ def cases_figure(
     face = _FACES / frames
     pitch = max(5 + face + 2 * (deep + 1), 25) + 3
     figure = sheet(TWO_COLUMNS, 8 + len(rows) * pitch + 6, layout="none")
-    for place, row in enumerate(rows):
-        top = 8 + place * pitch
+    for position, row in enumerate(rows):
+        top = 8 + position * pitch
         faces = add_panel(figure, _LEFT, top + 5, _FACES, face)
         show_faces(faces, strips.get(first.clip[row]), frames)
         faces.set_title(_sentence(models, row), loc="left", fontsize=7, pad=3)
@@ -314,7 +314,7 @@ def cases_figure(
         bars = add_panel(figure, _RIGHT, top + 2, _SAID, 23)
         chances = [split.probabilities[row] for split in models.values()]
         show_chances(bars, chances, first.classes, int(first.label[row]))
-        show_axis(bars, last=place == len(rows) - 1)
+        show_axis(bars, last=position == len(rows) - 1)
     looks = map(series, range(len(models)))
     handles = [
         Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", label=name)
@@ -426,12 +426,12 @@ def show_chances(
         if true is not None:
             rank[true] += 1  # it is among them
         shown = np.sort(np.argsort(-rank, kind="stable")[:most])
-    places = np.arange(len(shown))
+    positions = np.arange(len(shown))
     height = 0.76 / len(chances)
     for index, chance in enumerate(chances):
         look = series(index)
         panel.barh(
-            places + (index - (len(chances) - 1) / 2) * height,
+            positions + (index - (len(chances) - 1) / 2) * height,
             chance[shown],
             height=height,
             color=look.colour,
@@ -440,12 +440,12 @@ def show_chances(
             linewidth=0,
         )
     panel.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
-    panel.set_yticks(places, [class_name(classes[k], room=_NAMED) for k in shown])
+    panel.set_yticks(positions, [class_name(classes[k], room=_NAMED) for k in shown])
     panel.tick_params(axis="y", length=0)
     if true is not None:
-        place = int(np.flatnonzero(shown == true)[0])
-        panel.axhspan(place - 0.5, place + 0.5, color=PALE, linewidth=0, zorder=0.5)
-        panel.get_yticklabels()[place].set(fontweight="bold", color=BLACK)
+        position = int(np.flatnonzero(shown == true)[0])
+        panel.axhspan(position - 0.5, position + 0.5, color=PALE, linewidth=0, zorder=0.5)
+        panel.get_yticklabels()[position].set(fontweight="bold", color=BLACK)
     return [int(k) for k in shown]
 
 
@@ -475,8 +475,8 @@ def chances_column(
     figure = sheet(49, 3.5 * rows, layout="none")
     panel = add_panel(figure, _NAMED + 2, 0, 22, 3.5 * rows)
     shown = show_chances(panel, [chances], classes, true, most=most)
-    for place, (k, bar) in enumerate(zip(shown, panel.patches, strict=False)):
+    for position, (k, bar) in enumerate(zip(shown, panel.patches, strict=False)):
         if not inside[k]:
             bar.set(color=GREY, alpha=0.45)
-        panel.text(chances[k] + 0.05, place, f"{100 * chances[k]:.0f} %", va="center_baseline")
+        panel.text(chances[k] + 0.05, position, f"{100 * chances[k]:.0f} %", va="center_baseline")
     return figure

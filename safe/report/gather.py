@@ -200,17 +200,17 @@ def gather(
     found: dict[int, Fold] = {}
     missing: list[str] = []
     for number in folds:
-        place = evals / f"fold-{number}"
-        path = place / "predictions.parquet"
+        location = evals / f"fold-{number}"
+        path = location / "predictions.parquet"
         try:
             split = read_predictions(io.BytesIO(read(path)), name=str(path))
         except (OSError, DataError) as error:
             missing.append(f"Fold {number} has no predictions: {_said(error, path)}.")
             continue
         try:
-            metrics = _mapping(json.loads(read(place / "metrics.json")))
+            metrics = _mapping(json.loads(read(location / "metrics.json")))
         except (OSError, DataError, ValueError) as error:
-            missing.append(f"Fold {number}: {_said(error, place / 'metrics.json')}.")
+            missing.append(f"Fold {number}: {_said(error, location / 'metrics.json')}.")
             metrics = {}
         info = _read_model(read, [folder / f"fold-{number}" for folder in models])
         if not info:
@@ -230,8 +230,8 @@ def _read_model(read: Reader, folders: Sequence[Path]) -> dict[str, Any]:
     for folder in folders:
         try:
             data = read(folder / "model.json")
-            with tempfile.TemporaryDirectory() as place:  # read_info checks a file
-                path = Path(place, "model.json")
+            with tempfile.TemporaryDirectory() as scratch:  # read_info checks a file
+                path = Path(scratch, "model.json")
                 path.write_bytes(data)
                 return read_info(path)
         except (OSError, DataError, ModelError):

@@ -269,7 +269,7 @@ def inspect_run(
     check_label(label, tuple(info["classes"]))
     opened, fits = _open(shards, info)
     evaluated = folder.parent.parent / "eval" / folder.name
-    figures = _json(evaluated / "metrics.json")
+    metrics = _json(evaluated / "metrics.json")
     there = [at for at in (evaluated, folder) if (at / "predictions.parquet").is_file()]
     answers = read_answers(there[0], folder) if there else None
     rule, metric, epoch = (info["selection"].get(key) for key in ("rule", "metric", "epoch"))
@@ -290,7 +290,7 @@ def inspect_run(
             "torch": info.get("torch"),
         },
         "calibration": info.get("calibration") or {"method": "none; `safe-cli calibrate` makes it"},
-        "figures": {"file": str(evaluated / "metrics.json"), **figures} if figures else {},
+        "metrics": {"file": str(evaluated / "metrics.json"), **metrics} if metrics else {},
         "history": _history(info["history"]),
     }
     if not draw or answers is None:

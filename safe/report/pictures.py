@@ -315,11 +315,13 @@ def choose_clips(label: Ints, most: int, *, seed: int) -> Ints:
     Every class keeps at least one clip if `most` allows. Returns int64 positions, ascending.
     """
     rng = np.random.default_rng(seed)
-    place = np.empty(len(label))  # of each clip in the shuffled row of its class, 0 <= place < 1
+    position = np.empty(
+        len(label)
+    )  # of each clip in the shuffled row of its class, 0 <= position < 1
     for k in np.unique(label):
         members = np.flatnonzero(label == k)
-        place[members] = rng.permutation(len(members)) / len(members)
-    return np.sort(np.argsort(place, kind="stable")[:most])
+        position[members] = rng.permutation(len(members)) / len(members)
+    return np.sort(np.argsort(position, kind="stable")[:most])
 
 
 def tsne(points: Floats, seed: int) -> Floats:

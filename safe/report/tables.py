@@ -60,11 +60,11 @@ def rows_figure(table: Mapping[str, TableRow], *, units: Mapping[str, str] = UNI
     for panel, metric in zip(panels, metrics, strict=True):
         panel.set_xlabel(_label(metric, units))
         estimates = [row.get(metric) for row in table.values()]
-        for place, estimate in enumerate(estimates):
-            panel.axhline(place, color=PALE, linewidth=0.6, zorder=0)
-            _mark(panel, place, estimate, across=True)
-        for place, estimate in enumerate(estimates):
-            _say_missing(panel, place, estimate, across=True)
+        for position, estimate in enumerate(estimates):
+            panel.axhline(position, color=PALE, linewidth=0.6, zorder=0)
+            _mark(panel, position, estimate, across=True)
+        for position, estimate in enumerate(estimates):
+            _say_missing(panel, position, estimate, across=True)
         if not any(map(_has_mark, estimates)):
             panel.set_xticks([])
         panel.spines["left"].set_visible(False)
@@ -103,12 +103,12 @@ def sweep_figure(
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     estimates = [row.get(metric) for values in axes.values() for row in values.values()]
     for panel, (name, values) in zip(panels, axes.items(), strict=True):
-        places = sorted(values)
-        means = [_mean(values[value].get(metric)) for value in places]
-        panel.plot(places, means, color=BLUE, linewidth=0.8, zorder=1)
-        for value in places:
+        positions = sorted(values)
+        means = [_mean(values[value].get(metric)) for value in positions]
+        panel.plot(positions, means, color=BLUE, linewidth=0.8, zorder=1)
+        for value in positions:
             _mark(panel, value, values[value].get(metric), across=False)
-        panel.set_xticks(places, [f"{value:g}" for value in places])
+        panel.set_xticks(positions, [f"{value:g}" for value in positions])
         panel.margins(x=0.1)
         panel.set_xlabel(name)
     for panel, values in zip(panels, axes.values(), strict=True):
@@ -121,11 +121,11 @@ def sweep_figure(
     return figure
 
 
-def _mark(panel: Axes, place: float, estimate: Estimate | None, *, across: bool) -> None:
+def _mark(panel: Axes, position: float, estimate: Estimate | None, *, across: bool) -> None:
     """Draw one estimate at a place of the other axis; `across`: values run left to right."""
 
     def plot(values: tuple[float, ...], **look: object) -> None:
-        points = (values, [place] * len(values))
+        points = (values, [position] * len(values))
         panel.plot(*(points if across else points[::-1]), **look)  # type: ignore[arg-type]
 
     if estimate and math.isfinite(estimate.mean):
@@ -146,7 +146,7 @@ def _has_mark(estimate: Estimate | None) -> bool:
     return estimate is not None and (math.isfinite(estimate.mean) or estimate.paper is not None)
 
 
-def _say_missing(panel: Axes, place: float, estimate: Estimate | None, *, across: bool) -> None:
+def _say_missing(panel: Axes, position: float, estimate: Estimate | None, *, across: bool) -> None:
     """Write "missing" where there is no run, at the edge that is further from the paper's value.
 
     To be called when all marks are drawn: those decide where the edges are.
@@ -157,7 +157,7 @@ def _say_missing(panel: Axes, place: float, estimate: Estimate | None, *, across
     near = estimate is not None and estimate.paper is not None and estimate.paper < (low + high) / 2
     edge = 0.99 if near else 0.01
     panel.text(
-        *((edge, place) if across else (place, edge)),
+        *((edge, position) if across else (position, edge)),
         "missing",
         transform=panel.get_yaxis_transform() if across else panel.get_xaxis_transform(),
         rotation=0 if across else 90,

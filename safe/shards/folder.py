@@ -52,7 +52,7 @@ class ShardFolder:
     files: NDArray[np.str_]
 
     @property
-    def place(self) -> Source:
+    def location(self) -> Source:
         """Where the shards are, as errors name it."""
         return self.source
 
@@ -100,7 +100,8 @@ class ShardFolder:
         test = self.bucket == name
         if not test.any() or test.all():
             raise DataError(
-                f"{self.place}: fold {fold} has no clips to {'train' if test.any() else 'test'} on"
+                f"{self.location}: fold {fold} has no clips to "
+                f"{'train' if test.any() else 'test'} on"
             )
         return np.flatnonzero(~test), np.flatnonzero(test)
 
@@ -109,7 +110,8 @@ class ShardFolder:
         name = "test" if fold == 1 and self.buckets <= {"train", "val", "test"} else f"fold{fold}"
         if name not in self.buckets:
             raise DataError(
-                f"{self.place}: no bucket for fold {fold}; it has {', '.join(sorted(self.buckets))}"
+                f"{self.location}: no bucket for fold {fold}; "
+                f"it has {', '.join(sorted(self.buckets))}"
             )
         return name
 

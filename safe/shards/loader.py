@@ -71,7 +71,7 @@ class ClipReader:
             decode_strip(jpeg, folder.face_size, folder.frames, out=out)
         except (DataError, OSError) as error:
             raise DataError(
-                f"{folder.place / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
+                f"{folder.location / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
                 f"{error}; make the shards again"
             ) from error
 

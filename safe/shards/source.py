@@ -41,7 +41,7 @@ class Tars(Protocol):
 
 
 class Source(Protocol):
-    """A place with index.json, clips.parquet and tars. Its text, and `source / name`, name it."""
+    """A folder of index.json, clips.parquet and tars. Its text, and `source / name`, name it."""
 
     @property
     def root(self) -> Path:

@@ -29,7 +29,7 @@ from safe.training.tam import TAM
 from safe.training.transforms import Transforms, training_transforms
 
 PARTS: Final = ("loss", "ce", "logit", "feature")
-SELECTION_FIGURES: Final = ("war", "uar", "ece", "nll", "brier")
+SELECTION_METRICS: Final = ("war", "uar", "ece", "nll", "brier")
 SELECTION_METRIC: Final = "uar"
 """The one metric by which `val` and `test` choose the epoch."""
 
@@ -189,26 +189,26 @@ class Trainer:
         assert self.select_rows is not None
         rows, size = self.select_rows, self.config.eval.batch
         logits = torch.zeros(len(rows), self.classes)
-        places = np.arange(len(rows))
-        mine = in_order(places, size, rank=self.ranks.rank, ranks=self.ranks.count)
+        positions = np.arange(len(rows))
+        mine = in_order(positions, size, rank=self.ranks.rank, ranks=self.ranks.count)
         if mine:
-            places = np.concatenate(mine)
+            positions = np.concatenate(mine)
             found = predict(
                 self.model,
                 self.folder,
-                rows[places],
+                rows[positions],
                 crop=self.config.augment.crop,
                 batch=size,
                 device=self.device,
                 precision=self.precision,
                 workers=self.config.runtime.workers,
             )
-            logits[places] = torch.from_numpy(found.logits)
+            logits[positions] = torch.from_numpy(found.logits)
         whole = self.ranks.sum(logits.to(self.device)).cpu().numpy()
-        figures = summarize(
+        metrics = summarize(
             whole, self.folder.label[rows], self.config.eval.bins, self.folder.classes
         )
-        row = {f"select_{name}": float(figures[name] or 0) for name in SELECTION_FIGURES}
+        row = {f"select_{name}": float(metrics[name] or 0) for name in SELECTION_METRICS}
         key = f"select_{SELECTION_METRIC}"
         if row[key] > max((past[key] for past in self.history), default=-1.0):
             self.best = {name: value.clone() for name, value in self.model.state_dict().items()}

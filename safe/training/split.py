@@ -54,7 +54,7 @@ def choose_rows(
         return hold_out(train, folder.label, fraction=settings.val_fraction, seed=seed)
     held = folder.bucket[train] == name
     if held.all():
-        raise DataError(f"{folder.place}: fold {fold} has no clips to train on beside {name}")
+        raise DataError(f"{folder.location}: fold {fold} has no clips to train on beside {name}")
     return train[~held], train[held]
 
 
@@ -68,7 +68,7 @@ def next_fold(folder: ShardFolder, fold: int) -> str:
     folds = sorted(names, key=lambda name: (len(name), name))  # fold2 before fold10
     if len(folds) < 3:
         raise DataError(
-            f"{folder.place}: train.val_from: fold needs at least three folds; it has "
+            f"{folder.location}: train.val_from: fold needs at least three folds; it has "
             f"{', '.join(sorted(folder.buckets))}; use clips"
         )
     return folds[(folds.index(folder.test_bucket(fold)) + 1) % len(folds)]

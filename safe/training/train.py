@@ -227,8 +227,8 @@ def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
     rule, epoch = config.train.select, len(history)
     weights = trainer.model.state_dict()
     if rule != "last":
-        figures = [row[f"select_{SELECTION_METRIC}"] for row in history]
-        epoch, weights = 1 + figures.index(max(figures)), trainer.best
+        metrics = [row[f"select_{SELECTION_METRIC}"] for row in history]
+        epoch, weights = 1 + metrics.index(max(metrics)), trainer.best
     info = {
         "classes": list(trainer.folder.classes),
         "frames": trainer.folder.frames,

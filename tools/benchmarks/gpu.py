@@ -494,14 +494,14 @@ def main(words: Sequence[str] | None = None) -> int:
     found = run_parts(chosen, setup, until=time.monotonic() + 60 * args.minutes, out=args.out)
     for part in found["parts"]:
         print(f"\n{part['name']}: {part['state']} in {part['seconds']:.0f} s {part['reason']}")
-        print(*part["notes"], measured_table(part["figures"]), sep="\n")
+        print(*part["notes"], measured_table(part["metrics"]), sep="\n")
     return int(any(part["state"] == "failed" for part in found["parts"]))
 
 
 def run_parts(parts: dict[str, Part], setup: Setup, *, until: float, out: Path) -> dict[str, Any]:
     """Run parts until a time (time.monotonic()); return what is written to `out` after each.
 
-    Of every part: name, state (done, missing, failed or skipped), reason, seconds, notes, figures.
+    Of every part: name, state (done, missing, failed or skipped), reason, seconds, notes, metrics.
     """
     card = torch.cuda.get_device_properties(setup.device).name if setup.on_gpu else "no GPU"
     found: dict[str, Any] = {
@@ -520,7 +520,7 @@ def run_parts(parts: dict[str, Part], setup: Setup, *, until: float, out: Path) 
     }
     for name, part in parts.items():
         entry: dict[str, Any] = {"name": name, "state": "done", "reason": ""}
-        entry |= {"seconds": 0.0, "notes": [], "figures": []}
+        entry |= {"seconds": 0.0, "notes": [], "metrics": []}
         began = time.monotonic()
         if began > until:
             entry |= {"state": "skipped", "reason": "no time was left"}
@@ -539,7 +539,7 @@ def _run(part: Part, setup: Setup, entry: dict[str, Any]) -> None:
             if isinstance(item, str):
                 entry["notes"].append(item)
             else:
-                entry["figures"].append(item.row())
+                entry["metrics"].append(item.row())
     except ModuleNotFoundError as error:
         ours = (error.name or "").split(".")[0] in ("safe", "pipeline", "tools")
         entry |= {"state": "failed" if ours else "missing", "reason": str(error)}

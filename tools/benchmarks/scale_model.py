@@ -324,7 +324,7 @@ def count(number: float) -> str:
 
 def read_rates(found: dict[str, Any]) -> Rates:
     """Return the rates that results/scale.json keeps."""
-    values = {row["what"].replace("`", ""): row["value"] for row in found["figures"]}
+    values = {row["what"].replace("`", ""): row["value"] for row in found["metrics"]}
     return {name: values[name] / scale for name, (_, scale, _) in UNITS.items()}
 
 
@@ -332,7 +332,7 @@ def gpu_rate() -> float:
     """Return the clips a second of one GPU of results/gpu.json; inf where nobody measured."""
     path = BENCHMARKS / "gpu.json"
     for part in json.loads(path.read_text())["parts"] if path.exists() else []:
-        for row in part["figures"]:
+        for row in part["metrics"]:
             if row["what"] == GPU_RATE:
                 return float(row["value"])
     return inf
