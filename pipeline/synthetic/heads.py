@@ -97,8 +97,9 @@ def render_heads(
     for t, frame in enumerate(frames):
         light = light_of(scene, turned[t])
         skin = rasterise(seen[t], SOLID, canvas, canvas)
-        slopes = np.gradient(heights[t])
-        folds = np.stack([heights[t], slopes[1], -slopes[0]], axis=-1)
+        right = cv2.Sobel(heights[t], cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
+        up = cv2.Sobel(heights[t], cv2.CV_32F, 0, 1, ksize=1, scale=-0.5)
+        folds = cv2.merge([heights[t], right, up])
         picture = background.copy()
         picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], folds, light).T
         depth = np.full(canvas * canvas, -np.inf, np.float32)
@@ -148,9 +149,12 @@ def _project(
     """Return the head's points and the wear's in pixels of the canvas, [T, V, 3] and [T, n, 3]."""
 
     def see(points: Float) -> Float:
-        turning = np.einsum("tvj,tij->tvi", points - _PIVOT, turned)
-        turning[..., :2] *= (scene.distance / (scene.distance - turning[..., 2]))[..., None]
-        return np.asarray(turning)
+        x, y, z = np.moveaxis(points - _PIVOT, 2, 0)
+        right, up, near = (
+            turned[:, i, :1] * x + turned[:, i, 1:2] * y + turned[:, i, 2:] * z for i in range(3)
+        )
+        closer = np.float32(scene.distance) / (np.float32(scene.distance) - near)
+        return np.stack([right * closer, up * closer, near], axis=-1)
 
     seen, worn = see(head), see(_worn(person, moved))
     face = seen[:, FRONT] if follow else see(np.tile(person.rest[FRONT], (len(head), 1, 1)))

@@ -10,6 +10,7 @@ the maximum of one integer, depth in its high bits and the fragment's number in 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,66 +45,76 @@ def rasterise(
         width: of the picture, in pixels.
         two_sided: whether back faces are seen too.
     """
-    x, y, z = points.astype(np.float64).T
-    first, second, third = faces.T
-    x0, x1, x2 = x[first], x[second], x[third]
-    y0, y1, y2 = y[first], y[second], y[third]
+    x, y, z = np.ascontiguousarray(points.T)
+    corners = np.ascontiguousarray(faces.T).astype(np.int64)
+    xs, ys = [x[corner] for corner in corners], [y[corner] for corner in corners]
+    left, right = _least(*xs), _most(*xs)
+    top, bottom = _least(*ys), _most(*ys)
+    # Most triangles of a head lie between the centres, or beside the picture.
+    half = np.float32(0.5)
+    first_row = np.ceil(np.maximum(top, half) - half)
+    first_column = np.ceil(np.maximum(left, half) - half)
+    kept = np.flatnonzero(
+        (np.floor(np.minimum(bottom, height - half) - half) >= first_row)
+        & (np.floor(np.minimum(right, width - half) - half) >= first_column)
+    )
+    x0, x1, x2 = (value[kept].astype(np.float64) for value in xs)
+    y0, y1, y2 = (value[kept].astype(np.float64) for value in ys)
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-    top = np.ceil(np.maximum(np.minimum(np.minimum(y0, y1), y2), 0.5) - 0.5)
-    bottom = np.floor(np.minimum(np.maximum(np.maximum(y0, y1), y2), height - 0.5) - 0.5)
-    left = np.maximum(np.minimum(np.minimum(x0, x1), x2), 0.5)
-    right = np.minimum(np.maximum(np.maximum(x0, x1), x2), width - 0.5)
-    holds_centre = (bottom >= top) & (np.floor(right - 0.5) >= np.ceil(left - 0.5))
-    kept = np.flatnonzero(holds_centre & ((area != 0) if two_sided else (area < 0)))
-    x0, x1, x2, y0, y1, y2 = (value[kept] for value in (x0, x1, x2, y0, y1, y2))
-    scale = 1 / area[kept]
-    # Weight k at (x, y) is across[k] x + down[k] y + start[k].
-    across = np.stack([y1 - y2, y2 - y0, y0 - y1]) * scale
-    down = np.stack([x2 - x1, x0 - x2, x1 - x0]) * scale
-    start = np.stack([x1 * y2 - x2 * y1, x2 * y0 - x0 * y2, x0 * y1 - x1 * y0]) * scale
+    faced = np.flatnonzero(area != 0 if two_sided else area < 0)
+    x0, x1, x2, y0, y1, y2, area = (value[faced] for value in (x0, x1, x2, y0, y1, y2, area))
+    kept = kept[faced]
+    scale = 1 / area
+    # Weight k at (x, y) is across[k] x + down[k] y + start[k]; + 0.0 makes a zero positive.
+    across = [(a - b) * scale + 0.0 for a, b in ((y1, y2), (y2, y0), (y0, y1))]
+    down = [(b - a) * scale for a, b in ((x1, x2), (x2, x0), (x0, x1))]
+    ends = ((x1, y2, x2, y1), (x2, y0, x0, y2), (x0, y1, x1, y0))
+    start = [(a * b - c * d) * scale for a, b, c, d in ends]
+    corner_z = [z[corner[kept]] for corner in corners]
+    dx, dy, dz = (
+        sum(part * value for part, value in zip(plane, corner_z, strict=True))
+        for plane in (across, down, start)
+    )
 
-    rows = (bottom - top)[kept].astype(np.int64) + 1
+    low_row = first_row[kept].astype(np.int64)
+    rows = np.floor(np.minimum(bottom[kept], height - half) - half).astype(np.int64) - low_row + 1
     owner = np.repeat(np.arange(len(kept)), rows)  # of each row of a triangle
-    row = np.arange(len(owner)) - np.repeat(np.cumsum(rows) - rows, rows)
-    row += top[kept].astype(np.int64)[owner]
-    base = down[:, owner] * (row + 0.5) + start[:, owner]  # [3, rows]
-    slope = across[:, owner]
+    row = np.arange(len(owner)) - np.repeat(np.cumsum(rows) - rows - low_row, rows)
+    centre = row + 0.5
+    low, high = np.full(len(owner), 0.5), np.full(len(owner), width - 0.5)
     with np.errstate(divide="ignore", invalid="ignore"):
-        edge = -base / slope
-    low = np.where(slope > 0, edge, np.where((slope == 0) & (base < 0), np.inf, -np.inf)).max(0)
-    high = np.where(slope < 0, edge, np.inf).min(0)
-    low = np.ceil(np.clip(low, left[kept][owner], width) - 0.5).astype(np.int64)
-    high = np.floor(np.clip(high, -1, right[kept][owner]) - 0.5).astype(np.int64)
+        for a, b, c in zip(across, down, start, strict=True):
+            slope = a[owner]
+            edge = -(b[owner] * centre + c[owner]) / slope
+            # Of a level edge this is -inf where it holds the row, inf where not, NaN on it.
+            low = np.fmax(low, np.where(slope >= 0, edge, -np.inf))
+            high = np.fmin(high, np.where(slope < 0, edge, np.inf))
+    filled = np.flatnonzero(np.ceil(low - 0.5) <= np.floor(high - 0.5))
+    owner, row = owner[filled], row[filled]
+    first = np.ceil(low[filled] - 0.5).astype(np.int64)
+    count = np.floor(high[filled] - 0.5).astype(np.int64) - first + 1
 
-    count = np.maximum(high - low + 1, 0)
-    span = np.repeat(np.arange(len(owner)), count)  # of each fragment
-    column = np.arange(len(span)) - np.repeat(np.cumsum(count) - count - low, count)
-    corner_z = z[faces[kept]].T  # [3, kept]
-    step = (across * corner_z).sum(0)[owner]
-    depth = ((base * corner_z[:, owner]).sum(0)[span] + step[span] * (column + 0.5)).astype("f4")
-    return _nearest(kept, owner, row, span, column, depth, base, slope, height, width)
-
-
-def _nearest(
-    kept: NDArray[np.int64],
-    owner: NDArray[np.int64],
-    row: NDArray[np.int64],
-    span: NDArray[np.int64],
-    column: NDArray[np.int64],
-    depth: Float,
-    base: NDArray[np.float64],
-    slope: NDArray[np.float64],
-    height: int,
-    width: int,
-) -> Seen:
-    """Choose each pixel's fragment, and compute its weights."""
+    # One fragment for each covered pixel.
+    column = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
+    owner, row = np.repeat(owner, count), np.repeat(row, count)
+    depth = (dx[owner] * (column + 0.5) + dy[owner] * (row + 0.5) + dz[owner]).astype(np.float32)
     bits = depth.view(np.int32)
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)  # ascends with the depth
     none = np.iinfo(np.int64).min
     best = np.full(height * width, none)
-    np.maximum.at(best, row[span] * width + column, (ordered << 32) | np.arange(len(span)))
+    np.maximum.at(best, row * width + column, (ordered << 32) | np.arange(len(owner)))
     pixel = np.flatnonzero(best != none)
     winner = best[pixel] & 0xFFFFFFFF
-    part = span[winner]
-    weights = base[:, part] + slope[:, part] * (column[winner] + 0.5)
-    return Seen(pixel, kept[owner[part]], weights.T.astype(np.float32), depth[winner])
+    owner, x_at, y_at = owner[winner], column[winner] + 0.5, row[winner] + 0.5
+    weights = np.empty((len(pixel), 3), np.float32)
+    for k, (a, b, c) in enumerate(zip(across, down, start, strict=True)):
+        weights[:, k] = a[owner] * x_at + b[owner] * y_at + c[owner]
+    return Seen(pixel, kept[owner], weights, depth[winner])
+
+
+def _least(first: Any, second: Any, third: Any) -> Any:
+    return np.minimum(np.minimum(first, second), third)
+
+
+def _most(first: Any, second: Any, third: Any) -> Any:
+    return np.maximum(np.maximum(first, second), third)

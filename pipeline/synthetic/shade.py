@@ -10,21 +10,18 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from pipeline.synthetic.anatomy import (
     EYEBALL,
     FACES,
     LASHES,
-    LEFT_EYE,
     LIPS,
     LOWER_TEETH,
     MATERIAL,
     MEAN,
     MOUTH,
-    RIGHT_EYE,
-    SKIN,
     TONGUE,
-    UPPER_TEETH,
 )
 from pipeline.synthetic.person import Person
 from pipeline.synthetic.raster import Seen
@@ -35,6 +32,8 @@ from pipeline.synthetic.texture import DENSITY, HEIGHT, LEFT, TOP, WIDTH, smooth
 _lashes = FACES[MATERIAL == LASHES][:, ::-1]
 SOLID: Final = np.concatenate([FACES, _lashes])  # lashes are seen from both sides
 _MATERIAL: Final = np.concatenate([MATERIAL, np.full(len(_lashes), LASHES, np.int8)])
+
+_KIND: Final = np.array([0, 1, 1, 2, 2, 2, 3])[_MATERIAL]  # skin, eyes, mouth, lashes
 
 _BUMP: Final = 0.05 * DENSITY  # change of the normal by the slope of a fold, a texel
 _DARK: Final = 0.55  # of the albedo, at a depth of one
@@ -110,7 +109,7 @@ def illuminate(
         specular: strength of the highlight.
         gloss: its exponent (Blinn).
     """
-    normal = normal / (np.sqrt((normal * normal).sum(0)) + 1e-9)
+    normal = normal / (np.sqrt(_dot(normal, normal)) + 1e-9)
     towards = _dot(normal, light.key)
     diffuse = np.maximum(0, (towards + wrap) / (1 + wrap)) * (key * light.key_colour)
     height = 0.5 + 0.5 * _dot(normal, light.up)
@@ -139,10 +138,10 @@ def head_attributes(person: Person) -> Float:
 def interpolate(values: Float, faces: NDArray[np.int32], seen: Seen) -> Float:
     """Interpolate values at points [V, A] over the triangles seen: [A, N]."""
     corners = faces[seen.face]
-    found = values[corners[:, 0]] * seen.weights[:, :1]
-    found += values[corners[:, 1]] * seen.weights[:, 1:2]
-    found += values[corners[:, 2]] * seen.weights[:, 2:]
-    return np.ascontiguousarray(found.T)
+    starts = np.arange(0, corners.size + 1, 3)
+    shape = (len(corners), len(values))
+    product = csr_matrix((seen.weights.ravel(), corners.ravel(), starts), shape=shape) @ values
+    return np.ascontiguousarray(product.T)
 
 
 def shade_head(
@@ -158,17 +157,12 @@ def shade_head(
         folds: [HEIGHT, WIDTH, 3]: height of the skin and its slopes to the right and up, a texel.
         light: of the frame.
     """
-    at = interpolate(fixed, SOLID, seen)
-    nx, ny, nz, sky, key = interpolate(moving, SOLID, seen)
+    found = interpolate(np.concatenate([moving, fixed], axis=1), SOLID, seen)
+    normal, (sky, key), at = found[:3], found[3:5], found[5:]
     material = _MATERIAL[seen.face]
     colours = np.empty((3, len(material)), np.float32)
-    normal = np.stack([nx, ny, nz])
-    for kinds, shade in (
-        ((SKIN,), _skin),
-        ((LEFT_EYE, RIGHT_EYE), _eyes),
-        ((UPPER_TEETH, LOWER_TEETH, TONGUE), _mouth),
-    ):
-        which = np.flatnonzero(np.isin(material, kinds))
+    for kind, shade in enumerate((_skin, _eyes, _mouth)):
+        which = np.flatnonzero(_KIND[seen.face] == kind)
         if len(which):
             colours[:, which] = shade(
                 person, material[which], at[:, which], normal[:, which], sky[which], key[which],

@@ -52,7 +52,7 @@ def visible(
     normals: Float,
     faces: NDArray[np.int32],
     directions: NDArray[np.float64],
-    size: int = 112,
+    size: int = 72,
 ) -> Float:
     """Return the share of light from the directions that reaches each point: float32 [V], 0..1.
 
