@@ -1,0 +1,206 @@
+"""Heads: pictures of a person who moves, T frames at a time.
+
+In: a person, a scene, weights of units [T, 52] and turns of the head [T, 3]. Out: frames uint8 [T,
+size, size, 3], RGB: the face alone, cut as crop.py cuts it, or a whole frame with background and
+shoulders; the two differ only in the places that the face is given.
+"""
+
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.synthetic.anatomy import COUNT, FRONT, SURFACE, move, openness
+from pipeline.synthetic.folds import fold_heights, fold_weights
+from pipeline.synthetic.person import Person
+from pipeline.synthetic.raster import rasterise
+from pipeline.synthetic.scene import Scene, draw_background
+from pipeline.synthetic.shade import (
+    SOLID,
+    head_attributes,
+    light_of,
+    shade_head,
+    shade_wear,
+)
+from pipeline.synthetic.surface import Float, Surface, visible
+
+MARGIN: Final = 0.1  # of the face's box, on each side
+_PIVOT: Final = np.float32([0, 7.0, 0.3])  # dm, what the head turns about
+_SAMPLES: Final = 1.5  # a pixel's side is drawn as so many
+_TONE: Final = 1.25  # of the soft shoulder 1 - exp(-tone x)
+_SUN: Final = 0.22  # radius of the key light, at distance 1
+_BEFORE: Final = 0.004  # dm that hair may lie behind the skin and still cover it
+
+
+def face_places(
+    frames: int, *, margin: float = MARGIN, wander: Float | None = None
+) -> NDArray[np.float64]:
+    """Return the places [T, 3] of a face that fills the picture but for a margin.
+
+    Args:
+        frames: T.
+        margin: of the face's longer side, on each side of it.
+        wander: [T, 2], shares of the picture by which the crop misses the face's middle.
+    """
+    places = np.tile((0.5, 0.5, 1 / (1 + 2 * margin)), (frames, 1))
+    if wander is not None:
+        places[:, :2] += wander
+    return places
+
+
+def render_heads(
+    person: Person,
+    scene: Scene,
+    units: Float,
+    poses: Float,
+    size: int,
+    *,
+    places: NDArray[np.floating] | None = None,
+    follow: bool = True,
+) -> NDArray[np.uint8]:
+    """Draw a clip.
+
+    Args:
+        person: who.
+        scene: where.
+        units: float32 [T, 52], weights of anatomy.UNITS.
+        poses: float32 [T, 3], radians: yaw, pitch and roll that are added to the scene's.
+        size: of a frame, in pixels.
+        places: [T, 3]: x, y of the middle of the face's box and its longer side, all as shares of
+            the frame; without them the face fills the frame but for MARGIN.
+        follow: whether the box is that of the face as it moves (its side the median over the clip),
+            as crop.py follows a detected face, or that of the face at rest, as a camera stands.
+
+    Returns:
+        uint8 [T, size, size, 3], RGB.
+    """
+    units = units.astype(np.float32)
+    if places is None:
+        places = face_places(len(units))
+    canvas = round(size * _SAMPLES)
+    moved = move(units)
+    head = person.rest + moved
+    turned = _turns(scene, poses)
+    seen, worn = _project(person, scene, turned, head, moved, places, follow, canvas)
+    shadow = _shadows(person, scene, turned, units)
+    normals = SURFACE.normals(head)
+    moving = np.concatenate([normals, openness(units)[..., None], shadow[..., None]], axis=-1)
+    wear = person.wear
+    worn_at = _worn(person, moved)
+    worn_normals = Surface(wear.faces, len(wear.rest)).normals(worn_at)
+    traits = person.traits
+    heights = fold_heights(fold_weights(units, old=traits.old, strength=traits.wrinkles))
+    fixed = head_attributes(person)
+    background = draw_background(scene, canvas).reshape(-1, 3)
+    frames = np.empty((len(units), size, size, 3), np.float32)
+    for t, frame in enumerate(frames):
+        light = light_of(scene, turned[t])
+        skin = rasterise(seen[t], SOLID, canvas, canvas)
+        right = cv2.Sobel(heights[t], cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
+        up = cv2.Sobel(heights[t], cv2.CV_32F, 0, 1, ksize=1, scale=-0.5)
+        folds = cv2.merge([heights[t], right, up])
+        picture = background.copy()
+        picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], folds, light).T
+        depth = np.full(canvas * canvas, -np.inf, np.float32)
+        depth[skin.pixel] = skin.depth
+        hair = rasterise(worn[t], wear.faces, canvas, canvas, two_sided=True)
+        colour, opacity = shade_wear(person, hair, worn_normals[t], light)
+        opacity *= hair.depth > depth[hair.pixel] - _BEFORE
+        picture[hair.pixel] += opacity[:, None] * (colour.T - picture[hair.pixel])
+        whole = picture.reshape(canvas, canvas, 3)
+        frame[:] = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA)
+    return _develop(frames, scene)
+
+
+def _turns(scene: Scene, poses: Float) -> Float:
+    """Rotation matrices [T, 3, 3] of yaw, then pitch, then roll."""
+    yaw, pitch, roll = (poses.astype(np.float64) + (scene.yaw, scene.pitch, scene.roll)).T
+    zero, one = np.zeros_like(yaw), np.ones_like(yaw)
+
+    def matrix(*rows: tuple[NDArray[np.float64], ...]) -> NDArray[np.float64]:
+        return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+    sin, cos = np.sin, np.cos
+    about_y = matrix((cos(yaw), zero, sin(yaw)), (zero, one, zero), (-sin(yaw), zero, cos(yaw)))
+    about_x = matrix(
+        (one, zero, zero), (zero, cos(pitch), -sin(pitch)), (zero, sin(pitch), cos(pitch))
+    )
+    about_z = matrix((cos(roll), -sin(roll), zero), (sin(roll), cos(roll), zero), (zero, zero, one))
+    return np.einsum("tij,tjk,tkl->til", about_z, about_x, about_y).astype(np.float32)
+
+
+def _worn(person: Person, moved: Float) -> Float:
+    """Points [T, n, 3] of hair, hat and glasses; some follow the skin below them."""
+    source = person.wear.source
+    return person.wear.rest + moved[:, source] * (source >= 0)[:, None]
+
+
+def _project(
+    person: Person,
+    scene: Scene,
+    turned: Float,
+    head: Float,
+    moved: Float,
+    places: NDArray[np.floating],
+    follow: bool,
+    canvas: int,
+) -> tuple[Float, Float]:
+    """Return the head's points and the wear's in pixels of the canvas, [T, V, 3] and [T, n, 3]."""
+
+    def see(points: Float) -> Float:
+        x, y, z = np.moveaxis(points - _PIVOT, 2, 0)
+        right, up, near = (
+            turned[:, i, :1] * x + turned[:, i, 1:2] * y + turned[:, i, 2:] * z for i in range(3)
+        )
+        closer = np.float32(scene.distance) / (np.float32(scene.distance) - near)
+        return np.stack([right * closer, up * closer, near], axis=-1)
+
+    seen, worn = see(head), see(_worn(person, moved))
+    face = seen[:, FRONT] if follow else see(np.tile(person.rest[FRONT], (len(head), 1, 1)))
+    low, high = face[..., :2].min(1), face[..., :2].max(1)
+    middle = (low + high) / 2
+    side = np.median((high - low).max(1))
+    scale = (places[:, 2] * canvas / side).astype(np.float32)[:, None]
+    for points in (seen, worn):
+        points[..., 0] = (points[..., 0] - middle[:, :1]) * scale + canvas * places[:, :1]
+        points[..., 1] = (middle[:, 1:] - points[..., 1]) * scale + canvas * places[:, 1:2]
+    return seen.astype(np.float32), worn.astype(np.float32)
+
+
+def _shadows(person: Person, scene: Scene, turned: Float, units: Float) -> Float:
+    """Return the share of the key light that reaches each point, [T, V].
+
+    Cast at rest and at the clip's strongest frame, in the mean pose; between, by the weights.
+    """
+    strongest = units[(units * units).sum(1).argmax()]
+    square = float((strongest * strongest).sum())
+    amount = np.clip((units * strongest).sum(1) / max(square, 1e-9), 0, 1)
+    light = light_of(scene, turned[len(turned) // 2])
+    side = np.cross(light.key, (0, 1, 0.1))
+    side /= np.sqrt((side * side).sum())
+    other = np.cross(light.key, side)
+    around = np.arange(4) * np.pi / 2 + 0.4
+    ways = light.key + _SUN * (np.cos(around)[:, None] * side + np.sin(around)[:, None] * other)
+    faces = SOLID[person.rest[SOLID[:, 0], 1] > 5.9]
+
+    def cast(weights: Float) -> Float:
+        points = person.rest + move(weights[None])[0]
+        return visible(points, SURFACE.normals(points[None])[0], faces, ways)
+
+    still = cast(np.zeros_like(strongest))
+    if square < 1e-6:
+        return np.broadcast_to(still, (len(units), COUNT))
+    return np.asarray(still + amount[:, None] * (cast(strongest) - still), np.float32)
+
+
+def _develop(frames: Float, scene: Scene) -> NDArray[np.uint8]:
+    """Turn linear light [T, size, size, 3] into a camera's pixels: tone, gamma, blur, noise."""
+    exposed = 1 - np.exp(frames * np.float32(-_TONE * scene.exposure))
+    shown = np.clip(exposed, 0, 1) ** np.float32(1 / 2.2) * 255
+    if scene.blur > 0.15:
+        for frame in shown:
+            cv2.GaussianBlur(frame, (0, 0), scene.blur + 0.2, dst=frame)
+    rng = np.random.default_rng([scene.seed, 3])
+    shown += scene.noise * rng.standard_normal(shown.shape, dtype=np.float32)
+    return np.clip(shown + 0.5, 0, 255).astype(np.uint8)
