@@ -63,6 +63,7 @@ def _places(layout: Layout) -> Places:
     sheets = [name for name in sheet_names() if find_sheet(name).draw == "cases"]
     return Places(
         manifest=layout.manifest,
+        factors=layout.factors,
         faces=layout.faces,
         shards=layout.shards,
         evals=layout.evals,

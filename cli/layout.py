@@ -26,6 +26,11 @@ class Layout:
         return Path("data", self.name, "manifest.parquet")
 
     @property
+    def factors(self) -> Path:
+        """What the data set says of its clips; made by index."""
+        return self.manifest.with_name("factors.parquet")
+
+    @property
     def faces(self) -> Path:
         """Made by faces."""
         return Path("data", self.name, "faces.parquet")

@@ -65,7 +65,7 @@ Many commands take these options:
 
 
 MODULES: Final = {
-    "synthesize": "pipeline.synthetic.plan",
+    "synthesize": "pipeline.synthesize",
     "index": "pipeline.index",
     "faces": "pipeline.faces",
     "shard": "pipeline.shard",

@@ -41,7 +41,7 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
         SYNTHETIC.mkdir(parents=True, exist_ok=True)
         say(f"synthesize: nothing to do, data.name is {config.data.name}")
         return
-    from pipeline.synthetic.plan import synthesize
+    from pipeline.synthesize import synthesize
 
     settings, root = config.synthesize, Path(config.data.root)
     with hold_lock(lock(root), str(root)), progress("synthesize", settings.clips) as done:
@@ -50,6 +50,7 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
             settings,
             source="strips" if config.data.source == "strips" else "video",
             frames=config.shard.frames,
+            margin=config.shard.margin,
             workers=max(1, config.runtime.workers),
             on_clip=done,
         )

@@ -43,6 +43,8 @@ class Places:
     """Where one dataset's clips may lie, relative to the project's folder; each may be missing."""
 
     manifest: Path
+    factors: Path
+    """What the data set says of its clips."""
     faces: Path
     shards: Path
     evals: Path
@@ -67,7 +69,8 @@ class Places:
         """The parquet files with a row a clip, but for the shards'."""
         folders = (self.evals, self.calibrates)
         predictions = sorted(f for path in folders for f in path.glob("fold-*/predictions.parquet"))
-        return [path for path in (self.faces, self.manifest, *predictions) if path.is_file()]
+        made = (self.faces, self.manifest, self.factors, *predictions)
+        return [path for path in made if path.is_file()]
 
     @property
     def whole(self) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.clips import ClipStore
 from pipeline.datasets.base import Note, choose_classes
@@ -31,6 +32,8 @@ from safe.files import atomic_file
 from safe.sample import KEY
 from safe.taxonomy import Classes
 
+FACTORS: Final = "factors.parquet"
+
 
 def build_index(
     data: Data,
@@ -41,6 +44,9 @@ def build_index(
     on_note: Note | None = None,
 ) -> dict[str, int]:
     """List the clips of a dataset and write the manifest to the file `out`.
+
+    Beside it factors.parquet: what the data set's own table says of each of them; the column clip
+    alone where it has none.
 
     Clips that the file `forgotten` names are left out, as if the lists did not name them. The rows
     are sorted by clip; the same files and lists give the same bytes, wherever they are.
@@ -68,6 +74,8 @@ def build_index(
             on_note(note)
     with atomic_file(out) as temporary:
         write_rows(table, temporary, compression="zstd")
+    with atomic_file(out.with_name(FACTORS)) as temporary:
+        write_rows(_read_factors(data, table["clip"]), temporary, compression="zstd")
     return {
         "clips": len(table),
         "missing": table["bytes"].null_count,
@@ -98,6 +106,20 @@ def list_clips(
     position = SCHEMA.get_field_index("label")
     table = listed.set_column(position, SCHEMA.field("label"), chosen)
     return with_classes(table.filter(pc.is_valid(chosen)), classes)
+
+
+def _read_factors(data: Data, clips: pa.ChunkedArray) -> pa.Table:
+    """Return the rows that a data set's own table has of some clips, in its order."""
+    name = ENTRIES[data.name].factors
+    if not name:
+        return pa.table({"clip": clips})
+    path = Path(data.root, data.splits, name)
+    try:
+        table = pq.read_table(path)
+        return table.filter(pc.is_in(table["clip"], clips.combine_chunks()))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is no table with a column clip: {reason}") from error
 
 
 def _not_among(clip: pa.ChunkedArray, gone: set[str]) -> pa.ChunkedArray:

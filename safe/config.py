@@ -63,7 +63,7 @@ class Data(Section):
 
 
 class Synthesize(Section):
-    """Animated faces in DFEW's layout, when data.name is synthetic."""
+    """Animated heads in DFEW's layout, when data.name is synthetic."""
 
     seed: Seed = 0
     """of people, expressions and noise"""
@@ -80,7 +80,17 @@ class Synthesize(Section):
     ambiguity: Fraction = 0.1
     """share of clips that blend two classes, label drawn"""
     faint: Fraction = 0.0
-    """share of clips whose expression hardly shows (intensity 0.12 to 0.35)"""
+    """share of clips whose expression hardly shows (strength 0.2 to 0.45)"""
+    variety: Fraction = 0.0
+    """how widely all else is drawn: faces at rest, strength, pose, light, movement, cameras"""
+    occlusion: Fraction = 0.0
+    """share of clips with a hand or a thing over a part of the face"""
+    noise: Fraction = 0.0
+    """share of clips with a wrong label, none of them in fold 1"""
+    cue: Literal["none", "background", "light"] = "none"
+    """what goes with the class in folds 2 to 5, and in fold 1 with no class"""
+    shown: Annotated[float, Field(gt=0, le=1)] | None = None
+    """share of a clip in which the expression shows; null: most of it, by lot"""
 
 
 class Faces(Section):

@@ -69,6 +69,8 @@ class Entry:
     """How many clips the released lists have, for doctor: a label map that exchanges two classes,
     or a list of another release, shows before anything is trained. Empty: nobody has counted."""
     read_table: ReadTable | None = None
+    factors: str = ""
+    """A parquet file beside the split lists that says more of each clip, in its column `clip`."""
 
 
 def silent(line: str) -> None:

@@ -230,7 +230,11 @@ def _whole(cell: Any) -> int | None:
 
 
 SYNTHETIC: Final = Entry(  # drawn in DFEW's layout
-    read_clips, CLASSES, splits="EmoLabel_DataSplit", sources=("video", "strips")
+    read_clips,
+    CLASSES,
+    splits="EmoLabel_DataSplit",
+    sources=("video", "strips"),
+    factors="factors.parquet",
 )
 ENTRY: Final = Entry(
     read_clips,
