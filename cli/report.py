@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.layout import Layout, read
 from cli.progress import say
@@ -19,6 +19,9 @@ from safe.files import atomic_file
 from safe.params import read_mapping
 from safe.report.gather import Experiment, Reader, Sources, gather
 from safe.report.page import render_page
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PACKAGES = ("safe-dfer", "torch", "numpy", "scikit-learn", "dvc")
 
@@ -98,6 +101,7 @@ def _sources(layout: Layout, params: Path, *, faces: bool) -> Sources:
     return Sources(
         shards=layout.shards,
         faces=faces,
+        factors=_factors(layout),
         manifest=_clips(layout),
         statuses=statuses,
         reasons=reasons,
@@ -106,6 +110,15 @@ def _sources(layout: Layout, params: Path, *, faces: bool) -> Sources:
         about=_about(),
         outs=_outs(Path("dvc.lock")),
     )
+
+
+def _factors(layout: Layout) -> "pa.Table | None":
+    from safe.evaluation.groups import read_factors
+
+    try:
+        return read_factors(layout.factors)
+    except DataError:
+        return None
 
 
 def _clips(layout: Layout) -> int | None:

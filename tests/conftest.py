@@ -15,7 +15,7 @@ from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.synthetic.plan import synthesize
+from pipeline.synthesize import synthesize
 from safe.config import Config
 
 # Tiny tensors gain nothing from threads, which on a busy machine wait for one another.

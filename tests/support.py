@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime
 from fractions import Fraction
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,10 @@ from torch import Tensor, nn
 from cli.app import main
 from pipeline.face.preprocessing import preprocessing
 from pipeline.manifest import SCHEMA as MANIFEST
-from pipeline.synthetic.plan import plan_clips
-from pipeline.synthetic.render import Clip as Drawn
-from pipeline.synthetic.render import draw_clip
+from pipeline.synthetic.clip import draw_clip
+from pipeline.synthetic.plan import Planned
 from pipeline.tars import ShardWriter, write_index
-from safe.config import Config
+from safe.config import Config, Synthesize
 from safe.evaluation.answers import ABSTAIN, Answer, Verdict
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.metrics import summarize
@@ -104,8 +104,7 @@ def write_at(
 
 def drawn_faces(number: int, count: int) -> NDArray[np.uint8]:
     """Return the first frames of a drawn person, to and fro, uint8 [count, 96, 96, 3]."""
-    look = load_config(ROOT / "params.yaml", ["synthesize.size=96"]).synthesize
-    frames = draw_clip(plan_clips(look)[number], look)
+    frames = drawn_person(number, size=96)
     there_and_back = [*frames, *frames[::-1]]
     return np.stack([there_and_back[i % len(there_and_back)] for i in range(count)])
 
@@ -323,13 +322,14 @@ def save_untrained(
     return folder
 
 
-def drawn_person(config: Config, number: int) -> np.ndarray:
-    """A drawn person, uint8 [N, 128, 128, 3]."""
-    look = config.synthesize.model_copy(update={"size": 128})
-    drawn = Drawn(
-        number=number, identity=number, fold=1, label="happy", blend="", share=1.0, peak=1.0
+@cache
+def drawn_person(number: int, *, size: int = 128, label: str = "happy") -> NDArray[np.uint8]:
+    """A person of that number who shows a class, uint8 [N, size, size, 3]."""
+    plan = Planned(
+        **{"number": number, "identity": number, "fold": 1, "label": label, "listed": label},
+        **{"blend": "", "share": 1.0, "peak": 1.0},
     )
-    return np.stack(draw_clip(drawn, look))
+    return draw_clip(plan, Synthesize(size=size)).frames(size)
 
 
 EIGHT_LABELS = torch.tensor([0, 1, 1, 2, 0, 3, 1, 0])

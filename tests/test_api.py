@@ -29,7 +29,7 @@ def test_import_alone_loads_no_torch_and_knows_its_names() -> None:
 
 
 def test_a_video_and_a_model_become_rows(model: Path, config: Config, tmp_path: Path) -> None:
-    video = write_video(tmp_path / "one.mp4", drawn_person(config, 1)[:30])
+    video = write_video(tmp_path / "one.mp4", drawn_person(1)[:30])
     loaded = safe.load_model(model, device="cpu")
     rows = safe.predict(str(video), loaded, workers=1)
     assert [list(row) for row in rows] == [schema(BASIC).names]

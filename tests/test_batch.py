@@ -108,7 +108,7 @@ def test_a_second_run_does_what_is_not_finished(grey, model, tmp_path, capsys):
 
 
 def test_another_model_or_another_picture_is_done_again(model, config, tmp_path):
-    write_video(tmp_path / "one.mp4", drawn_person(config, 1)[:30])
+    write_video(tmp_path / "one.mp4", drawn_person(1)[:30])
     out, how = tmp_path / "out", SIMPLE | {"window": 2.0}
     run_predict([str(tmp_path / "one.mp4")], model, out, **how)
     number = tables(out)
@@ -267,7 +267,7 @@ def test_names_that_a_disk_allows_work(grey, model, config, tmp_path, monkeypatc
     videos.mkdir()
     for name in ODD:
         (videos / name).write_bytes(grey)
-    write_video(videos / "a:b %d {x}.mp4", drawn_person(config, 1)[:26])
+    write_video(videos / "a:b %d {x}.mp4", drawn_person(1)[:26])
     words = ["predict", str(videos), "--model", str(model), "--format", "parquet", "--video"]
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, [*words, "--out", ".", "--window", "1", "--workers", "1"])

@@ -31,7 +31,7 @@ from pipeline.forget import Places, Receipt, find_raw, forget, remove_rows
 from pipeline.index import build_index
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.synthetic.plan import synthesize
+from pipeline.synthesize import synthesize
 from safe.errors import DataError, SafeError
 from safe.files import hold_lock
 from safe.shards.folder import open_shards

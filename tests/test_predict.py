@@ -44,7 +44,7 @@ from safe.training.transforms import center_crop, normalize
 def videos(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     """two.mp4: two people side by side; one.mp4: one; grey.mp4: nobody; list.mp4: no video."""
     folder = tmp_path_factory.mktemp("videos")
-    left, right = drawn_person(config, 1), drawn_person(config, 2)
+    left, right = drawn_person(1), drawn_person(config, 2)
     count = min(len(left), len(right))
     pair = np.concatenate([left[:count], right[:count]], axis=2)
     write_video(folder / "two.mp4", np.concatenate([pair, pair[::-1], pair]))

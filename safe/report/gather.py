@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from safe.errors import DataError, ModelError
@@ -36,6 +37,8 @@ class Sources:
     """The shard folder, for faces and for what was left out."""
     faces: bool = True
     """Whether faces may be in the page."""
+    factors: pa.Table | None = None
+    """What is known of each clip, to group by (safe/evaluation/groups.py)."""
     manifest: int | None = None
     """Clips of the manifest."""
     statuses: Mapping[str, int] = field(default_factory=dict)

@@ -97,6 +97,7 @@ def render_page(
         comparisons=[_comparison(experiment, other) for other in others],
         together=_together(experiment, others) if others else None,
         history=_history(experiment),
+        by_group=results.by_group(experiment, given.factors),
         **_metrics(experiment),
         **_calibration(experiment),
         **_embedding(experiment),

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from safe.errors import DataError, ModelError
 from safe.evaluation.calibration import pooled_metrics
 from safe.evaluation.compare import Entry, differences, estimates, mcnemar_by_seed
+from safe.evaluation.groups import groups_of
 from safe.evaluation.intervals import RECALL, Mcnemar, intervals, share_interval
-from safe.evaluation.metrics import Ints, confusion, summarize, uar_name
+from safe.evaluation.metrics import Ints, confusion, summarize, uar, uar_name
 from safe.evaluation.predictions import Split
 from safe.report.gather import Experiment, Sources
 from safe.shards.folder import ShardFolder, open_shards
@@ -145,6 +147,36 @@ def by_class(split: Split) -> list[ByClass]:
         ratios = share("recall", taken[own]), share("precision", own[taken])
         rows.append(ByClass(name, clips, *ratios, cells))
     return rows
+
+
+class ByGroup(NamedTuple):
+    """The test clips that are alike in one factor."""
+
+    name: str
+    clips: int
+    war: Metric
+    uar: Metric
+    confident: float
+    """Mean confidence less WAR, in percent: above 0 the model is overconfident."""
+
+
+def by_group(experiment: Experiment, factors: pa.Table | None) -> dict[str, list[ByGroup]]:
+    """Return for each factor how the model does in its groups; none without a table of factors."""
+    split = experiment.split
+    rows: dict[str, list[ByGroup]] = {}
+    confidence = experiment.probabilities.max(axis=1)
+    for group in groups_of(factors, split.clip) if factors is not None else []:
+        part = _part(split, group.rows.tolist())
+        war = share("WAR", part.predicted == part.label)
+        uar = Metric(uar_of(part), 100 * _uar(part), unit="%")
+        gap = 100 * float(confidence[group.rows].mean()) - float(war.value or 0)
+        row = ByGroup(group.name, len(group.rows), war, uar, gap)
+        rows.setdefault(group.factor, []).append(row)
+    return rows
+
+
+def _uar(split: Split) -> float:
+    return uar(confusion(split.label, split.predicted, len(split.classes)))
 
 
 def by_fold(experiment: Experiment) -> list[dict[str, Any]]:

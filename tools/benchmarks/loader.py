@@ -32,7 +32,7 @@ from pipeline.faces import find_faces
 from pipeline.index import build_index
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.synthetic.plan import synthesize
+from pipeline.synthesize import synthesize
 from safe.params import load_config
 from safe.sample import DEFAULT_FRAMES, decode_strip
 from safe.shards.folder import ShardFolder, open_shards

@@ -31,7 +31,7 @@ from pipeline.index import build_index
 from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.synthetic.plan import synthesize
+from pipeline.synthesize import synthesize
 from pipeline.video.frames import read_clip
 from safe.config import Config
 from safe.errors import DataError

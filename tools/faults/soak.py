@@ -19,7 +19,7 @@ from typing import Any, Final
 from pipeline.face.cache import StripCache
 from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
-from pipeline.synthetic.plan import synthesize
+from pipeline.synthesize import synthesize
 from safe.params import load_config
 from tools.harness import ROOT, alone, arguments, fast_scratch, held, keep, table, write_manifest
 
