@@ -22,8 +22,8 @@ OUT: Final = Path(__file__).parents[1] / "pipeline/synthetic/head.npz"
 LOWEST: Final = 4.2  # dm; below the shoulders
 GROUPS: Final = {
     "body": 0, "helper-l-eye": 1, "helper-r-eye": 2, "helper-upper-teeth": 3,
-    "helper-lower-teeth": 4, "helper-tongue": 5, "helper-l-eyelashes-1": 6,
-    "helper-r-eyelashes-1": 6,
+    "helper-lower-teeth": 4, "helper-tongue": 5, "helper-l-eyelashes-2": 6,
+    "helper-r-eyelashes-2": 6,
 }  # fmt: skip
 """The groups of the mesh that are drawn, and their material; the lower lashes are left out."""
 ANCESTRIES: Final = ("african", "asian", "caucasian")

@@ -61,7 +61,9 @@ def _eyeballs() -> Float:
 
 EYEBALL: Final = _eyeballs()
 _MOVES: Final = csr_matrix(_DATA["units"].reshape(len(UNITS), -1).T * _GRID)
-_MACROS: Final = {str(name): row for name, row in zip(_DATA["macro_names"], _DATA["macros"], strict=True)}
+_MACROS: Final = {
+    str(name): row for name, row in zip(_DATA["macro_names"], _DATA["macros"], strict=True)
+}
 _DETAILS: Final = dict(zip(DETAILS, _DATA["details"], strict=True))
 _OPEN: Final[Float] = _DATA["open"] / np.float32(255)
 _OPENS: Final = csr_matrix(_DATA["open_units"].T / np.float32(127))

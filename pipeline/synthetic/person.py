@@ -40,7 +40,7 @@ class Person:
     rest: Float
     albedo: Float  # [HEIGHT, WIDTH, 3] of the face's texture
     strands: Float  # [HEIGHT, WIDTH], noise of the hair
-    wear: Wear
+    wear: tuple[Wear, ...]
     cover: Float  # [V], dm inside the hairline
     cloth: Colour
     collar: float  # dm, the height below which the body is clothed
@@ -97,7 +97,10 @@ def _build(traits: Traits) -> Float:
             for ancestry in ANCESTRIES:
                 weight = np.float32(share * part * getattr(traits, ancestry))
                 total += weight * macro(f"{ancestry}-{sex}-{age}")
-            for name, much in (("averageweight", 1 - abs(traits.weight)), (figure, abs(traits.weight))):
+            for name, much in (
+                ("averageweight", 1 - abs(traits.weight)),
+                (figure, abs(traits.weight)),
+            ):
                 offsets = macro(f"universal-{sex}-{age}-averagemuscle-{name}")
                 total += np.float32(share * part * much) * offsets
     return total

@@ -28,12 +28,12 @@ from pipeline.synthetic.raster import Seen
 from pipeline.synthetic.scene import Scene
 from pipeline.synthetic.surface import Float
 from pipeline.synthetic.texture import DENSITY, HEIGHT, LEFT, TOP, WIDTH, smooth
+from pipeline.synthetic.wear import Wear
 
-_lashes = FACES[MATERIAL == LASHES][:, ::-1]
-SOLID: Final = np.concatenate([FACES, _lashes])  # lashes are seen from both sides
-_MATERIAL: Final = np.concatenate([MATERIAL, np.full(len(_lashes), LASHES, np.int8)])
-
-_KIND: Final = np.array([0, 1, 1, 2, 2, 2, 3])[_MATERIAL]  # skin, eyes, mouth, lashes
+_drawn: Final = MATERIAL != LASHES
+SOLID: Final = FACES[_drawn]  # the head without its lashes, which are half transparent
+_MATERIAL: Final = MATERIAL[_drawn]
+_KIND: Final = np.array([0, 1, 1, 2, 2, 2])[_MATERIAL]  # skin, eyes, mouth
 
 _BUMP: Final = 0.05 * DENSITY  # change of the normal by the slope of a fold, a texel
 _DARK: Final = 0.55  # of the albedo, at a depth of one
@@ -168,8 +168,6 @@ def shade_head(
                 person, material[which], at[:, which], normal[:, which], sky[which], key[which],
                 folds, light,
             )  # fmt: skip
-    lashes = material == LASHES
-    colours[:, lashes] = np.float32([[0.02], [0.016], [0.014]]) * (0.3 + sky[lashes])
     return colours
 
 
@@ -254,12 +252,13 @@ def _mouth(
     )  # fmt: skip
 
 
-def shade_wear(person: Person, seen: Seen, normals: Float, light: Light) -> tuple[Float, Float]:
-    """Return the colours [3, N] and the opacity [N] of visible points of hair, hat and glasses."""
-    wear = person.wear
+def shade_wear(
+    wear: Wear, seen: Seen, normals: Float, strands_of: Float, light: Light
+) -> tuple[Float, Float]:
+    """Return the colours [3, N] and the opacity [N] of visible points of what a person wears."""
     at = interpolate(np.concatenate([wear.looks, normals], axis=1), wear.faces, seen)
     cover, soft, strands, u, v, gloss = at[3:9]
-    texel = person.strands[v.astype(int) % HEIGHT, u.astype(int) % WIDTH]
+    texel = strands_of[v.astype(int) % HEIGHT, u.astype(int) % WIDTH]
     opacity = smooth(0, 1, 0.5 + (cover + 0.02 * strands * texel) / (2 * soft))
     colour = at[:3] * np.maximum(0.35, 1 + 0.26 * strands * texel)
     normal = at[9:12]
@@ -267,6 +266,6 @@ def shade_wear(person: Person, seen: Seen, normals: Float, light: Light) -> tupl
     shared = np.full(len(cover), 0.65, np.float32)
     lit = illuminate(
         colour, normal, shared, shared, light, wrap=np.full((3, 1), 0.3, np.float32),
-        specular=0.05 * gloss, gloss=9.0,
+        specular=gloss * (0.006 + 0.06 * at[1]), gloss=9.0,
     )  # fmt: skip
     return lit, opacity

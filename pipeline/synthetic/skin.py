@@ -85,8 +85,8 @@ def _paint_beard(paint: _Paint, traits: Traits, rng: np.random.Generator) -> Non
     lip = np.exp(-((SIDE / 0.23) ** 4) - ((Y - 6.64) / 0.1) ** 4)
     moustache = np.exp(-((SIDE / 0.21) ** 4) - ((Y - 6.825) / 0.045) ** 2)
     area = np.maximum(jaw * (1 - 0.95 * lip), moustache)
-    area = cv2.GaussianBlur(area, (0, 0), 2.5) * (1 + 0.12 * noise(rng, 6))
-    strands = 1 + 0.16 * noise(rng, 0.7, 1.6)
+    area = cv2.GaussianBlur(area, (0, 0), 2.5) * (1 + 0.08 * noise(rng, 6))
+    strands = 1 + 0.08 * noise(rng, 0.7, 1.6)
     cover = np.clip(area * strands * traits.beard, 0, 0.9)
     skin, hair = np.array(traits.skin), np.array(traits.hair)
     colour = np.minimum(hair * 0.8, skin * 0.6) if traits.beard > 0.3 else skin * 0.35

@@ -110,10 +110,16 @@ def draw_traits(rng: np.random.Generator, identity: int) -> Traits:
     odds = (0.3, 0.25, 0.2, 0.12, 0.06, 0.05, 0.02) if light else (0.5, 0.45, 0.05, 0, 0, 0, 0)
     colour = linear(HAIRS[rng.choice(len(HAIRS), p=odds)])
     old = max(0.0, (age - 25) / 60)
-    grey = rng.random() * min(1.0, 1.6 * old)
-    iris = IRISES[rng.choice(7, p=(0.3, 0.3, 0.1, 0.1, 0.08, 0.08, 0.04)) if light else rng.integers(3)]
-    lips = tuple(rng.uniform(0.85, 1.1) * s * f for s, f in zip(skin, (0.86, 0.52, 0.5), strict=True))
-    lipstick = linear(LIPSTICKS[rng.integers(3)])
+    grey = rng.random() ** 0.7 * min(max((age - 35) / 30, 0.0), 1.0)
+    iris = IRISES[
+        rng.choice(7, p=(0.3, 0.3, 0.1, 0.1, 0.08, 0.08, 0.04)) if light else rng.integers(3)
+    ]
+    lips = tuple(
+        rng.uniform(0.85, 1.1) * s * f for s, f in zip(skin, (0.86, 0.52, 0.5), strict=True)
+    )
+    lipstick = blend(
+        (0, 0, 0), linear(LIPSTICKS[rng.integers(3)]), min(1, 0.25 + 2 * sum(skin) / 3)
+    )
     if male < 0.35 and age > 16 and rng.random() < 0.45:
         lips = blend(lips, lipstick, 0.6)
     odds_of = _STYLES["male" if male >= 0.5 else "female"]
