@@ -223,7 +223,7 @@ def _eyes(
     white = np.clip((radius - edge) * 14, 0, 1)
     ring = 1 - 0.65 * np.exp(-(((radius - edge) / 0.07) ** 2))
     iris = np.float32(person.traits.iris)[:, None] * (np.clip((radius - _PUPIL) * 14, 0, 1) * ring)
-    colour = iris + white * (np.float32([[0.62], [0.56], [0.53]]) - iris)
+    colour = iris + white * (np.float32([[0.54], [0.49], [0.47]]) - iris)
     return illuminate(
         colour, normal, 0.25 + 0.75 * sky, 0.2 + 0.8 * key, light,
         wrap=np.full((3, 1), 0.5, np.float32), specular=0.4, gloss=220.0,

@@ -59,7 +59,7 @@ def paint_skin(traits: Traits, rng: np.random.Generator) -> Float:
 
 
 def _paint_brows(paint: _Paint, traits: Traits, rng: np.random.Generator) -> None:
-    thick = rng.uniform(0.026, 0.044) * (0.75 + 0.5 * traits.male)
+    thick = rng.uniform(0.03, 0.05) * (0.75 + 0.5 * traits.male)
     y = 7.487 + rng.uniform(-0.015, 0.02)
     arch = rng.uniform(0.008, 0.048) * (1.1 - 0.3 * traits.male)
     distance, position = curve(
@@ -75,7 +75,7 @@ def _paint_brows(paint: _Paint, traits: Traits, rng: np.random.Generator) -> Non
     edge = smooth(1.15, 0.55, np.abs(distance) / half + 0.12 * noise(rng, 1.7, 0.6))
     mask = edge * smooth(0, 0.05, position + 0.03)
     hair, skin = np.array(traits.brow), np.array(traits.skin)
-    paint.mix(mask * np.float32(rng.uniform(0.72, 0.95)), np.minimum(hair * 0.8, skin * 0.45))
+    paint.mix(mask * np.float32(rng.uniform(0.72, 0.95)), np.minimum(hair * 0.7, skin * 0.3))
 
 
 def _paint_beard(paint: _Paint, traits: Traits, rng: np.random.Generator) -> None:

@@ -32,6 +32,8 @@ _HEIGHTS: Final = {
     "bald": 0.012, "buzz": 0.02, "short": 0.06, "medium": 0.12, "curly": 0.16, "tied": 0.045,
     "long": 0.09,
 }  # fmt: skip
+FRAMES: Final = ((0.02, 0.018, 0.018), (0.09, 0.05, 0.03), (0.25, 0.24, 0.23), (0.3, 0.2, 0.09))
+"""Linear colours of glasses: black, brown, steel, gold."""
 _CLOTHES: Final = (25, 225)  # RGB
 
 
@@ -219,9 +221,9 @@ def cloth(rng: np.random.Generator) -> Colour:
 def _glasses(head: Float, rng: np.random.Generator) -> Wear:
     """Rims round both eyes, a bridge and temples, rigid."""
     eyes = [head[np.unique(FACES[MATERIAL == eye])] for eye in (LEFT_EYE, RIGHT_EYE)]
-    half_x, half_y = rng.uniform(0.23, 0.28), rng.uniform(0.17, 0.23)
-    square, thick = rng.uniform(2, 4.5), rng.uniform(0.024, 0.042)
-    colour = (0.012, 0.01, 0.01) if rng.random() < 0.6 else cloth(rng)
+    half_x, half_y = rng.uniform(0.22, 0.27), rng.uniform(0.13, 0.185)
+    square, thick = rng.uniform(2, 4.5), rng.uniform(0.018, 0.032)
+    colour = FRAMES[rng.integers(len(FRAMES))]
     turn = np.linspace(0, 2 * np.pi, 33)
     points, faces, start = [], [], 0
 
@@ -235,7 +237,7 @@ def _glasses(head: Float, rng: np.random.Generator) -> Wear:
     ahead = max(float(eye[:, 2].max()) for eye in eyes) + 0.2
     wide = float(np.abs(head[BODY & (MEAN[:, 1] > 7.2) & (MEAN[:, 1] < 7.5), 0]).max())
     for eye, sign in zip(eyes, (1, -1), strict=True):
-        middle = (eye.max(0) + eye.min(0)) / 2 + (0.015 * sign, -0.03, 0)
+        middle = (eye.max(0) + eye.min(0)) / 2 + (0.015 * sign, -0.05, 0)
         round_x = np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** (2 / square)
         round_y = np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** (2 / square)
         rings = [
