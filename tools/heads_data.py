@@ -9,6 +9,7 @@ change by each unit. The same input gives the same bytes. Offsets are stored as 
 
 import argparse
 import gzip
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -123,7 +124,7 @@ def read_mesh(
             if min(points[corner][1] for corner, _ in corners) < LOWEST:
                 continue
             place |= dict(corners)
-            for second, third in zip(corners[1:], corners[2:], strict=False):
+            for second, third in pairwise(corners[1:]):
                 faces.append((corners[0][0], second[0], third[0]))
                 groups.append(GROUPS[group])
     coords = np.zeros((len(points), 2))
@@ -134,12 +135,12 @@ def read_mesh(
 def read_target(path: Path, count: int) -> NDArray[np.float32]:
     """Read a target: offsets [count, 3] in dm."""
     moved = np.zeros((count, 3), dtype=np.float32)
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        for line in file:
-            words = line.split("#")[0].split()
-            if len(words) == 4:
-                moved[int(words[0])] = [float(word) for word in words[1:]]
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        if len(words) == 4:
+            moved[int(words[0])] = [float(word) for word in words[1:]]
     return moved
 
 

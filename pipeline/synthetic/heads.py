@@ -23,12 +23,12 @@ from pipeline.synthetic.shade import (
     shade_head,
     shade_wear,
 )
-from pipeline.synthetic.surface import Float, Surface, visible
+from pipeline.synthetic.surface import Float, Surface, single, visible
 from pipeline.synthetic.texture import smooth
 from pipeline.synthetic.wear import RIGID, Wear
 
 MARGIN: Final = 0.1  # of the face's box, on each side
-_PIVOT: Final = np.float32([0, 7.0, 0.3])  # dm, what the head turns about
+_PIVOT: Final = single([0, 7.0, 0.3])  # dm, what the head turns about
 _SAMPLES: Final = 1.5  # a pixel's side is drawn as so many
 _TONE: Final = 1.25  # of the soft shoulder 1 - exp(-tone x)
 _GREY, _METERED = 0.28, 0.2  # luminance that needs no correction; power of the correction
@@ -105,13 +105,9 @@ def render_heads(
     frames = np.empty((len(units), size, size, 3), np.float32)
     for t, frame in enumerate(frames):
         light = light_of(scene, turned[t])
+        picture, depth = background.copy(), np.full(canvas * canvas, -np.inf, np.float32)
         skin = rasterise(seen[0][t], SOLID, canvas, canvas)
-        right = cv2.Sobel(heights[t], cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
-        up = cv2.Sobel(heights[t], cv2.CV_32F, 0, 1, ksize=1, scale=-0.5)
-        folds = cv2.merge([heights[t], right, up])
-        picture = background.copy()
-        picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], folds, light).T
-        depth = np.full(canvas * canvas, -np.inf, np.float32)
+        picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], heights[t], light).T
         depth[skin.pixel] = skin.depth
         for part, points, normal in zip(person.wear, seen[1:], worn_normals, strict=True):
             layer = rasterise(points[t], part.faces, canvas, canvas, two_sided=True)
@@ -120,14 +116,14 @@ def render_heads(
             picture[layer.pixel] += opacity[:, None] * (colour.T - picture[layer.pixel])
             dense = opacity > _DENSE
             depth[layer.pixel[dense]] = layer.depth[dense]
-        whole = picture.reshape(canvas, canvas, 3)
-        frame[:] = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA)
+        drawn = picture.reshape(canvas, canvas, 3)
+        frame[:] = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
     return _develop(frames, scene, traits.luminance)
 
 
 def _turns(scene: Scene, poses: Float) -> Float:
     """Rotation matrices [T, 3, 3] of yaw, then pitch, then roll."""
-    yaw, pitch, roll = (poses.astype(np.float64) + (scene.yaw, scene.pitch, scene.roll)).T
+    yaw, pitch, roll = (poses + np.array((scene.yaw, scene.pitch, scene.roll))).T
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)
 
     def matrix(*rows: tuple[NDArray[np.float64], ...]) -> NDArray[np.float64]:
@@ -139,12 +135,12 @@ def _turns(scene: Scene, poses: Float) -> Float:
         (one, zero, zero), (zero, cos(pitch), -sin(pitch)), (zero, sin(pitch), cos(pitch))
     )
     about_z = matrix((cos(roll), -sin(roll), zero), (sin(roll), cos(roll), zero), (zero, zero, one))
-    return np.einsum("tij,tjk,tkl->til", about_z, about_x, about_y).astype(np.float32)
+    return single(np.einsum("tij,tjk,tkl->til", about_z, about_x, about_y))
 
 
 def _follow(wear: Wear, moved: Float) -> Float:
     """Return the points [T, n, 3] of what is worn; some follow the skin below them."""
-    return wear.rest + moved[:, wear.source] * (wear.source != RIGID)[:, None]
+    return single(wear.rest + moved[:, wear.source] * (wear.source != RIGID)[:, None])
 
 
 def _project(
@@ -164,7 +160,7 @@ def _project(
             turned[:, i, :1] * x + turned[:, i, 1:2] * y + turned[:, i, 2:] * z for i in range(3)
         )
         closer = np.float32(scene.distance) / (np.float32(scene.distance) - near)
-        return np.stack([right * closer, up * closer, near], axis=-1)
+        return single(np.stack([right * closer, up * closer, near], axis=-1))
 
     seen = [see(points) for points in meshes]
     still = np.broadcast_to(person.rest[FRONT], (len(turned), len(FRONT), 3))
@@ -218,4 +214,4 @@ def _develop(frames: Float, scene: Scene, luminance: float) -> NDArray[np.uint8]
             cv2.GaussianBlur(frame, (0, 0), scene.blur + 0.2, dst=frame)
     rng = np.random.default_rng([scene.seed, 3])
     shown += scene.noise * rng.standard_normal(shown.shape, dtype=np.float32)
-    return np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(shown + 0.5, 0, 255), np.uint8)

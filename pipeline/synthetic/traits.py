@@ -30,8 +30,12 @@ IRISES: Final = (
 LIPSTICKS: Final = ((168, 44, 52), (190, 80, 84), (150, 50, 70))
 _LIGHT: Final = 0.28  # mean linear RGB of the skin from which hair and eyes may be light
 _STYLES: Final = {
-    "male": {"bald": 0.14, "buzz": 0.16, "short": 0.42, "medium": 0.14, "curly": 0.12, "long": 0.02},
-    "female": {"buzz": 0.02, "short": 0.13, "medium": 0.18, "curly": 0.12, "tied": 0.2, "long": 0.35},
+    "male": {
+        "bald": 0.14, "buzz": 0.16, "short": 0.42, "medium": 0.14, "curly": 0.12, "long": 0.02,
+    },
+    "female": {
+        "buzz": 0.02, "short": 0.13, "medium": 0.18, "curly": 0.12, "tied": 0.2, "long": 0.35,
+    },
 }  # fmt: skip
 
 
@@ -114,9 +118,8 @@ def draw_traits(rng: np.random.Generator, identity: int) -> Traits:
     iris = IRISES[
         rng.choice(7, p=(0.3, 0.3, 0.1, 0.1, 0.08, 0.08, 0.04)) if light else rng.integers(3)
     ]
-    lips = tuple(
-        rng.uniform(0.85, 1.1) * s * f for s, f in zip(skin, (0.86, 0.52, 0.5), strict=True)
-    )
+    full = rng.uniform(0.85, 1.1)
+    lips = (full * 0.86 * skin[0], full * 0.52 * skin[1], full * 0.5 * skin[2])
     lipstick = blend(
         (0, 0, 0), linear(LIPSTICKS[rng.integers(3)]), min(1, 0.25 + 2 * sum(skin) / 3)
     )
@@ -146,7 +149,7 @@ def draw_traits(rng: np.random.Generator, identity: int) -> Traits:
         style=style,
         fringe=bool(rng.random() < 0.4) and style in ("short", "medium", "long"),
         beard=beard if bearded else 0.0,
-        glasses=bool(rng.random() < 0.14),
+        glasses=bool(rng.random() < 0.1),
         hat=("none", "beanie", "cap")[rng.choice(3, p=(0.92, 0.04, 0.04))],
         wrinkles=float(0.35 + 0.25 * rng.random() + 0.35 * old),
     )

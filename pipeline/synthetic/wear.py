@@ -1,7 +1,7 @@
 """Wear: what sits on a head in layers with soft edges, lashes, hair, hats and glasses.
 
-In: a person's traits and the head at rest [V, 3]. Out: meshes whose points follow the head, with what
-shading needs at each: colour, how far inside its outline, strands.
+In: a person's traits and the head at rest [V, 3]. Out: meshes whose points follow the head, with
+what shading needs at each: colour, how far inside its outline, strands.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from pipeline.synthetic.anatomy import (
     RIGHT_EYE,
     SKIN,
 )
-from pipeline.synthetic.surface import Float, Surface
+from pipeline.synthetic.surface import Float, Surface, single
 from pipeline.synthetic.texture import smooth
-from pipeline.synthetic.traits import Colour, Traits
+from pipeline.synthetic.traits import Colour, Traits, blend
 
 RIGID: Final = -1
 COLUMNS: Final = ("red", "green", "blue", "cover", "soft", "strands", "u", "v", "gloss")
@@ -39,8 +39,10 @@ _CLOTHES: Final = (25, 225)  # RGB
 
 @dataclass(frozen=True, eq=False)
 class Wear:
-    """A mesh over the head. The nearest of its triangles is seen, so what may hide behind its own
-    transparent parts is a mesh of its own."""  # fmt: skip
+    """A mesh over the head, of which the nearest triangle is seen.
+
+    What may lie behind its transparent parts is therefore a mesh of its own.
+    """
 
     rest: Float  # [n, 3], dm
     source: NDArray[np.int64]  # [n], the head's point that each follows, or RIGID
@@ -54,8 +56,8 @@ def make_wear(
     """Make a person's lashes, hair, hat and glasses.
 
     Returns:
-        The meshes, from the inner to the outer, and the hair's cover of every point of the head [V],
-        in dm inside the hairline.
+        The meshes, from the inner to the outer, and the hair's cover of every point of the head
+        [V], in dm inside the hairline.
     """
     normals = Surface(FACES[MATERIAL == SKIN], len(head)).normals(head[None])[0]
     cover = hairline(traits, rng)
@@ -82,7 +84,7 @@ def _lashes(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
 def _looks(count: int, colour: Colour, cover: Float | float, **more: Float | float) -> Float:
     columns = {"soft": 0.02, "strands": 1.0, "u": 0.0, "v": 0.0, "gloss": 1.0} | more
     named = dict(zip(COLUMNS, colour, strict=False)) | {"cover": cover} | columns
-    return np.stack([np.broadcast_to(np.float32(named[name]), count) for name in COLUMNS], axis=1)
+    return np.stack([np.broadcast_to(single(named[name]), count) for name in COLUMNS], axis=1)
 
 
 def _strands(points: Float) -> dict[str, Float]:
@@ -170,7 +172,7 @@ def _curtain(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
     edge = 0.3 * (1 - np.abs(angle) / (np.pi * 0.8)) - 0.02
     cover = np.minimum(edge + 0 * down, (1 - down) * 0.3 - 0.01).ravel()
     shown = _looks(
-        len(points), tuple(0.85 * c for c in traits.hair), np.float32(cover), **_strands(points),
+        len(points), blend((0, 0, 0), traits.hair, 0.85), single(cover), **_strands(points),
         soft=0.03,
     )  # fmt: skip
     return Wear(points, np.full(len(points), RIGID), _grid(rows, columns), shown)
@@ -207,7 +209,7 @@ def _hat(traits: Traits, head: Float, normals: Float, rng: np.random.Generator) 
     peak_z = front[2] + 0.05 - 0.6 * (1 - np.cos(angle)) + reach
     peak_y = front[1] + 0.06 - 0.2 * reach - 0.2 * np.sin(angle) ** 2 + 0 * out
     points = np.stack([x, peak_y, peak_z], axis=-1).reshape(-1, 3).astype(np.float32)
-    shown = _looks(len(points), tuple(0.8 * c for c in colour), 1.0, strands=0.0, gloss=0.0)
+    shown = _looks(len(points), blend((0, 0, 0), colour, 0.8), 1.0, strands=0.0, gloss=0.0)
     return [crown, Wear(points, np.full(len(points), RIGID), _grid(rows, columns), shown)]
 
 
@@ -220,7 +222,7 @@ def cloth(rng: np.random.Generator) -> Colour:
 
 def _glasses(head: Float, rng: np.random.Generator) -> Wear:
     """Rims round both eyes, a bridge and temples, rigid."""
-    eyes = [head[np.unique(FACES[MATERIAL == eye])] for eye in (LEFT_EYE, RIGHT_EYE)]
+    eyes = [head[np.unique(FACES[eye == MATERIAL])] for eye in (LEFT_EYE, RIGHT_EYE)]
     half_x, half_y = rng.uniform(0.22, 0.27), rng.uniform(0.13, 0.185)
     square, thick = rng.uniform(2, 4.5), rng.uniform(0.018, 0.032)
     colour = FRAMES[rng.integers(len(FRAMES))]
@@ -254,12 +256,12 @@ def _glasses(head: Float, rng: np.random.Generator) -> Wear:
         hinge = (outer, middle[1] + 0.06, ahead - 0.16 * (outer / 0.6) ** 2)
         ear = (sign * (wide - 0.06), middle[1] + 0.04, 0.15)
         temple = np.linspace(hinge, ear, 7)
-        add(np.stack([temple, temple + (0, 0.045, 0)]))
+        add(np.stack([temple, temple + np.array((0, 0.045, 0))]))
     inner = abs(float((eyes[0].max(0) + eyes[0].min(0))[0]) / 2) - half_x + 0.015
     across = np.linspace(-inner, inner, 5)
     height = float((eyes[0].max(0) + eyes[0].min(0))[1]) / 2 + 0.03
     arch = np.stack([across, height + 0.02 * np.cos(across / inner), np.full(5, ahead)], axis=-1)
-    add(np.stack([arch, arch + (0, thick + 0.005, 0)]))
+    add(np.stack([arch, arch + np.array((0, thick + 0.005, 0))]))
     joined = np.concatenate(points).astype(np.float32)
     shown = _looks(len(joined), colour, 1.0, strands=0.0)
     return Wear(joined, np.full(len(joined), RIGID), np.concatenate(faces).astype(np.int32), shown)
