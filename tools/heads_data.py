@@ -9,6 +9,7 @@ change by each unit. The same input gives the same bytes. Offsets are stored as 
 
 import argparse
 import gzip
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,8 @@ OUT: Final = Path(__file__).parents[1] / "pipeline/synthetic/head.npz"
 LOWEST: Final = 4.2  # dm; below the shoulders
 GROUPS: Final = {
     "body": 0, "helper-l-eye": 1, "helper-r-eye": 2, "helper-upper-teeth": 3,
-    "helper-lower-teeth": 4, "helper-tongue": 5, "helper-l-eyelashes-1": 6,
-    "helper-r-eyelashes-1": 6,
+    "helper-lower-teeth": 4, "helper-tongue": 5, "helper-l-eyelashes-2": 6,
+    "helper-r-eyelashes-2": 6,
 }  # fmt: skip
 """The groups of the mesh that are drawn, and their material; the lower lashes are left out."""
 ANCESTRIES: Final = ("african", "asian", "caucasian")
@@ -123,7 +124,7 @@ def read_mesh(
             if min(points[corner][1] for corner, _ in corners) < LOWEST:
                 continue
             place |= dict(corners)
-            for second, third in zip(corners[1:], corners[2:], strict=False):
+            for second, third in pairwise(corners[1:]):
                 faces.append((corners[0][0], second[0], third[0]))
                 groups.append(GROUPS[group])
     coords = np.zeros((len(points), 2))
@@ -134,12 +135,12 @@ def read_mesh(
 def read_target(path: Path, count: int) -> NDArray[np.float32]:
     """Read a target: offsets [count, 3] in dm."""
     moved = np.zeros((count, 3), dtype=np.float32)
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        for line in file:
-            words = line.split("#")[0].split()
-            if len(words) == 4:
-                moved[int(words[0])] = [float(word) for word in words[1:]]
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        if len(words) == 4:
+            moved[int(words[0])] = [float(word) for word in words[1:]]
     return moved
 
 

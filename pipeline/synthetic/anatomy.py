@@ -1,8 +1,8 @@
 """Anatomy: the head that all people are made from, its parts, and how 52 units move it.
 
-The data file head.npz (CC0; origin in head.LICENSE.md) goes in; out come constants of the mean head:
-points in decimetres, x to the right of the picture (the person's left), y up, z to the viewer.
-V = 5,781 points.
+In: the data file head.npz (CC0; origin in head.LICENSE.md). Out: constants of the mean head. Points
+are in decimetres, x to the right of the picture (the person's left), y up, z to the viewer; V is the
+number of points, about 5,800.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def _eyeballs() -> Float:
     """Each eye's points relative to its middle, in radii [V, 3]; zero elsewhere."""
     found = np.zeros((COUNT, 3), dtype=np.float32)
     for material in (LEFT_EYE, RIGHT_EYE):
-        points = np.unique(FACES[MATERIAL == material])
+        points = np.unique(FACES[material == MATERIAL])
         low, high = MEAN[points].min(0), MEAN[points].max(0)
         found[points] = (MEAN[points] - (low + high) / 2) / ((high - low)[0] / 2)
     return found
@@ -61,7 +61,9 @@ def _eyeballs() -> Float:
 
 EYEBALL: Final = _eyeballs()
 _MOVES: Final = csr_matrix(_DATA["units"].reshape(len(UNITS), -1).T * _GRID)
-_MACROS: Final = {str(name): row for name, row in zip(_DATA["macro_names"], _DATA["macros"], strict=True)}
+_MACROS: Final = {
+    str(name): row for name, row in zip(_DATA["macro_names"], _DATA["macros"], strict=True)
+}
 _DETAILS: Final = dict(zip(DETAILS, _DATA["details"], strict=True))
 _OPEN: Final[Float] = _DATA["open"] / np.float32(255)
 _OPENS: Final = csr_matrix(_DATA["open_units"].T / np.float32(127))
@@ -85,7 +87,7 @@ def move(units: Float) -> Float:
 
 def openness(units: Float) -> Float:
     """Return the share of a cloudy sky that reaches each point [T, V], baked for the mean head."""
-    return np.clip(_OPEN + (_OPENS @ units.T).T, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(_OPEN + (_OPENS @ units.T).T, 0, 1), np.float32)
 
 
 def unit_weights(mix: Mapping[str, float]) -> Float:

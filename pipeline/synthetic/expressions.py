@@ -2,13 +2,14 @@
 
 A class goes in, weights of ARKit's 52 units come out, float32 [52], both sides nearly alike.
 
-The action units (AU) of each variant are those of the prototypes and major variants of Ekman, Friesen
-and Hager's Facial Action Coding System, Investigator's Guide (2002), which EMFACS keeps (Friesen and
-Ekman 1983); Du, Tao and Martinez (PNAS 111, 2014) found the same units in most people who posed the
-basic classes: happy 12, 25 (6); sad 4, 15 (1, 6, 11, 17); fear 1, 4, 20, 25 (2, 5, 26); anger 4, 7, 24
-(10, 17, 23); surprise 1, 2, 25, 26 (5); disgust 9, 10, 17 (4, 24). Which of ARKit's units stand for an
-AU, and how much of each, is our own fit to the mesh by eye, since its brows move 4 to 6 mm at weight 1
-where a real brow rises by about 10.
+The action units (AU) of each variant are those of the prototypes and major variants of Ekman,
+Friesen and Hager's Facial Action Coding System, Investigator's Guide (2002), which EMFACS keeps
+(Friesen and Ekman 1983). Du, Tao and Martinez (PNAS 111, 2014, table 1) found in most people who
+posed the basic classes: happy 12, 25 (6); sad 4, 15 (1, 6, 11, 17); fear 1, 4, 20, 25 (2, 5, 26);
+anger 4, 7, 24 (10, 17, 23); surprise 1, 2, 25, 26 (5); disgust 9, 10, 17 (4, 24). Which of ARKit's
+units stand for an AU, and how much of each, is our own fit to this mesh, by eye and by a network
+trained on photographs (tools/benchmarks/heads.py): its brows move 4 to 6 mm at weight 1, a real one
+rises by about 10.
 """
 
 from collections.abc import Mapping
@@ -50,7 +51,8 @@ EXPRESSIONS: Final[dict[str, tuple[Mix, ...]]] = {
     ),
     "sad": (
         # 1 + 4 + 15
-        {"browInnerUp": 1.8, "browDown": 0.6, "mouthFrown": 1, "eyeBlink": 0.2},
+        {"browInnerUp": 2.0, "browDown": 0.7, "mouthFrown": 1.2, "mouthShrugLower": 0.2,
+         "eyeBlink": 0.25},
         # 1 + 4 + 15 + 17
         {"browInnerUp": 1.8, "browDown": 0.6, "mouthFrown": 1, "mouthShrugLower": 0.8,
          "eyeBlink": 0.2},
@@ -62,26 +64,26 @@ EXPRESSIONS: Final[dict[str, tuple[Mix, ...]]] = {
          "mouthFrown": 1.1, "mouthShrugLower": 0.8, "mouthStretch": 0.3},
     ),
     "angry": (
-        # 4 + 5 + 7 + 24; the outer brow is raised to make the V that browDown alone does not
-        {"browDown": 1.6, "browOuterUp": 1, "eyeWide": 0.5, "eyeSquint": 0.7,
-         "mouthRollUpper": 0.6, "mouthRollLower": 0.6, "noseSneer": 0.6},
+        # 4 + 5 + 7 + 17 + 24; the outer brow is raised to make the V that browDown alone does not
+        {"browDown": 2, "browOuterUp": 1.1, "eyeWide": 0.5, "eyeSquint": 0.7, "noseSneer": 0.7,
+         "mouthRollUpper": 0.5, "mouthRollLower": 0.5, "mouthFrown": 0.3, "mouthShrugLower": 0.3},
         # 4 + 5 + 7 + 10 + 25, clenched teeth
-        {"browDown": 1.6, "browOuterUp": 0.8, "eyeWide": 0.4, "eyeSquint": 0.6, "noseSneer": 0.7,
-         "mouthStretch": 0.4, "mouthUpperUp": 0.5, "mouthLowerDown": 1, "jawOpen": 0.08},
+        {"browDown": 2, "browOuterUp": 1.1, "eyeWide": 0.6, "eyeSquint": 0.6, "noseSneer": 0.6,
+         "mouthStretch": 0.4, "mouthUpperUp": 0.4, "mouthLowerDown": 1.1, "jawOpen": 0.12},
         # 4 + 5 + 7 + 10 + 25 + 26, a shout
-        {"browDown": 1.6, "browOuterUp": 0.9, "eyeWide": 0.5, "eyeSquint": 0.6, "noseSneer": 0.6,
+        {"browDown": 1.8, "browOuterUp": 1, "eyeWide": 0.6, "eyeSquint": 0.6, "noseSneer": 0.6,
          "mouthStretch": 0.5, "mouthUpperUp": 0.6, "mouthLowerDown": 1, "jawOpen": 0.3},
-        # 4 + 5 + 7 + 23
-        {"browDown": 2, "browOuterUp": 1, "eyeWide": 0.4, "eyeSquint": 0.6, "mouthRollUpper": 0.6,
-         "mouthRollLower": 0.6, "mouthStretch": 0.3, "noseSneer": 0.4},
+        # 4 + 5 + 7 + 23 + 29
+        {"browDown": 2.2, "browOuterUp": 1.2, "eyeWide": 0.6, "eyeSquint": 0.6, "noseSneer": 0.5,
+         "mouthRollUpper": 0.7, "mouthRollLower": 0.7, "mouthFrown": 0.25, "jawForward": 0.3},
     ),
     "surprise": (
         # 1 + 2 + 5 + 26
-        {"browInnerUp": 1.7, "browOuterUp": 1.5, "eyeWide": 0.6, "jawOpen": 0.35},
+        {"browInnerUp": 1.7, "browOuterUp": 1.5, "eyeWide": 0.8, "jawOpen": 0.35},
         # 1 + 2 + 5 + 27
-        {"browInnerUp": 1.8, "browOuterUp": 1.6, "eyeWide": 0.7, "jawOpen": 0.6},
+        {"browInnerUp": 1.8, "browOuterUp": 1.6, "eyeWide": 0.9, "jawOpen": 0.6},
         # 1 + 2 + 5 + 26, the lips a little rounded
-        {"browInnerUp": 1.7, "browOuterUp": 1.5, "eyeWide": 0.6, "jawOpen": 0.4,
+        {"browInnerUp": 1.7, "browOuterUp": 1.5, "eyeWide": 0.8, "jawOpen": 0.4,
          "mouthFunnel": 0.35},
     ),
     "disgust": (
@@ -101,17 +103,17 @@ EXPRESSIONS: Final[dict[str, tuple[Mix, ...]]] = {
     ),
     "fear": (
         # 1 + 2 + 4 + 5 + 20 + 26
-        {"browInnerUp": 2.2, "browOuterUp": 1.2, "browDown": 0.8, "eyeWide": 1,
-         "mouthStretch": 1.6, "mouthLowerDown": 0.5, "jawOpen": 0.3},
+        {"browInnerUp": 2.2, "browOuterUp": 1.15, "browDown": 0.8, "eyeWide": 1.5,
+         "mouthStretch": 1.6, "mouthLowerDown": 0.7, "jawOpen": 0.25},
         # 1 + 2 + 4 + 5 + 20 + 25, teeth shown
-        {"browInnerUp": 2.0, "browOuterUp": 1, "browDown": 1.0, "eyeWide": 1, "mouthStretch": 1.6,
-         "mouthUpperUp": 0.4, "mouthLowerDown": 0.8, "jawOpen": 0.2},
+        {"browInnerUp": 2.2, "browOuterUp": 1.1, "browDown": 1.0, "eyeWide": 1.5,
+         "mouthStretch": 1.6, "mouthUpperUp": 0.4, "mouthLowerDown": 0.9, "jawOpen": 0.25},
         # 1 + 2 + 4 + 5 + 15 + 20 + 26
-        {"browInnerUp": 2.4, "browOuterUp": 1, "browDown": 1.0, "eyeWide": 1, "mouthStretch": 1.2,
-         "mouthLowerDown": 0.5, "jawOpen": 0.35, "mouthFrown": 0.3},
+        {"browInnerUp": 2.4, "browOuterUp": 1.1, "browDown": 1.0, "eyeWide": 1.5,
+         "mouthStretch": 1.2, "mouthLowerDown": 0.6, "jawOpen": 0.3, "mouthFrown": 0.3},
         # 1 + 2 + 4 + 5 + 20 + 25
-        {"browInnerUp": 2.2, "browOuterUp": 1.0, "browDown": 1, "eyeWide": 1, "mouthStretch": 1.4,
-         "mouthLowerDown": 1, "mouthRollUpper": 0.3, "jawOpen": 0.2},
+        {"browInnerUp": 2.3, "browOuterUp": 1.15, "browDown": 1, "eyeWide": 1.5,
+         "mouthStretch": 1.5, "mouthLowerDown": 1.1, "mouthRollUpper": 0.2, "jawOpen": 0.25},
     ),
 }  # fmt: skip
 """A unit without Left or Right stands for both. Which class comes first matters to nobody."""

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.anatomy import COUNT, FRONT, SURFACE, move, openness
+from pipeline.synthetic.anatomy import COUNT, FRONT, MEAN, SURFACE, move, openness
 from pipeline.synthetic.folds import fold_heights, fold_weights
 from pipeline.synthetic.person import Person
 from pipeline.synthetic.raster import rasterise
@@ -23,14 +23,20 @@ from pipeline.synthetic.shade import (
     shade_head,
     shade_wear,
 )
-from pipeline.synthetic.surface import Float, Surface, visible
+from pipeline.synthetic.surface import Float, Surface, single, visible
+from pipeline.synthetic.texture import smooth
+from pipeline.synthetic.wear import RIGID, Wear
 
 MARGIN: Final = 0.1  # of the face's box, on each side
-_PIVOT: Final = np.float32([0, 7.0, 0.3])  # dm, what the head turns about
+_PIVOT: Final = single([0, 7.0, 0.3])  # dm, what the head turns about
 _SAMPLES: Final = 1.5  # a pixel's side is drawn as so many
 _TONE: Final = 1.25  # of the soft shoulder 1 - exp(-tone x)
+_GREY, _METERED = 0.28, 0.2  # luminance that needs no correction; power of the correction
 _SUN: Final = 0.22  # radius of the key light, at distance 1
+_BODY: Final = smooth(6.3, 6.0, MEAN[:, 1])  # [V], what is not the head casts and gets no shadow
+_BODY_LIGHT: Final = np.float32(0.8)
 _BEFORE: Final = 0.004  # dm that hair may lie behind the skin and still cover it
+_DENSE: Final = 0.5  # opacity from which a layer hides what lies behind it
 
 
 def face_places(
@@ -82,13 +88,16 @@ def render_heads(
     moved = move(units)
     head = person.rest + moved
     turned = _turns(scene, poses)
-    seen, worn = _project(person, scene, turned, head, moved, places, follow, canvas)
+    worn = [_follow(part, moved) for part in person.wear]
+    seen = _project(person, scene, turned, [head, *worn], places, follow, canvas)
     shadow = _shadows(person, scene, turned, units)
     normals = SURFACE.normals(head)
     moving = np.concatenate([normals, openness(units)[..., None], shadow[..., None]], axis=-1)
-    wear = person.wear
-    worn_at = _worn(person, moved)
-    worn_normals = Surface(wear.faces, len(wear.rest)).normals(worn_at)
+    moving[..., 3:] += _BODY[:, None] * (_BODY_LIGHT - moving[..., 3:])
+    worn_normals = [
+        Surface(part.faces, len(part.rest)).normals(points)
+        for part, points in zip(person.wear, worn, strict=True)
+    ]
     traits = person.traits
     heights = fold_heights(fold_weights(units, old=traits.old, strength=traits.wrinkles))
     fixed = head_attributes(person)
@@ -96,26 +105,25 @@ def render_heads(
     frames = np.empty((len(units), size, size, 3), np.float32)
     for t, frame in enumerate(frames):
         light = light_of(scene, turned[t])
-        skin = rasterise(seen[t], SOLID, canvas, canvas)
-        right = cv2.Sobel(heights[t], cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
-        up = cv2.Sobel(heights[t], cv2.CV_32F, 0, 1, ksize=1, scale=-0.5)
-        folds = cv2.merge([heights[t], right, up])
-        picture = background.copy()
-        picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], folds, light).T
-        depth = np.full(canvas * canvas, -np.inf, np.float32)
+        picture, depth = background.copy(), np.full(canvas * canvas, -np.inf, np.float32)
+        skin = rasterise(seen[0][t], SOLID, canvas, canvas)
+        picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], heights[t], light).T
         depth[skin.pixel] = skin.depth
-        hair = rasterise(worn[t], wear.faces, canvas, canvas, two_sided=True)
-        colour, opacity = shade_wear(person, hair, worn_normals[t], light)
-        opacity *= hair.depth > depth[hair.pixel] - _BEFORE
-        picture[hair.pixel] += opacity[:, None] * (colour.T - picture[hair.pixel])
-        whole = picture.reshape(canvas, canvas, 3)
-        frame[:] = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA)
-    return _develop(frames, scene)
+        for part, points, normal in zip(person.wear, seen[1:], worn_normals, strict=True):
+            layer = rasterise(points[t], part.faces, canvas, canvas, two_sided=True)
+            colour, opacity = shade_wear(part, layer, normal[t], person.strands, light)
+            opacity *= layer.depth > depth[layer.pixel] - _BEFORE
+            picture[layer.pixel] += opacity[:, None] * (colour.T - picture[layer.pixel])
+            dense = opacity > _DENSE
+            depth[layer.pixel[dense]] = layer.depth[dense]
+        drawn = picture.reshape(canvas, canvas, 3)
+        frame[:] = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
+    return _develop(frames, scene, traits.luminance)
 
 
 def _turns(scene: Scene, poses: Float) -> Float:
     """Rotation matrices [T, 3, 3] of yaw, then pitch, then roll."""
-    yaw, pitch, roll = (poses.astype(np.float64) + (scene.yaw, scene.pitch, scene.roll)).T
+    yaw, pitch, roll = (poses + np.array((scene.yaw, scene.pitch, scene.roll))).T
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)
 
     def matrix(*rows: tuple[NDArray[np.float64], ...]) -> NDArray[np.float64]:
@@ -127,26 +135,24 @@ def _turns(scene: Scene, poses: Float) -> Float:
         (one, zero, zero), (zero, cos(pitch), -sin(pitch)), (zero, sin(pitch), cos(pitch))
     )
     about_z = matrix((cos(roll), -sin(roll), zero), (sin(roll), cos(roll), zero), (zero, zero, one))
-    return np.einsum("tij,tjk,tkl->til", about_z, about_x, about_y).astype(np.float32)
+    return single(np.einsum("tij,tjk,tkl->til", about_z, about_x, about_y))
 
 
-def _worn(person: Person, moved: Float) -> Float:
-    """Points [T, n, 3] of hair, hat and glasses; some follow the skin below them."""
-    source = person.wear.source
-    return person.wear.rest + moved[:, source] * (source >= 0)[:, None]
+def _follow(wear: Wear, moved: Float) -> Float:
+    """Return the points [T, n, 3] of what is worn; some follow the skin below them."""
+    return single(wear.rest + moved[:, wear.source] * (wear.source != RIGID)[:, None])
 
 
 def _project(
     person: Person,
     scene: Scene,
     turned: Float,
-    head: Float,
-    moved: Float,
+    meshes: list[Float],
     places: NDArray[np.floating],
     follow: bool,
     canvas: int,
-) -> tuple[Float, Float]:
-    """Return the head's points and the wear's in pixels of the canvas, [T, V, 3] and [T, n, 3]."""
+) -> list[Float]:
+    """Return meshes, the head first, in pixels of the canvas and depth in dm, each [T, V, 3]."""
 
     def see(points: Float) -> Float:
         x, y, z = np.moveaxis(points - _PIVOT, 2, 0)
@@ -154,18 +160,19 @@ def _project(
             turned[:, i, :1] * x + turned[:, i, 1:2] * y + turned[:, i, 2:] * z for i in range(3)
         )
         closer = np.float32(scene.distance) / (np.float32(scene.distance) - near)
-        return np.stack([right * closer, up * closer, near], axis=-1)
+        return single(np.stack([right * closer, up * closer, near], axis=-1))
 
-    seen, worn = see(head), see(_worn(person, moved))
-    face = seen[:, FRONT] if follow else see(np.tile(person.rest[FRONT], (len(head), 1, 1)))
+    seen = [see(points) for points in meshes]
+    still = np.broadcast_to(person.rest[FRONT], (len(turned), len(FRONT), 3))
+    face = seen[0][:, FRONT] if follow else see(still)
     low, high = face[..., :2].min(1), face[..., :2].max(1)
     middle = (low + high) / 2
     side = np.median((high - low).max(1))
     scale = (places[:, 2] * canvas / side).astype(np.float32)[:, None]
-    for points in (seen, worn):
+    for points in seen:
         points[..., 0] = (points[..., 0] - middle[:, :1]) * scale + canvas * places[:, :1]
         points[..., 1] = (middle[:, 1:] - points[..., 1]) * scale + canvas * places[:, 1:2]
-    return seen.astype(np.float32), worn.astype(np.float32)
+    return seen
 
 
 def _shadows(person: Person, scene: Scene, turned: Float, units: Float) -> Float:
@@ -194,13 +201,17 @@ def _shadows(person: Person, scene: Scene, turned: Float, units: Float) -> Float
     return np.asarray(still + amount[:, None] * (cast(strongest) - still), np.float32)
 
 
-def _develop(frames: Float, scene: Scene) -> NDArray[np.uint8]:
-    """Turn linear light [T, size, size, 3] into a camera's pixels: tone, gamma, blur, noise."""
-    exposed = 1 - np.exp(frames * np.float32(-_TONE * scene.exposure))
+def _develop(frames: Float, scene: Scene, luminance: float) -> NDArray[np.uint8]:
+    """Turn linear light [T, size, size, 3] into a camera's pixels: tone, gamma, blur, noise.
+
+    A camera meters in part on the face: a darker skin is exposed longer.
+    """
+    exposure = scene.exposure * (_GREY / max(luminance, 0.05)) ** _METERED
+    exposed = 1 - np.exp(frames * np.float32(-_TONE * exposure))
     shown = np.clip(exposed, 0, 1) ** np.float32(1 / 2.2) * 255
     if scene.blur > 0.15:
         for frame in shown:
             cv2.GaussianBlur(frame, (0, 0), scene.blur + 0.2, dst=frame)
     rng = np.random.default_rng([scene.seed, 3])
     shown += scene.noise * rng.standard_normal(shown.shape, dtype=np.float32)
-    return np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(shown + 0.5, 0, 255), np.uint8)

@@ -24,6 +24,7 @@ REST: Final = {
 }  # fmt: skip
 """Standard deviations of the units of a face at rest, when drawn as widely as `rest` = 1."""
 _SMILE: Final = (0.14, 0.08)  # mean and deviation of the smile that a face at rest has
+_LID: Final = (0.1, 0.04)  # of the blink: the upper lid covers the iris's upper border
 _CHANGES: Final = 36  # local changes of shape a person has
 _WEAK: Final = {
     "head/": 0.6, "eyebrows/": 0.4, "mouth-angles": 0.4, "eyefold-angle": 0.4, "corner": 0.4,
@@ -40,7 +41,7 @@ class Person:
     rest: Float
     albedo: Float  # [HEIGHT, WIDTH, 3] of the face's texture
     strands: Float  # [HEIGHT, WIDTH], noise of the hair
-    wear: Wear
+    wear: tuple[Wear, ...]
     cover: Float  # [V], dm inside the hairline
     cloth: Colour
     collar: float  # dm, the height below which the body is clothed
@@ -68,6 +69,7 @@ def make_person(traits: Traits, seed: int, rest: float = 0.25) -> Person:
     smile = float(np.clip(look.normal(*_SMILE), -0.05, 0.3))
     drawn = {name: rest * float(look.normal(0, width)) for name, width in REST.items()}
     drawn["mouthSmile"] += smile
+    drawn["eyeBlink"] = float(look.normal(*_LID))
     units = unit_weights(drawn) * look.uniform(0.9, 1.1, 52).astype(np.float32)
     head = (head + move(units[None])[0]).astype(np.float32)
     wear, cover = make_wear(traits, head, rng)
@@ -97,7 +99,10 @@ def _build(traits: Traits) -> Float:
             for ancestry in ANCESTRIES:
                 weight = np.float32(share * part * getattr(traits, ancestry))
                 total += weight * macro(f"{ancestry}-{sex}-{age}")
-            for name, much in (("averageweight", 1 - abs(traits.weight)), (figure, abs(traits.weight))):
+            for name, much in (
+                ("averageweight", 1 - abs(traits.weight)),
+                (figure, abs(traits.weight)),
+            ):
                 offsets = macro(f"universal-{sex}-{age}-averagemuscle-{name}")
                 total += np.float32(share * part * much) * offsets
     return total

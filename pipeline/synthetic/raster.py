@@ -5,7 +5,7 @@ pixel the nearest triangle, its barycentric weights and its depth. A pixel (row 
 centre (j + 1/2, i + 1/2).
 
 Scan conversion by rows: of each triangle and row the interval of columns inside all three edges is
-computed, so that only covered pixels become fragments; of a pixel's fragments the nearest wins by
+computed, so that only covered pixels become fragments. Of a pixel's fragments the nearest wins by
 the maximum of one integer, depth in its high bits and the fragment's number in its low ones.
 """
 

@@ -9,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from pipeline.synthetic.surface import Float
+from pipeline.synthetic.surface import Float, single
 from pipeline.synthetic.traits import Colour, linear
 
 _CANVAS: Final = 128  # pixels of the background as it is drawn
@@ -81,7 +81,7 @@ def draw_scene(rng: np.random.Generator, *, turn: float = 1.0, dark: float = 0.0
 
 def draw_background(scene: Scene, size: int) -> Float:
     """Draw what is behind the head: float32 [size, size, 3], linear RGB."""
-    canvas = np.ones((_CANVAS, _CANVAS, 3), np.float32) * np.float32(scene.background)
+    canvas = np.ones((_CANVAS, _CANVAS, 3), np.float32) * single(scene.background)
     if scene.clutter:
         rng = np.random.default_rng([scene.clutter, 7])
         for _ in range(rng.integers(1, 6)):
@@ -90,6 +90,6 @@ def draw_background(scene: Scene, size: int) -> Float:
             cv2.rectangle(mask, first, second, 1.0, -1)
             mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(1, 7))[..., None]
             rgb = np.clip(rng.uniform(30, 220) + rng.uniform(-40, 40, 3), 5, 240)
-            canvas += mask * (np.float32(linear(tuple(rgb))) - canvas)
+            canvas += mask * (single(linear(tuple(rgb))) - canvas)
     canvas *= np.linspace(1.15, 0.85, _CANVAS, dtype=np.float32)[:, None, None]
     return np.asarray(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_LINEAR))

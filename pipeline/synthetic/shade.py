@@ -1,7 +1,7 @@
 """Shading: from what the pixels of one frame show to the light that they send.
 
-In: visible points of the head and of what it wears, with what stands at them; the light. Out: colours
-float32 [3, N], linear RGB. Arrays are channel first; N visible points.
+In: visible points of the head and of what it wears, with what stands at them; the light. Out:
+colours float32 [3, N], linear RGB. Arrays are channel first; N visible points.
 """
 
 from dataclasses import dataclass
@@ -26,21 +26,21 @@ from pipeline.synthetic.anatomy import (
 from pipeline.synthetic.person import Person
 from pipeline.synthetic.raster import Seen
 from pipeline.synthetic.scene import Scene
-from pipeline.synthetic.surface import Float
+from pipeline.synthetic.surface import Float, single
 from pipeline.synthetic.texture import DENSITY, HEIGHT, LEFT, TOP, WIDTH, smooth
+from pipeline.synthetic.wear import Wear
 
-_lashes = FACES[MATERIAL == LASHES][:, ::-1]
-SOLID: Final = np.concatenate([FACES, _lashes])  # lashes are seen from both sides
-_MATERIAL: Final = np.concatenate([MATERIAL, np.full(len(_lashes), LASHES, np.int8)])
-
-_KIND: Final = np.array([0, 1, 1, 2, 2, 2, 3])[_MATERIAL]  # skin, eyes, mouth, lashes
+_drawn: Final = MATERIAL != LASHES
+SOLID: Final = FACES[_drawn]  # the head without its lashes, which are half transparent
+_MATERIAL: Final = MATERIAL[_drawn]
+_KIND: Final = np.array([0, 1, 1, 2, 2, 2])[_MATERIAL]  # skin, eyes, mouth
 
 _BUMP: Final = 0.05 * DENSITY  # change of the normal by the slope of a fold, a texel
 _DARK: Final = 0.55  # of the albedo, at a depth of one
 _GAPS: Final = (0.0, 0.082, 0.147, 0.215, 0.28)  # dm from the middle, between teeth
 _IRIS: Final = 0.44  # radius, of the eyeball's
 _PUPIL: Final = 0.18
-WRAP: Final = np.float32([[0.35], [0.2], [0.15]])
+WRAP: Final = single([[0.35], [0.2], [0.15]])
 """How far light reaches round skin, by colour: it scatters in it, red most."""
 
 
@@ -61,14 +61,14 @@ class Light:
 def light_of(scene: Scene, turned: Float) -> Light:
     """Return the scene's light as a head turned by `turned` [3, 3] meets it."""
     azimuth, elevation = scene.azimuth, scene.elevation
-    key = np.float32(
+    key = single(
         [
             np.sin(azimuth) * np.cos(elevation),
             np.sin(elevation),
             np.cos(azimuth) * np.cos(elevation),
         ]
     )
-    fill = np.float32([-key[0], 0.1, 0.7])
+    fill = single([-key[0], 0.1, 0.7])
     fill /= np.sqrt((fill * fill).sum())
 
     def own(direction: Float) -> Float:
@@ -78,11 +78,11 @@ def light_of(scene: Scene, turned: Float) -> Light:
     return Light(
         key=own(key),
         fill=own(fill),
-        view=own(np.float32([0, 0, 1])),
-        up=np.float32([0, 1, 0]),
-        key_colour=scene.key * np.float32([[1 + warm], [1], [1 - warm]]),
-        sky=scene.sky * np.float32([[1 - tint], [1], [1 + tint]]),
-        ground=scene.ground * np.float32([[1 + tint], [1], [1 - tint]]),
+        view=own(single([0, 0, 1])),
+        up=single([0, 1, 0]),
+        key_colour=scene.key * single([[1 + warm], [1.0], [1 - warm]]),
+        sky=scene.sky * single([[1 - tint], [1.0], [1 + tint]]),
+        ground=scene.ground * single([[1 + tint], [1.0], [1 - tint]]),
         fill_colour=scene.fill * np.ones((3, 1), np.float32),
     )
 
@@ -109,7 +109,7 @@ def illuminate(
         specular: strength of the highlight.
         gloss: its exponent (Blinn).
     """
-    normal = normal / (np.sqrt(_dot(normal, normal)) + 1e-9)
+    normal = single(normal / (np.sqrt(_dot(normal, normal)) + 1e-9))
     towards = _dot(normal, light.key)
     diffuse = np.maximum(0, (towards + wrap) / (1 + wrap)) * (key * light.key_colour)
     height = 0.5 + 0.5 * _dot(normal, light.up)
@@ -145,7 +145,7 @@ def interpolate(values: Float, faces: NDArray[np.int32], seen: Seen) -> Float:
 
 
 def shade_head(
-    person: Person, seen: Seen, fixed: Float, moving: Float, folds: Float, light: Light
+    person: Person, seen: Seen, fixed: Float, moving: Float, height: Float, light: Light
 ) -> Float:
     """Return the colours [3, N] of visible points of the head.
 
@@ -154,9 +154,12 @@ def shade_head(
         seen: the visible points, of SOLID.
         fixed: head_attributes [V, 9].
         moving: [V, 5]: normal, share of sky, share of key light.
-        folds: [HEIGHT, WIDTH, 3]: height of the skin and its slopes to the right and up, a texel.
+        height: [HEIGHT, WIDTH], of the skin; see folds.fold_heights.
         light: of the frame.
     """
+    right = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
+    up = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1, scale=-0.5)
+    folds = cv2.merge([height, right, up])
     found = interpolate(np.concatenate([moving, fixed], axis=1), SOLID, seen)
     normal, (sky, key), at = found[:3], found[3:5], found[5:]
     material = _MATERIAL[seen.face]
@@ -168,8 +171,6 @@ def shade_head(
                 person, material[which], at[:, which], normal[:, which], sky[which], key[which],
                 folds, light,
             )  # fmt: skip
-    lashes = material == LASHES
-    colours[:, lashes] = np.float32([[0.02], [0.016], [0.014]]) * (0.3 + sky[lashes])
     return colours
 
 
@@ -203,13 +204,13 @@ def _skin(
         (lips, traits.lips),
         (mouth, (0.16, 0.035, 0.03)),
     ):
-        colour += share * (np.float32(other)[:, None] - colour)
+        colour += share * (single(other)[:, None] - colour)
     under = 1.0 if traits.style == "bald" else 1 - 0.3 * smooth(-0.12, 0.02, cover)
     inside = mouth > 0.5
-    sky = np.where(inside, 0.45 * sky, sky) * under
-    key = np.where(inside, 0.35 * key, key) * under
+    sky = single(np.where(inside, 0.45 * sky, sky) * under)
+    key = single(np.where(inside, 0.35 * key, key) * under)
     clothed = v > (TOP - person.collar) * DENSITY
-    colour[:, clothed] = np.float32(person.cloth)[:, None]
+    colour[:, clothed] = single(person.cloth)[:, None]
     specular = 0.035 * (1 + 2 * lips) * ~clothed
     return illuminate(colour, normal, sky, key, light, specular=specular, gloss=14 + 22 * lips)
 
@@ -224,11 +225,11 @@ def _eyes(
     edge = _IRIS * person.pupil
     white = np.clip((radius - edge) * 14, 0, 1)
     ring = 1 - 0.65 * np.exp(-(((radius - edge) / 0.07) ** 2))
-    iris = np.float32(person.traits.iris)[:, None] * (np.clip((radius - _PUPIL) * 14, 0, 1) * ring)
-    colour = iris + white * (np.float32([[0.62], [0.56], [0.53]]) - iris)
+    iris = single(person.traits.iris)[:, None] * (np.clip((radius - _PUPIL) * 14, 0, 1) * ring)
+    colour = single(iris + white * (single([[0.54], [0.49], [0.47]]) - iris))
     return illuminate(
         colour, normal, 0.25 + 0.75 * sky, 0.2 + 0.8 * key, light,
-        wrap=np.full((3, 1), 0.5, np.float32), specular=0.4, gloss=220.0,
+        wrap=single([[0.5]]), specular=0.4, gloss=220.0,
     )  # fmt: skip
 
 
@@ -243,30 +244,31 @@ def _mouth(
         bright -= 0.4 * np.exp(-(((out - gap) / 0.008) ** 2))
     bright *= np.clip((at[7] - 1.05) * 3.5, 0.12, 1) * np.where(material == LOWER_TEETH, 0.85, 1)
     tongue = material == TONGUE
-    colour = np.float32([[0.62], [0.57], [0.46]]) * bright
-    colour[:, tongue] = np.float32([[0.34], [0.11], [0.10]])
+    colour = single([[0.62], [0.57], [0.46]]) * bright
+    colour[:, tongue] = single([[0.34], [0.11], [0.10]])
     normal[2] += np.where(tongue, 0, 0.5)
     return illuminate(
         colour, normal,
         np.where(tongue, 0.7 * sky, np.minimum(1, 0.38 + 0.7 * sky)),
         np.where(tongue, 0.6 * key, 0.35 + 0.65 * key), light,
-        wrap=np.full((3, 1), 0.5, np.float32), specular=0.25, gloss=40.0,
+        wrap=single([[0.5]]), specular=0.25, gloss=40.0,
     )  # fmt: skip
 
 
-def shade_wear(person: Person, seen: Seen, normals: Float, light: Light) -> tuple[Float, Float]:
-    """Return the colours [3, N] and the opacity [N] of visible points of hair, hat and glasses."""
-    wear = person.wear
+def shade_wear(
+    wear: Wear, seen: Seen, normals: Float, strands_of: Float, light: Light
+) -> tuple[Float, Float]:
+    """Return the colours [3, N] and the opacity [N] of visible points of what a person wears."""
     at = interpolate(np.concatenate([wear.looks, normals], axis=1), wear.faces, seen)
     cover, soft, strands, u, v, gloss = at[3:9]
-    texel = person.strands[v.astype(int) % HEIGHT, u.astype(int) % WIDTH]
+    texel = strands_of[v.astype(int) % HEIGHT, u.astype(int) % WIDTH]
     opacity = smooth(0, 1, 0.5 + (cover + 0.02 * strands * texel) / (2 * soft))
     colour = at[:3] * np.maximum(0.35, 1 + 0.26 * strands * texel)
     normal = at[9:12]
     normal = normal * np.where(_dot(normal, light.view) < 0, -1, 1)
     shared = np.full(len(cover), 0.65, np.float32)
     lit = illuminate(
-        colour, normal, shared, shared, light, wrap=np.full((3, 1), 0.3, np.float32),
-        specular=0.05 * gloss, gloss=9.0,
+        colour, normal, shared, shared, light, wrap=single([[0.3]]),
+        specular=gloss * (0.006 + 0.06 * at[1]), gloss=9.0,
     )  # fmt: skip
     return lit, opacity

@@ -1,16 +1,16 @@
 """Skin: the painted face of a person, brows and beard included.
 
-In: a person's traits and a random generator. Out: the albedo on the face's texture, float32 [HEIGHT,
-WIDTH, 3], linear RGB 0..1.
+In: a person's traits and a random generator. Out: the albedo on the face's texture, float32
+[HEIGHT, WIDTH, 3], linear RGB 0..1.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
-from pipeline.synthetic.surface import Float
+from pipeline.synthetic.surface import Float, single
 from pipeline.synthetic.texture import SIDE, Y, bump, curve, noise, smooth
 from pipeline.synthetic.traits import Traits
 
@@ -20,23 +20,23 @@ _BLUSH: Final = (1.06, 0.86, 0.86)
 class _Paint:
     """The albedo while it is painted."""
 
-    def __init__(self, colour: Sequence[float]) -> None:
-        self.albedo = np.ones((*SIDE.shape, 3), np.float32) * np.float32(colour)
+    def __init__(self, colour: ArrayLike) -> None:
+        self.albedo = np.ones((*SIDE.shape, 3), np.float32) * single(colour)
 
-    def mix(self, mask: Float, colour: Sequence[float] | Float) -> None:
+    def mix(self, mask: Float, colour: ArrayLike) -> None:
         """Cover the skin with a colour, by a mask 0..1."""
-        self.albedo += mask[..., None] * (np.float32(colour) - self.albedo)
+        self.albedo += mask[..., None] * (single(colour) - self.albedo)
 
-    def tint(self, mask: Float, factor: Sequence[float] | Float) -> None:
+    def tint(self, mask: Float, factor: ArrayLike) -> None:
         """Multiply the skin by a colour, by a mask 0..1."""
-        self.albedo *= 1 - mask[..., None] * (1 - np.float32(factor))
+        self.albedo *= 1 - mask[..., None] * (1 - single(factor))
 
 
 def paint_skin(traits: Traits, rng: np.random.Generator) -> Float:
     """Paint a person's face; details that the traits do not fix are drawn."""
     paint = _Paint(traits.skin)
     old, male, light = traits.old, traits.male, traits.luminance
-    red = 1 - (1 - np.float32(_BLUSH)) * min(1, 0.25 + 1.8 * light)
+    red = 1 - (1 - single(_BLUSH)) * min(1, 0.25 + 1.8 * light)
     paint.tint(np.clip(0.12 + 0.1 * noise(rng, 13), 0, 0.5), red)
     paint.tint(bump(0.38, 7.0, 0.17, 0.16) * rng.uniform(0.2, 0.8), red)  # cheeks
     paint.tint(bump(0, 7.0, 0.14, 0.12) * rng.uniform(0.1, 0.6), red)  # nose
@@ -59,7 +59,7 @@ def paint_skin(traits: Traits, rng: np.random.Generator) -> Float:
 
 
 def _paint_brows(paint: _Paint, traits: Traits, rng: np.random.Generator) -> None:
-    thick = rng.uniform(0.026, 0.044) * (0.75 + 0.5 * traits.male)
+    thick = rng.uniform(0.03, 0.05) * (0.75 + 0.5 * traits.male)
     y = 7.487 + rng.uniform(-0.015, 0.02)
     arch = rng.uniform(0.008, 0.048) * (1.1 - 0.3 * traits.male)
     distance, position = curve(
@@ -75,7 +75,7 @@ def _paint_brows(paint: _Paint, traits: Traits, rng: np.random.Generator) -> Non
     edge = smooth(1.15, 0.55, np.abs(distance) / half + 0.12 * noise(rng, 1.7, 0.6))
     mask = edge * smooth(0, 0.05, position + 0.03)
     hair, skin = np.array(traits.brow), np.array(traits.skin)
-    paint.mix(mask * np.float32(rng.uniform(0.72, 0.95)), np.minimum(hair * 0.8, skin * 0.45))
+    paint.mix(mask * single(rng.uniform(0.72, 0.95)), np.minimum(hair * 0.7, skin * 0.3))
 
 
 def _paint_beard(paint: _Paint, traits: Traits, rng: np.random.Generator) -> None:
@@ -85,8 +85,8 @@ def _paint_beard(paint: _Paint, traits: Traits, rng: np.random.Generator) -> Non
     lip = np.exp(-((SIDE / 0.23) ** 4) - ((Y - 6.64) / 0.1) ** 4)
     moustache = np.exp(-((SIDE / 0.21) ** 4) - ((Y - 6.825) / 0.045) ** 2)
     area = np.maximum(jaw * (1 - 0.95 * lip), moustache)
-    area = cv2.GaussianBlur(area, (0, 0), 2.5) * (1 + 0.12 * noise(rng, 6))
-    strands = 1 + 0.16 * noise(rng, 0.7, 1.6)
+    area = cv2.GaussianBlur(area, (0, 0), 2.5) * (1 + 0.08 * noise(rng, 6))
+    strands = 1 + 0.08 * noise(rng, 0.7, 1.6)
     cover = np.clip(area * strands * traits.beard, 0, 0.9)
     skin, hair = np.array(traits.skin), np.array(traits.hair)
     colour = np.minimum(hair * 0.8, skin * 0.6) if traits.beard > 0.3 else skin * 0.35

@@ -1,22 +1,28 @@
 """Surface: normals of a mesh, and which of its points light from some directions reaches.
 
-In: points float32 [V, 3] or [T, V, 3], triangles [F, 3]. Out: unit normals of the same shape; shares
-of light float32 [V], 0..1.
+In: points float32 [V, 3] or [T, V, 3], triangles [F, 3]. Out: unit normals of the same shape;
+shares of light float32 [V], 0..1.
 """
 
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from pipeline.synthetic.raster import rasterise
 
 Float = NDArray[np.float32]
 
+
 _BIAS: Final = 0.06  # dm that a point may lie behind the depth map and be lit
 _MIDDLE: Final = (0.0, 7.2, 0.5)  # of the head, dm
 _SPAN: Final = 3.4  # dm across the depth map
+
+
+def single(values: ArrayLike) -> Float:
+    """Return values as an array of float32."""
+    return np.asarray(values, dtype=np.float32)
 
 
 class Surface:
@@ -66,7 +72,7 @@ def visible(
         right = np.cross(up, direction)
         right /= np.linalg.norm(right)
         axes = np.stack([right, np.cross(direction, right), direction]).astype(np.float32)
-        x, y, z = ((points - np.float32(_MIDDLE)) * axes[:, None]).sum(-1)
+        x, y, z = ((points - single(_MIDDLE)) * axes[:, None]).sum(-1)
         seen = np.stack([size / 2 + x * scale, size / 2 - y * scale, z], axis=1)
         nearest = rasterise(seen, faces, size, size)
         depth = np.full(size * size, -np.inf, dtype=np.float32)

@@ -55,7 +55,7 @@ def curve(places: list[tuple[float, float]], samples: int = 60) -> tuple[Float, 
     spline = CubicSpline(np.linspace(0, 1, len(places)), np.array(places))
     points, ahead = spline(along).astype(np.float32), spline(along, 1)
     ahead = (ahead / np.linalg.norm(ahead, axis=1, keepdims=True)).astype(np.float32)
-    near = (SIDE > points[:, 0].min() - _REACH) & (SIDE < points[:, 0].max() + _REACH)
+    near = (points[:, 0].min() - _REACH < SIDE) & (points[:, 0].max() + _REACH > SIDE)
     near &= (points[:, 1].min() - _REACH < Y) & (points[:, 1].max() + _REACH > Y)
     dx, dy = SIDE[near][:, None] - points[:, 0], Y[near][:, None] - points[:, 1]
     nearest = (dx * dx + dy * dy).argmin(1)

@@ -30,8 +30,12 @@ IRISES: Final = (
 LIPSTICKS: Final = ((168, 44, 52), (190, 80, 84), (150, 50, 70))
 _LIGHT: Final = 0.28  # mean linear RGB of the skin from which hair and eyes may be light
 _STYLES: Final = {
-    "male": {"bald": 0.14, "buzz": 0.16, "short": 0.42, "medium": 0.14, "curly": 0.12, "long": 0.02},
-    "female": {"buzz": 0.02, "short": 0.13, "medium": 0.18, "curly": 0.12, "tied": 0.2, "long": 0.35},
+    "male": {
+        "bald": 0.14, "buzz": 0.16, "short": 0.42, "medium": 0.14, "curly": 0.12, "long": 0.02,
+    },
+    "female": {
+        "buzz": 0.02, "short": 0.13, "medium": 0.18, "curly": 0.12, "tied": 0.2, "long": 0.35,
+    },
 }  # fmt: skip
 
 
@@ -110,10 +114,15 @@ def draw_traits(rng: np.random.Generator, identity: int) -> Traits:
     odds = (0.3, 0.25, 0.2, 0.12, 0.06, 0.05, 0.02) if light else (0.5, 0.45, 0.05, 0, 0, 0, 0)
     colour = linear(HAIRS[rng.choice(len(HAIRS), p=odds)])
     old = max(0.0, (age - 25) / 60)
-    grey = rng.random() * min(1.0, 1.6 * old)
-    iris = IRISES[rng.choice(7, p=(0.3, 0.3, 0.1, 0.1, 0.08, 0.08, 0.04)) if light else rng.integers(3)]
-    lips = tuple(rng.uniform(0.85, 1.1) * s * f for s, f in zip(skin, (0.86, 0.52, 0.5), strict=True))
-    lipstick = linear(LIPSTICKS[rng.integers(3)])
+    grey = rng.random() ** 0.7 * min(max((age - 35) / 30, 0.0), 1.0)
+    iris = IRISES[
+        rng.choice(7, p=(0.3, 0.3, 0.1, 0.1, 0.08, 0.08, 0.04)) if light else rng.integers(3)
+    ]
+    full = rng.uniform(0.85, 1.1)
+    lips = (full * 0.86 * skin[0], full * 0.52 * skin[1], full * 0.5 * skin[2])
+    lipstick = blend(
+        (0, 0, 0), linear(LIPSTICKS[rng.integers(3)]), min(1, 0.25 + 2 * sum(skin) / 3)
+    )
     if male < 0.35 and age > 16 and rng.random() < 0.45:
         lips = blend(lips, lipstick, 0.6)
     odds_of = _STYLES["male" if male >= 0.5 else "female"]
@@ -140,7 +149,7 @@ def draw_traits(rng: np.random.Generator, identity: int) -> Traits:
         style=style,
         fringe=bool(rng.random() < 0.4) and style in ("short", "medium", "long"),
         beard=beard if bearded else 0.0,
-        glasses=bool(rng.random() < 0.14),
+        glasses=bool(rng.random() < 0.1),
         hat=("none", "beanie", "cap")[rng.choice(3, p=(0.92, 0.04, 0.04))],
         wrinkles=float(0.35 + 0.25 * rng.random() + 0.35 * old),
     )

@@ -1,7 +1,7 @@
-"""Wear: what sits on a head as a second layer with soft edges, hair, hats and glasses.
+"""Wear: what sits on a head in layers with soft edges, lashes, hair, hats and glasses.
 
-In: a person's traits, the head at rest [V, 3] and its normals. Out: one mesh whose points follow the
-head, with what shading needs at each: colour, how far inside its outline, strands.
+In: a person's traits and the head at rest [V, 3]. Out: meshes whose points follow the head, with
+what shading needs at each: colour, how far inside its outline, strands.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.anatomy import BODY, FACES, LEFT_EYE, MATERIAL, MEAN, RIGHT_EYE, SKIN
-from pipeline.synthetic.surface import Float, Surface
+from pipeline.synthetic.anatomy import (
+    BODY,
+    FACES,
+    LASHES,
+    LEFT_EYE,
+    MATERIAL,
+    MEAN,
+    RIGHT_EYE,
+    SKIN,
+)
+from pipeline.synthetic.surface import Float, Surface, single
 from pipeline.synthetic.texture import smooth
-from pipeline.synthetic.traits import Colour, Traits
+from pipeline.synthetic.traits import Colour, Traits, blend
 
 RIGID: Final = -1
 COLUMNS: Final = ("red", "green", "blue", "cover", "soft", "strands", "u", "v", "gloss")
@@ -23,58 +32,59 @@ _HEIGHTS: Final = {
     "bald": 0.012, "buzz": 0.02, "short": 0.06, "medium": 0.12, "curly": 0.16, "tied": 0.045,
     "long": 0.09,
 }  # fmt: skip
+FRAMES: Final = ((0.02, 0.018, 0.018), (0.09, 0.05, 0.03), (0.25, 0.24, 0.23), (0.3, 0.2, 0.09))
+"""Linear colours of glasses: black, brown, steel, gold."""
 _CLOTHES: Final = (25, 225)  # RGB
 
 
 @dataclass(frozen=True, eq=False)
 class Wear:
-    """A mesh over the head: rest [n, 3], source [n] (the head's point that each follows, or RIGID),
-    faces [F, 3], looks [n, 9] (COLUMNS)."""  # fmt: skip
+    """A mesh over the head, of which the nearest triangle is seen.
 
-    rest: Float
-    source: NDArray[np.int64]
-    faces: NDArray[np.int32]
-    looks: Float
+    What may lie behind its transparent parts is therefore a mesh of its own.
+    """
+
+    rest: Float  # [n, 3], dm
+    source: NDArray[np.int64]  # [n], the head's point that each follows, or RIGID
+    faces: NDArray[np.int32]  # [F, 3]
+    looks: Float  # [n, 9], COLUMNS
 
 
 def make_wear(
     traits: Traits, head: Float, rng: np.random.Generator
-) -> tuple[Wear, Float]:
-    """Make a person's hair, hat and glasses.
+) -> tuple[tuple[Wear, ...], Float]:
+    """Make a person's lashes, hair, hat and glasses.
 
     Returns:
-        The mesh, and the hair's cover of every point of the head [V], in dm inside the hairline.
+        The meshes, from the inner to the outer, and the hair's cover of every point of the head
+        [V], in dm inside the hairline.
     """
     normals = Surface(FACES[MATERIAL == SKIN], len(head)).normals(head[None])[0]
     cover = hairline(traits, rng)
-    parts = []
-    if traits.style != "bald":
-        parts.append(_hair(traits, head, normals, cover, rng))
+    parts = [_lashes(traits, head, rng)]
     if traits.style == "long":
         parts.append(_curtain(traits, head, rng))
+    if traits.style != "bald":
+        parts.append(_hair(traits, head, normals, cover, rng))
     if traits.hat != "none":
         parts += _hat(traits, head, normals, rng)
     if traits.glasses:
         parts.append(_glasses(head, rng))
-    return _join(parts), cover
+    return tuple(parts), cover
 
 
-def _join(parts: list[Wear]) -> Wear:
-    starts = np.cumsum([0, *(len(part.rest) for part in parts)])
-    if not parts:
-        return Wear(np.zeros((0, 3), "f4"), np.zeros(0, int), np.zeros((0, 3), "i4"), np.zeros((0, 9), "f4"))
-    return Wear(
-        np.concatenate([part.rest for part in parts]),
-        np.concatenate([part.source for part in parts]),
-        np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32),
-        np.concatenate([part.looks for part in parts]),
-    )
+def _lashes(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
+    """The upper lashes, half transparent."""
+    used, faces = np.unique(FACES[MATERIAL == LASHES], return_inverse=True)
+    cover = 0.02 * rng.uniform(-0.3, 0.5) - 0.006 * traits.male
+    looks = _looks(len(used), (0.02, 0.016, 0.014), cover, gloss=0.0, **_strands(MEAN[used] * 4))
+    return Wear(head[used], used, faces.reshape(-1, 3).astype(np.int32), looks)
 
 
 def _looks(count: int, colour: Colour, cover: Float | float, **more: Float | float) -> Float:
     columns = {"soft": 0.02, "strands": 1.0, "u": 0.0, "v": 0.0, "gloss": 1.0} | more
     named = dict(zip(COLUMNS, colour, strict=False)) | {"cover": cover} | columns
-    return np.stack([np.broadcast_to(np.float32(named[name]), count) for name in COLUMNS], axis=1)
+    return np.stack([np.broadcast_to(single(named[name]), count) for name in COLUMNS], axis=1)
 
 
 def _strands(points: Float) -> dict[str, Float]:
@@ -96,9 +106,12 @@ def hairline(traits: Traits, rng: np.random.Generator) -> Float:
     ahead = np.minimum(np.maximum(y - front, np.minimum(side, y - 7.0)), 3)
     behind = np.minimum(y - 6.75, np.maximum(side + 0.2, y - front))
     cover = np.where(z > 0.35, ahead, behind)
+    phase = rng.uniform(0, 6, 2)
+    wavy = 0.02 * np.sin(13 * x + phase[0]) + 0.015 * np.sin(29 * x + phase[1])
     low, slope, sweep = rng.uniform(7.66, 7.85), rng.uniform(-0.25, 0.25), rng.random()
     if traits.fringe:
-        cover = np.maximum(cover, np.where(z > 0.3, y - (low + slope * x + 0.05 * sweep), -1))
+        cover = np.maximum(cover, np.where(z > 0.3, y - (low + slope * x), -1))
+    cover = cover + wavy
     ear = (out > 0.66) & (z > -0.05) & (y < 7.42) & (y > 6.85)
     cover = np.where(ear, -0.3, cover)
     if traits.style == "bald":
@@ -107,7 +120,12 @@ def hairline(traits: Traits, rng: np.random.Generator) -> Float:
 
 
 def _shell(
-    head: Float, normals: Float, cover: Float, height: Float, looks: dict[str, Float | float], colour: Colour
+    head: Float,
+    normals: Float,
+    cover: Float,
+    height: Float,
+    looks: dict[str, Float | float],
+    colour: Colour,
 ) -> Wear:
     """Push the points inside a cover out along their normals by a height."""
     faces = FACES[MATERIAL == SKIN]
@@ -121,7 +139,7 @@ def _shell(
 def _hair(
     traits: Traits, head: Float, normals: Float, cover: Float, rng: np.random.Generator
 ) -> Wear:
-    height = _HEIGHTS[traits.style] * rng.uniform(0.75, 1.3)
+    height = _HEIGHTS[traits.style] * rng.uniform(0.75, 1.3) * (0.4 if traits.hat != "none" else 1)
     phase = rng.uniform(0, 6, 2)
     waves = np.sin(9 * MEAN[:, 0] + phase[0]) * np.sin(8 * MEAN[:, 1] + phase[1])
     if traits.style == "curly":
@@ -135,16 +153,16 @@ def _hair(
 
 def _curtain(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
     """Long hair: a sheet from inside the shell down past the ears, open at the face."""
-    skull = BODY & (MEAN[:, 1] > 7.3) & (MEAN[:, 1] < 7.9)
+    skull = BODY & (MEAN[:, 1] > 7.46) & (MEAN[:, 1] < 7.9)
     half = float(np.abs(head[skull, 0]).max())
     back = float(head[skull, 2].min())
-    top, low = float(head[BODY, 1].max()) - 0.65, rng.uniform(5.5, 6.7)
+    top, low = float(head[BODY, 1].max()) - 0.65, rng.uniform(5.4, 6.4)
     columns, rows = 45, 8
     flare, phase = rng.uniform(-0.03, 0.2), rng.uniform(0, 6)
     angle = np.linspace(-np.pi * 0.8, np.pi * 0.8, columns)  # 0 behind
     down = np.linspace(0, 1, rows)[:, None]
-    radius = (half + 0.1) * (1 + flare * down) + 0.04 * np.sin(7 * angle + phase) * down
-    radius = radius * (1 - 0.16 * (1 - smooth(0, 0.3, down)))
+    radius = (half + 0.12) * (1 + flare * down) + 0.03 * np.sin(7 * angle + phase) * down
+    radius = radius * (1 - 0.13 * (1 - smooth(0, 0.25, down)))
     ahead = np.clip((np.abs(angle) - np.pi / 2) / (0.3 * np.pi), 0, 1)
     x = np.where(ahead > 0, np.sign(angle) * radius * (1 - 0.04 * ahead), np.sin(angle) * radius)
     depth = np.cos(angle) * (0.2 - back + 0.12) * (1 + flare * down)
@@ -154,7 +172,7 @@ def _curtain(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
     edge = 0.3 * (1 - np.abs(angle) / (np.pi * 0.8)) - 0.02
     cover = np.minimum(edge + 0 * down, (1 - down) * 0.3 - 0.01).ravel()
     shown = _looks(
-        len(points), tuple(0.85 * c for c in traits.hair), np.float32(cover), **_strands(points),
+        len(points), blend((0, 0, 0), traits.hair, 0.85), single(cover), **_strands(points),
         soft=0.03,
     )  # fmt: skip
     return Wear(points, np.full(len(points), RIGID), _grid(rows, columns), shown)
@@ -168,9 +186,7 @@ def _grid(rows: int, columns: int) -> NDArray[np.int32]:
     return np.concatenate([first, second]).astype(np.int32)
 
 
-def _hat(
-    traits: Traits, head: Float, normals: Float, rng: np.random.Generator
-) -> list[Wear]:
+def _hat(traits: Traits, head: Float, normals: Float, rng: np.random.Generator) -> list[Wear]:
     """A knitted hat with a turned-up rim, or a cap with a peak."""
     y, z = MEAN[:, 1], MEAN[:, 2]
     brow = rng.uniform(7.72, 7.84)
@@ -193,7 +209,7 @@ def _hat(
     peak_z = front[2] + 0.05 - 0.6 * (1 - np.cos(angle)) + reach
     peak_y = front[1] + 0.06 - 0.2 * reach - 0.2 * np.sin(angle) ** 2 + 0 * out
     points = np.stack([x, peak_y, peak_z], axis=-1).reshape(-1, 3).astype(np.float32)
-    shown = _looks(len(points), tuple(0.8 * c for c in colour), 1.0, strands=0.0, gloss=0.0)
+    shown = _looks(len(points), blend((0, 0, 0), colour, 0.8), 1.0, strands=0.0, gloss=0.0)
     return [crown, Wear(points, np.full(len(points), RIGID), _grid(rows, columns), shown)]
 
 
@@ -206,10 +222,10 @@ def cloth(rng: np.random.Generator) -> Colour:
 
 def _glasses(head: Float, rng: np.random.Generator) -> Wear:
     """Rims round both eyes, a bridge and temples, rigid."""
-    eyes = [head[np.unique(FACES[MATERIAL == eye])] for eye in (LEFT_EYE, RIGHT_EYE)]
-    half_x, half_y = rng.uniform(0.23, 0.28), rng.uniform(0.17, 0.23)
-    square, thick = rng.uniform(2, 4.5), rng.uniform(0.018, 0.04)
-    colour = (0.012, 0.01, 0.01) if rng.random() < 0.6 else cloth(rng)
+    eyes = [head[np.unique(FACES[eye == MATERIAL])] for eye in (LEFT_EYE, RIGHT_EYE)]
+    half_x, half_y = rng.uniform(0.22, 0.27), rng.uniform(0.13, 0.185)
+    square, thick = rng.uniform(2, 4.5), rng.uniform(0.018, 0.032)
+    colour = FRAMES[rng.integers(len(FRAMES))]
     turn = np.linspace(0, 2 * np.pi, 33)
     points, faces, start = [], [], 0
 
@@ -220,31 +236,32 @@ def _glasses(head: Float, rng: np.random.Generator) -> Wear:
         faces.append(_grid(rows, columns) + start)
         start += rows * columns
 
-    ahead = max(float(eye[:, 2].max()) for eye in eyes) + 0.14
+    ahead = max(float(eye[:, 2].max()) for eye in eyes) + 0.2
     wide = float(np.abs(head[BODY & (MEAN[:, 1] > 7.2) & (MEAN[:, 1] < 7.5), 0]).max())
     for eye, sign in zip(eyes, (1, -1), strict=True):
-        middle = (eye.max(0) + eye.min(0)) / 2 + (0.015 * sign, -0.03, 0)
+        middle = (eye.max(0) + eye.min(0)) / 2 + (0.015 * sign, -0.05, 0)
         round_x = np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** (2 / square)
         round_y = np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** (2 / square)
         rings = [
             np.stack(
-                [middle[0] + round_x * (half_x + more), middle[1] + round_y * (half_y + more)], axis=-1
+                [middle[0] + round_x * (half_x + more), middle[1] + round_y * (half_y + more)],
+                axis=-1,
             )
             for more in (0, thick)
         ]
         rim = np.stack(rings)
-        back = 0.18 * (rim[..., :1] / 0.6) ** 2
+        back = 0.16 * (rim[..., :1] / 0.6) ** 2
         add(np.concatenate([rim, ahead - back], axis=-1))
         outer = sign * (abs(middle[0]) + half_x)
-        hinge = (outer, middle[1] + 0.06, ahead - 0.18 * (outer / 0.6) ** 2)
+        hinge = (outer, middle[1] + 0.06, ahead - 0.16 * (outer / 0.6) ** 2)
         ear = (sign * (wide - 0.06), middle[1] + 0.04, 0.15)
         temple = np.linspace(hinge, ear, 7)
-        add(np.stack([temple, temple + (0, 0.045, 0)]))
+        add(np.stack([temple, temple + np.array((0, 0.045, 0))]))
     inner = abs(float((eyes[0].max(0) + eyes[0].min(0))[0]) / 2) - half_x + 0.015
     across = np.linspace(-inner, inner, 5)
     height = float((eyes[0].max(0) + eyes[0].min(0))[1]) / 2 + 0.03
     arch = np.stack([across, height + 0.02 * np.cos(across / inner), np.full(5, ahead)], axis=-1)
-    add(np.stack([arch, arch + (0, thick + 0.005, 0)]))
+    add(np.stack([arch, arch + np.array((0, thick + 0.005, 0))]))
     joined = np.concatenate(points).astype(np.float32)
     shown = _looks(len(joined), colour, 1.0, strands=0.0)
     return Wear(joined, np.full(len(joined), RIGID), np.concatenate(faces).astype(np.int32), shown)
