@@ -1,8 +1,8 @@
 """Anatomy: the head that all people are made from, its parts, and how 52 units move it.
 
 In: the data file head.npz (CC0; origin in head.LICENSE.md). Out: constants of the mean head. Points
-are in decimetres, x to the right of the picture (the person's left), y up, z to the viewer; V is the
-number of points, about 5,800.
+are in decimetres, x to the right of the picture (the person's left), y up, z to the viewer; V is
+the number of points, about 5,800.
 """
 
 from collections.abc import Mapping

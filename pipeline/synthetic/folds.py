@@ -1,8 +1,8 @@
 """Folds of the skin: twelve height maps, and how much of each a face shows.
 
 In: weights of units [T, 52]. Out: the height of the skin [T, HEIGHT, WIDTH] on the face's texture,
-where a groove is about 1 deep. Each is a groove with a bulge beside it where anatomy has the fold, on
-each side as strong as the units that make it.
+where a groove is about 1 deep. Each is a groove with a bulge beside it where anatomy has the fold,
+on each side as strong as the units that make it.
 """
 
 from functools import cache

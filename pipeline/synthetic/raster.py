@@ -1,6 +1,6 @@
 """Rasteriser: which triangle each pixel shows, by a z-buffer in numpy.
 
-In: points [V, 3] (x, y in pixels, z larger = nearer) and triangles [F, 3] of their indices. Out: per
+In: points [V, 3] (x, y in pixels, z larger = nearer), triangles [F, 3] of their indices. Out: per
 pixel the nearest triangle, its barycentric weights and its depth. A pixel (row i, column j) is its
 centre (j + 1/2, i + 1/2).
 
