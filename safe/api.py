@@ -325,14 +325,15 @@ def _crops(info: dict[str, Any], folder: Path, *, other_crops: bool) -> Crops:
     from pipeline.face.preprocessing import preprocessing
 
     made = info["preprocessing"].get("made_from") or {}
-    own = made.get("source") == "video"
+    source = made.get("source")
+    own = source in ("video", "strips")  # strips are drawn as the pipeline would cut them out
     if not own and not other_crops:
         raise ModelError(
             f"{folder}: trained on faces that were not cut out of videos here (data.source: "
-            f"{made.get('source')}), so faces of a video would look otherwise to it; train with "
+            f"{source}), so faces of a video would look otherwise to it; train with "
             "data.source=video, or add --other-crops to use it all the same"
         )
-    if own:
+    if source == "video":
         detector = str(made.get("detector")).rsplit("-", 1)[0]  # without the sum of its weights
         raw = {"second_size": 0, **made, "detector": detector, "clips": 1}
     else:
@@ -344,7 +345,7 @@ def _crops(info: dict[str, Any], folder: Path, *, other_crops: bool) -> Crops:
         shard = Shard.model_validate({key: raw[key] for key in Shard.model_fields if key in raw})
     except ValidationError as error:
         raise ModelError(one_line(error, f"{folder}/model.json", see="params.yaml")) from error
-    now = preprocessing("video", faces=faces, shard=shard)
+    now = preprocessing("strips" if source == "strips" else "video", faces=faces, shard=shard)
     if own and now["id"] != info["preprocessing"]["id"]:
         other = [key for key, value in now["made_from"].items() if made.get(key) != value]
         raise ModelError(

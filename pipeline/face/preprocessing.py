@@ -28,7 +28,7 @@ def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, An
     Returns:
         `made_from`, every rule and number that does, and `id`, the first 16 hex digits of the
         sha256 of its canonical JSON. Face crops (`source` frames or strips) pass no
-        detector, so there what belongs to it is null.
+        detector, so there what belongs to it is null; frames no margin.
     """
     detection = {
         "detector": detector_id(faces.detector) if source == "video" else None,
@@ -55,6 +55,8 @@ def preprocessing(source: Source, *, faces: Faces, shard: Shard) -> dict[str, An
         made_from |= {"picture": PICTURE_RULE, "second_size": faces.second_size} | detection
     else:
         made_from |= {"margin": 0.0} | dict.fromkeys(detection)
+    if source == "strips":  # drawn as the pipeline would cut them out of a video
+        made_from |= {"margin": shard.margin}
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     return {"id": digest[:16], "made_from": made_from}

@@ -33,6 +33,7 @@ _RESTLESS: Final = (
 )  # fmt: skip
 _SYLLABLES: Final = (3.0, 6.0)  # a second
 _BLINK: Final = 0.07  # seconds, half of its length
+_HELD: Final = 0.2  # share of clips that begin when the expression is already there
 _YIELDS: Final = 0.5  # share by which speech gives way to an expression at its apex
 
 
@@ -95,7 +96,7 @@ def draw_envelope(rng: np.random.Generator, frames: int, shown: float | None = N
     With `shown` it is more than half of the apex in that share of the frames, wherever they lie.
     """
     if shown is None:
-        start = rng.uniform(-0.05, 0.3)
+        start = rng.uniform(-0.05, 0.3) if rng.random() > _HELD else -1.0
         full = start + rng.uniform(0.08, 0.25)
         end = rng.uniform(0.75, 1.3)  # beyond 1 the clip ends before the expression does
         fade = max(full, end - rng.uniform(0.08, 0.3))
