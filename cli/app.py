@@ -130,7 +130,10 @@ def predict(
         list[str],
         typer.Argument(metavar="VIDEO...", help="Files, folders (all below), quoted patterns."),
     ],
-    model: Model,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Model folder, or runs/<name>; else the model that ships."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("predictions"),
     format_: Annotated[
         Literal["jsonl", "parquet"], typer.Option("--format", help="Of the tables.")

@@ -50,7 +50,7 @@ _SHOWN: Final = 40
 
 def run_predict(
     videos: Sequence[str],
-    model: Path,
+    model: Path | None,
     out: Path,
     *,
     form: Literal["jsonl", "parquet"],

@@ -1,7 +1,7 @@
 """What `import safe` gives a user: a model, its answers about a video, the shards of a data set.
 
     import safe
-    rows = safe.predict("video.mp4", "runs/synthetic")
+    rows = safe.predict("video.mp4")  # the model that ships; or the folder of your own behind it
 
 Above both halves: faces and windows come from pipeline, which is imported when it is called, the
 model and its calibration from safe. Faces are found and cropped by the settings in the model
@@ -40,13 +40,16 @@ WINDOW: Final = 2.8
 """Seconds: the median clip of DFEW, 70 frames at 25 a second. A model is asked about stretches as
 long as those that it was trained on."""
 
+DEFAULT: Final = Path(__file__).with_name("default")
+"""The model that ships: learnt from drawn heads alone (tools/default_model.py makes it)."""
+
 OTHER_CROPS: Final = "other crops"
 """Flag of a row whose face was cut otherwise than those that the model was trained on."""
 
 
 def predict(
     video: str | Path,
-    model: "str | Path | Predictor",
+    model: "str | Path | Predictor | None" = None,
     *,
     face: Literal["largest", "all"] = "all",
     window: float = WINDOW,
@@ -63,7 +66,7 @@ def predict(
     Args:
         video: the file.
         model: a model folder, a run such as runs/synthetic, or what load_model gave, to load it
-            once for many videos.
+            once for many videos; None: the model that ships.
         face: look at all faces, or at the one that is the largest for most of the video.
         window: seconds that a row is about.
         hop: seconds from one window to the next; half a window by default.
@@ -87,11 +90,13 @@ def predict(
         return [answer.record(predictor.classes) for answer, _ in rows]
 
 
-def load_model(run: str | Path, *, device: str = "auto", other_crops: bool = False) -> "Predictor":
+def load_model(
+    run: str | Path | None = None, *, device: str = "auto", other_crops: bool = False
+) -> "Predictor":
     """Load a model with its calibration, ready to answer.
 
     Args:
-        run: a model folder or a run, as find_model takes it.
+        run: a model folder or a run, as find_model takes it; None: the model that ships.
         device: auto, cpu, cuda or cuda:N.
         other_crops: allow answers about videos also of a model that was trained on faces cut out by
             others.
@@ -100,7 +105,7 @@ def load_model(run: str | Path, *, device: str = "auto", other_crops: bool = Fal
         ConfigError: if there is no such device.
         ModelError: if there is no model, or it is damaged.
     """
-    return Predictor(Path(run), device=device, other_crops=other_crops)
+    return Predictor(DEFAULT if run is None else Path(run), device=device, other_crops=other_crops)
 
 
 def open_shards(folder: str | Path) -> "ShardFolder":
@@ -229,6 +234,11 @@ class Predictor:
     def notes(self) -> list[str]:
         """Say what a user must know before believing the answers about videos."""
         notes = []
+        if self.folder == DEFAULT:
+            notes.append(
+                "the model that ships with SAFE: it has seen drawn heads only; what is known of it "
+                f"on real faces is in {DEFAULT / 'card.md'}"
+            )
         if not self.calibration.clips:
             notes.append(
                 f"{self.folder} is not calibrated: its probabilities are no measure of how sure "

@@ -219,8 +219,8 @@ def test_a_value_that_cannot_be_is_one_line(videos, model, tmp_path, change, tol
 
 
 def test_a_model_of_other_crops_is_refused_unless_asked_for(config, tmp_path):
-    strips = preprocessing("strips", faces=config.faces, shard=config.shard)
-    folder = save_untrained(tmp_path / "strips", config, **strips)
+    frames = preprocessing("frames", faces=config.faces, shard=config.shard)
+    folder = save_untrained(tmp_path / "frames", config, **frames)
     with pytest.raises(ModelError, match=r"data\.source: frames.* --other-crops"):
         assert Predictor(folder, device="cpu").crops
     predictor = Predictor(folder, device="cpu", other_crops=True)

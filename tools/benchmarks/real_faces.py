@@ -2,11 +2,11 @@
 
     SAFE_SHARED=FOLDER python -m tools.benchmarks.real_faces [--model RUN] [--sheet PNG]
 
-The clips and videos of FOLDER show nine people and have no true labels. Windows of them are read by
-the model, and frame by frame by a network trained on photographs (FOLDER/tools/expression_gauge.py).
-Agreement and Cohen's kappa are over windows, and over frames each shown as a clip that stands still,
-of which that network is sure; intervals are of a bootstrap over people, 95 %. It is no truth: it is
-right of nine portraits in ten.
+The clips and videos of FOLDER show nine people and have no true labels. Windows of them are read
+by the model, and frame by frame by a network trained on photographs
+(FOLDER/tools/expression_gauge.py). Agreement and Cohen's kappa are over windows, and over frames
+each shown as a clip that stands still, of which that network is sure; intervals are of a
+bootstrap over people, 95 %. It is no truth: it is right of nine portraits in ten.
 """
 
 import os
@@ -54,7 +54,7 @@ class Seen:
 def main() -> None:
     """Print agreement on windows and frames, by class too."""
     parser = arguments(__doc__, "one person")
-    parser.add_argument("--model", type=Path, default=Path("runs/synthetic"))
+    parser.add_argument("--model", type=Path, default=None, help="that ships, if not given")
     parser.add_argument("--sheet", type=Path, help="write the windows with both words as PNG")
     args = parser.parse_args()
     cv2.setNumThreads(1)
@@ -165,10 +165,11 @@ def compare(
     low, high = np.nanpercentile(np.array(scores), [2.5, 97.5], axis=0)
     agree, kappa = _scores(ours, theirs)
     always = 100 * np.bincount(theirs).max() / len(theirs)
+    title = f"{what}: agreement ({len(ours)}; one word for all: {always:.0f})"
     return [
-        Measured(f"{what}: agreement ({len(ours)}; one word for all: {always:.0f})", agree, low[0], high[0], unit="%"),
+        Measured(title, agree, low[0], high[0], unit="%"),
         Measured(f"{what}: Cohen's kappa", kappa, low[1], high[1]),
-    ]  # fmt: skip
+    ]
 
 
 def _scores(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> tuple[float, float]:

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pipeline.synthetic.render import Clip, draw_clip
 
 from pipeline.face.cache import StripCache
 from pipeline.face.detect import Detector
@@ -30,7 +31,6 @@ from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.synthetic.render import Clip, draw_clip
 from pipeline.video.decode import frame_indices
 from safe.params import load_config
 from safe.taxonomy import BASIC

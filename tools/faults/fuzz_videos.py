@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import av
 import pyarrow.parquet as pq
+from pipeline.synthetic.render import Clip, draw_clip
 
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from pipeline.synthetic.render import Clip, draw_clip
 from safe.config import Config
 from safe.errors import DataError
 from safe.params import load_config
