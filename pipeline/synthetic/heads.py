@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.anatomy import COUNT, FRONT, MEAN, SURFACE, move, openness
+from pipeline.synthetic.anatomy import FRONT, MEAN, SURFACE, move, openness
 from pipeline.synthetic.folds import fold_heights, fold_weights
 from pipeline.synthetic.person import Person
 from pipeline.synthetic.raster import rasterise
@@ -35,6 +35,7 @@ _PIVOT: Final = single([0, 7.0, 0.3])  # dm, what the head turns about
 _SAMPLES: Final = 1.5  # a pixel's side is drawn as so many
 _TONE: Final = 1.25  # of the soft shoulder 1 - exp(-tone x)
 _GREY, _METERED = 0.28, 0.2  # luminance that needs no correction; power of the correction
+_CAST: Final = np.float32(0.7)  # of the strongest frame: where the clip's shadows are cast
 _SUN: Final = 0.22  # radius of the key light, at distance 1
 _BODY: Final = smooth(6.3, 6.0, MEAN[:, 1])  # [V], what is not the head casts and gets no shadow
 _BODY_LIGHT: Final = np.float32(0.8)
@@ -96,9 +97,10 @@ def render_heads(
     turned = _turns(scene, poses)
     worn = [_follow(part, moved) for part in person.wear]
     seen = _project(person, scene, turned, [head, *worn], places, follow, canvas)
-    shadow = _shadows(person, scene, turned, units)
+    shadow = _shadow(person, scene, turned, units)
     normals = SURFACE.normals(head)
-    moving = np.concatenate([normals, openness(units)[..., None], shadow[..., None]], axis=-1)
+    light_shares = np.stack(np.broadcast_arrays(openness(units), shadow), axis=-1)
+    moving = np.concatenate([normals, light_shares], axis=-1)
     moving[..., 3:] += _BODY[:, None] * (_BODY_LIGHT - moving[..., 3:])
     worn_normals = [
         Surface(part.faces, len(part.rest)).normals(points)
@@ -181,14 +183,10 @@ def _project(
     return seen
 
 
-def _shadows(person: Person, scene: Scene, turned: Float, units: Float) -> Float:
-    """Return the share of the key light that reaches each point, [T, V].
-
-    Cast at rest and at the clip's strongest frame, in the mean pose; between, by the weights.
-    """
+def _shadow(person: Person, scene: Scene, turned: Float, units: Float) -> Float:
+    """Return the share of the key light that reaches each point [V], in the middle of the clip."""
     strongest = units[(units * units).sum(1).argmax()]
-    square = float((strongest * strongest).sum())
-    amount = np.clip((units * strongest).sum(1) / max(square, 1e-9), 0, 1)
+    points = person.rest + move(_CAST * strongest[None])
     light = light_of(scene, turned[len(turned) // 2])
     side = np.cross(light.key, (0, 1, 0.1))
     side /= np.sqrt((side * side).sum())
@@ -196,15 +194,7 @@ def _shadows(person: Person, scene: Scene, turned: Float, units: Float) -> Float
     around = np.arange(4) * np.pi / 2 + 0.4
     ways = light.key + _SUN * (np.cos(around)[:, None] * side + np.sin(around)[:, None] * other)
     faces = SOLID[person.rest[SOLID[:, 0], 1] > 5.9]
-
-    def cast(weights: Float) -> Float:
-        points = person.rest + move(weights[None])[0]
-        return visible(points, SURFACE.normals(points[None])[0], faces, ways)
-
-    still = cast(np.zeros_like(strongest))
-    if square < 1e-6:
-        return np.broadcast_to(still, (len(units), COUNT))
-    return np.asarray(still + amount[:, None] * (cast(strongest) - still), np.float32)
+    return visible(points[0], SURFACE.normals(points)[0], faces, ways)
 
 
 def _develop(frames: Float, scene: Scene, luminance: float) -> NDArray[np.uint8]:

@@ -157,9 +157,6 @@ def shade_head(
         height: [HEIGHT, WIDTH], of the skin; see folds.fold_heights.
         light: of the frame.
     """
-    right = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
-    up = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1, scale=-0.5)
-    folds = cv2.merge([height, right, up])
     found = interpolate(np.concatenate([moving, fixed], axis=1), SOLID, seen)
     normal, (sky, key), at = found[:3], found[3:5], found[5:]
     material = _MATERIAL[seen.face]
@@ -169,19 +166,19 @@ def shade_head(
         if len(which):
             colours[:, which] = shade(
                 person, material[which], at[:, which], normal[:, which], sky[which], key[which],
-                folds, light,
+                height, light,
             )  # fmt: skip
     return colours
 
 
 def _sample(texture: Float, u: Float, v: Float) -> Float:
-    """Look a texture [HEIGHT, WIDTH, 3] up between its texels: [3, N]."""
+    """Look a texture [HEIGHT, WIDTH] or [HEIGHT, WIDTH, C] up between its texels: [C, N]."""
     rows = -(-len(u) // 256)
     maps = np.zeros((2, rows * 256), np.float32)
     maps[0, : len(u)], maps[1, : len(u)] = u, v
     grid = maps.reshape(2, rows, 256)
     found = cv2.remap(texture, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.ascontiguousarray(found.reshape(-1, 3)[: len(u)].T)
+    return np.ascontiguousarray(found.reshape(rows * 256, -1)[: len(u)].T)
 
 
 def _skin(
@@ -190,7 +187,9 @@ def _skin(
 ) -> Float:  # fmt: skip
     u, v, lips, mouth, *_rest, cover = at
     colour = _sample(person.albedo, u, v)
-    height, right, up = _sample(folds, u, v)
+    height = _sample(folds, u, v)[0]
+    right = (_sample(folds, u + 0.5, v) - _sample(folds, u - 0.5, v))[0]
+    up = (_sample(folds, u, v - 0.5) - _sample(folds, u, v + 0.5))[0]
     lips = np.clip((lips - 0.3) * 2.5, 0, 1)
     front = np.clip((normal[2] - 0.1) * 3, 0, 1) * (1 - lips) * (1 - mouth)
     normal[0] -= _BUMP * front * right
