@@ -109,22 +109,23 @@ def render_heads(
     traits = person.traits
     heights = fold_heights(fold_weights(units, old=traits.old, strength=traits.wrinkles))
     fixed = head_attributes(person)
-    background = draw_background(scene, canvas).reshape(-1, 3)
+    background = np.ascontiguousarray(draw_background(scene, canvas).reshape(-1, 3).T)
     frames = np.empty((len(units), size, size, 3), np.float32)
     for t, frame in enumerate(frames):
         light = light_of(scene, turned[t])
         picture, depth = background.copy(), np.full(canvas * canvas, -np.inf, np.float32)
         skin = rasterise(seen[0][t], SOLID, canvas, canvas)
-        picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], heights[t], light).T
+        picture[:, skin.pixel] = shade_head(person, skin, fixed, moving[t], heights[t], light)
         depth[skin.pixel] = skin.depth
         for part, points, normal in zip(person.wear, seen[1:], worn_normals, strict=True):
             layer = rasterise(points[t], part.faces, canvas, canvas, two_sided=True)
             colour, opacity = shade_wear(part, layer, normal[t], person.strands, light)
             opacity *= layer.depth > depth[layer.pixel] - _BEFORE
-            picture[layer.pixel] += opacity[:, None] * (colour.T - picture[layer.pixel])
+            behind = picture[:, layer.pixel]
+            picture[:, layer.pixel] = behind + opacity * (colour - behind)
             dense = opacity > _DENSE
             depth[layer.pixel[dense]] = layer.depth[dense]
-        drawn = picture.reshape(canvas, canvas, 3)
+        drawn = np.ascontiguousarray(picture.T).reshape(canvas, canvas, 3)
         frame[:] = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
     return _develop(frames, scene, traits.luminance)
 
