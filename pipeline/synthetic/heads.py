@@ -32,7 +32,7 @@ DETECTED: Final = (1.14, 0.13)
 """CenterFace's box against the face's: longer side, and how far its middle lies above, both in
 sides of the face's box (means of 105 frames; standard deviations 0.09 and 0.04)."""
 _PIVOT: Final = single([0, 7.0, 0.3])  # dm, what the head turns about
-_SAMPLES: Final = 1.5  # a pixel's side is drawn as so many
+_SAMPLES: Final = 1.25  # a pixel's side is drawn as so many
 _TONE: Final = 1.25  # of the soft shoulder 1 - exp(-tone x)
 _GREY, _METERED = 0.28, 0.2  # luminance that needs no correction; power of the correction
 _CAST: Final = np.float32(0.7)  # of the strongest frame: where the clip's shadows are cast

@@ -61,16 +61,26 @@ def make_wear(
     """
     normals = Surface(FACES[MATERIAL == SKIN], len(head)).normals(head[None])[0]
     cover = hairline(traits, rng)
-    parts = [_lashes(traits, head, rng)]
-    if traits.style == "long":
-        parts.append(_curtain(traits, head, rng))
-    if traits.style != "bald":
-        parts.append(_hair(traits, head, normals, cover, rng))
+    lashes = _lashes(traits, head, rng)
+    parts = [_curtain(traits, head, rng)] if traits.style == "long" else []
+    if traits.style == "bald":
+        parts.append(lashes)
+    else:  # one mesh: neither lies before the other
+        parts.append(_join(lashes, _hair(traits, head, normals, cover, rng)))
     if traits.hat != "none":
         parts += _hat(traits, head, normals, rng)
     if traits.glasses:
         parts.append(_glasses(head, rng))
     return tuple(parts), cover
+
+
+def _join(first: Wear, second: Wear) -> Wear:
+    return Wear(
+        np.concatenate([first.rest, second.rest]),
+        np.concatenate([first.source, second.source]),
+        np.concatenate([first.faces, second.faces + np.int32(len(first.rest))]),
+        np.concatenate([first.looks, second.looks]),
+    )
 
 
 def _lashes(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
