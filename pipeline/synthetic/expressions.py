@@ -57,7 +57,7 @@ EXPRESSIONS: Final[dict[str, tuple[Mix, ...]]] = {
         {"browInnerUp": 1.8, "browDown": 0.6, "mouthFrown": 1, "mouthShrugLower": 0.8,
          "eyeBlink": 0.2},
         # 1 + 4 + 15 + 17 + 64, the gaze lowered
-        {"browInnerUp": 1.6, "browDown": 0.5, "mouthFrown": 1, "mouthShrugLower": 0.5,
+        {"browInnerUp": 1.9, "browDown": 0.6, "mouthFrown": 1.15, "mouthShrugLower": 0.6,
          "eyeLookDown": 0.5, "eyeBlink": 0.1},
         # 1 + 4 + 6 + 15 + 17 + 20, near tears
         {"browInnerUp": 2.0, "browDown": 0.8, "cheekSquint": 0.4, "eyeSquint": 0.4,
@@ -103,17 +103,17 @@ EXPRESSIONS: Final[dict[str, tuple[Mix, ...]]] = {
     ),
     "fear": (
         # 1 + 2 + 4 + 5 + 20 + 26
-        {"browInnerUp": 2.2, "browOuterUp": 1.15, "browDown": 0.8, "eyeWide": 1.5,
-         "mouthStretch": 1.6, "mouthLowerDown": 0.7, "jawOpen": 0.25},
+        {"browInnerUp": 2.2, "browOuterUp": 1.15, "browDown": 0.8, "eyeWide": 1.6,
+         "mouthStretch": 2.0, "mouthLowerDown": 0.7, "jawOpen": 0.25},
         # 1 + 2 + 4 + 5 + 20 + 25, teeth shown
-        {"browInnerUp": 2.2, "browOuterUp": 1.1, "browDown": 1.0, "eyeWide": 1.5,
-         "mouthStretch": 1.6, "mouthUpperUp": 0.4, "mouthLowerDown": 0.9, "jawOpen": 0.25},
+        {"browInnerUp": 2.3, "browOuterUp": 1.15, "browDown": 1.0, "eyeWide": 1.6,
+         "mouthStretch": 2.1, "mouthUpperUp": 0.5, "mouthLowerDown": 0.9, "jawOpen": 0.2},
         # 1 + 2 + 4 + 5 + 15 + 20 + 26
-        {"browInnerUp": 2.4, "browOuterUp": 1.1, "browDown": 1.0, "eyeWide": 1.5,
-         "mouthStretch": 1.2, "mouthLowerDown": 0.6, "jawOpen": 0.3, "mouthFrown": 0.3},
+        {"browInnerUp": 2.4, "browOuterUp": 1.1, "browDown": 1.0, "eyeWide": 1.6,
+         "mouthStretch": 1.6, "mouthLowerDown": 0.6, "jawOpen": 0.3, "mouthFrown": 0.3},
         # 1 + 2 + 4 + 5 + 20 + 25
-        {"browInnerUp": 2.3, "browOuterUp": 1.15, "browDown": 1, "eyeWide": 1.5,
-         "mouthStretch": 1.5, "mouthLowerDown": 1.1, "mouthRollUpper": 0.2, "jawOpen": 0.25},
+        {"browInnerUp": 2.2, "browOuterUp": 1.1, "browDown": 1, "eyeWide": 1.8,
+         "mouthStretch": 1.9, "mouthLowerDown": 1.0, "mouthUpperUp": 0.2, "jawOpen": 0.22},
     ),
 }  # fmt: skip
 """A unit without Left or Right stands for both. Which class comes first matters to nobody."""

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.anatomy import COUNT, FRONT, MEAN, SURFACE, move, openness
+from pipeline.synthetic.anatomy import FRONT, MEAN, SURFACE, move, openness
 from pipeline.synthetic.folds import fold_heights, fold_weights
 from pipeline.synthetic.person import Person
 from pipeline.synthetic.raster import rasterise
@@ -32,9 +32,10 @@ DETECTED: Final = (1.14, 0.13)
 """CenterFace's box against the face's: longer side, and how far its middle lies above, both in
 sides of the face's box (means of 105 frames; standard deviations 0.09 and 0.04)."""
 _PIVOT: Final = single([0, 7.0, 0.3])  # dm, what the head turns about
-_SAMPLES: Final = 1.5  # a pixel's side is drawn as so many
+_SAMPLES: Final = 1.25  # a pixel's side is drawn as so many
 _TONE: Final = 1.25  # of the soft shoulder 1 - exp(-tone x)
 _GREY, _METERED = 0.28, 0.2  # luminance that needs no correction; power of the correction
+_CAST: Final = np.float32(0.7)  # of the strongest frame: where the clip's shadows are cast
 _SUN: Final = 0.22  # radius of the key light, at distance 1
 _BODY: Final = smooth(6.3, 6.0, MEAN[:, 1])  # [V], what is not the head casts and gets no shadow
 _BODY_LIGHT: Final = np.float32(0.8)
@@ -96,9 +97,10 @@ def render_heads(
     turned = _turns(scene, poses)
     worn = [_follow(part, moved) for part in person.wear]
     seen = _project(person, scene, turned, [head, *worn], places, follow, canvas)
-    shadow = _shadows(person, scene, turned, units)
+    shadow = _shadow(person, scene, turned, units)
     normals = SURFACE.normals(head)
-    moving = np.concatenate([normals, openness(units)[..., None], shadow[..., None]], axis=-1)
+    light_shares = np.stack(np.broadcast_arrays(openness(units), shadow), axis=-1)
+    moving = np.concatenate([normals, light_shares], axis=-1)
     moving[..., 3:] += _BODY[:, None] * (_BODY_LIGHT - moving[..., 3:])
     worn_normals = [
         Surface(part.faces, len(part.rest)).normals(points)
@@ -107,22 +109,23 @@ def render_heads(
     traits = person.traits
     heights = fold_heights(fold_weights(units, old=traits.old, strength=traits.wrinkles))
     fixed = head_attributes(person)
-    background = draw_background(scene, canvas).reshape(-1, 3)
+    background = np.ascontiguousarray(draw_background(scene, canvas).reshape(-1, 3).T)
     frames = np.empty((len(units), size, size, 3), np.float32)
     for t, frame in enumerate(frames):
         light = light_of(scene, turned[t])
         picture, depth = background.copy(), np.full(canvas * canvas, -np.inf, np.float32)
         skin = rasterise(seen[0][t], SOLID, canvas, canvas)
-        picture[skin.pixel] = shade_head(person, skin, fixed, moving[t], heights[t], light).T
+        picture[:, skin.pixel] = shade_head(person, skin, fixed, moving[t], heights[t], light)
         depth[skin.pixel] = skin.depth
         for part, points, normal in zip(person.wear, seen[1:], worn_normals, strict=True):
             layer = rasterise(points[t], part.faces, canvas, canvas, two_sided=True)
             colour, opacity = shade_wear(part, layer, normal[t], person.strands, light)
             opacity *= layer.depth > depth[layer.pixel] - _BEFORE
-            picture[layer.pixel] += opacity[:, None] * (colour.T - picture[layer.pixel])
+            behind = picture[:, layer.pixel]
+            picture[:, layer.pixel] = behind + opacity * (colour - behind)
             dense = opacity > _DENSE
             depth[layer.pixel[dense]] = layer.depth[dense]
-        drawn = picture.reshape(canvas, canvas, 3)
+        drawn = np.ascontiguousarray(picture.T).reshape(canvas, canvas, 3)
         frame[:] = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
     return _develop(frames, scene, traits.luminance)
 
@@ -181,14 +184,10 @@ def _project(
     return seen
 
 
-def _shadows(person: Person, scene: Scene, turned: Float, units: Float) -> Float:
-    """Return the share of the key light that reaches each point, [T, V].
-
-    Cast at rest and at the clip's strongest frame, in the mean pose; between, by the weights.
-    """
+def _shadow(person: Person, scene: Scene, turned: Float, units: Float) -> Float:
+    """Return the share of the key light that reaches each point [V], in the middle of the clip."""
     strongest = units[(units * units).sum(1).argmax()]
-    square = float((strongest * strongest).sum())
-    amount = np.clip((units * strongest).sum(1) / max(square, 1e-9), 0, 1)
+    points = person.rest + move(_CAST * strongest[None])
     light = light_of(scene, turned[len(turned) // 2])
     side = np.cross(light.key, (0, 1, 0.1))
     side /= np.sqrt((side * side).sum())
@@ -196,15 +195,7 @@ def _shadows(person: Person, scene: Scene, turned: Float, units: Float) -> Float
     around = np.arange(4) * np.pi / 2 + 0.4
     ways = light.key + _SUN * (np.cos(around)[:, None] * side + np.sin(around)[:, None] * other)
     faces = SOLID[person.rest[SOLID[:, 0], 1] > 5.9]
-
-    def cast(weights: Float) -> Float:
-        points = person.rest + move(weights[None])[0]
-        return visible(points, SURFACE.normals(points[None])[0], faces, ways)
-
-    still = cast(np.zeros_like(strongest))
-    if square < 1e-6:
-        return np.broadcast_to(still, (len(units), COUNT))
-    return np.asarray(still + amount[:, None] * (cast(strongest) - still), np.float32)
+    return visible(points[0], SURFACE.normals(points)[0], faces, ways)
 
 
 def _develop(frames: Float, scene: Scene, luminance: float) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.synthetic.anatomy import BASE, DETAILS, detail, macro, move, unit_weights
+from pipeline.synthetic.anatomy import BASE, DETAILS, FRONT, MEAN, detail, macro, move, unit_weights
 from pipeline.synthetic.skin import paint_skin
 from pipeline.synthetic.surface import Float
 from pipeline.synthetic.texture import noise
@@ -66,6 +66,7 @@ def make_person(traits: Traits, seed: int, rest: float = 0.25) -> Person:
     rng = np.random.default_rng([seed, 5, traits.identity])
     look = np.random.default_rng([seed, 6, traits.identity])
     head = BASE + _build(traits) + _features(rng)
+    head -= (head[FRONT] - MEAN[FRONT]).mean(0)  # people are of several heights
     smile = float(np.clip(look.normal(*_SMILE), -0.05, 0.3))
     drawn = {name: rest * float(look.normal(0, width)) for name, width in REST.items()}
     drawn["mouthSmile"] += smile

@@ -157,20 +157,18 @@ def shade_head(
         height: [HEIGHT, WIDTH], of the skin; see folds.fold_heights.
         light: of the frame.
     """
-    right = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
-    up = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=1, scale=-0.5)
-    folds = cv2.merge([height, right, up])
     found = interpolate(np.concatenate([moving, fixed], axis=1), SOLID, seen)
     normal, (sky, key), at = found[:3], found[3:5], found[5:]
     material = _MATERIAL[seen.face]
-    colours = np.empty((3, len(material)), np.float32)
-    for kind, shade in enumerate((_skin, _eyes, _mouth)):
+    parts = []
+    for kind, shade in ((1, _eyes), (2, _mouth)):
         which = np.flatnonzero(_KIND[seen.face] == kind)
-        if len(which):
-            colours[:, which] = shade(
-                person, material[which], at[:, which], normal[:, which], sky[which], key[which],
-                folds, light,
-            )  # fmt: skip
+        given = (at[:, which], normal[:, which], sky[which], key[which])
+        parts.append((which, shade(person, material[which], *given, light)))
+    # The skin is nearly all there is: it is shaded everywhere, and then the rest put in.
+    colours = _skin(person, at, normal, sky, key, height, light)
+    for which, part in parts:
+        colours[:, which] = part
     return colours
 
 
@@ -181,16 +179,20 @@ def _sample(texture: Float, u: Float, v: Float) -> Float:
     maps[0, : len(u)], maps[1, : len(u)] = u, v
     grid = maps.reshape(2, rows, 256)
     found = cv2.remap(texture, grid[0], grid[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.ascontiguousarray(found.reshape(-1, 3)[: len(u)].T)
+    return np.ascontiguousarray(found.reshape(rows * 256, 3)[: len(u)].T)
 
 
 def _skin(
-    person: Person, _: NDArray[np.int8], at: Float, normal: Float, sky: Float, key: Float,
-    folds: Float, light: Light,
-) -> Float:  # fmt: skip
+    person: Person, at: Float, normal: Float, sky: Float, key: Float, folds: Float, light: Light
+) -> Float:
     u, v, lips, mouth, *_rest, cover = at
     colour = _sample(person.albedo, u, v)
-    height, right, up = _sample(folds, u, v)
+    # The nearest texel will do here: folds are blurred, and this is drawn finer than a pixel.
+    column = np.clip(u + 0.5, 1, WIDTH - 2).astype(np.int64)
+    texel = np.clip(v + 0.5, 1, HEIGHT - 2).astype(np.int64) * WIDTH + column
+    flat = folds.ravel()
+    height, right = flat[texel], (flat[texel + 1] - flat[texel - 1]) / 2
+    up = (flat[texel - WIDTH] - flat[texel + WIDTH]) / 2
     lips = np.clip((lips - 0.3) * 2.5, 0, 1)
     front = np.clip((normal[2] - 0.1) * 3, 0, 1) * (1 - lips) * (1 - mouth)
     normal[0] -= _BUMP * front * right
@@ -217,7 +219,7 @@ def _skin(
 
 def _eyes(
     person: Person, _: NDArray[np.int8], at: Float, normal: Float, sky: Float, key: Float,
-    folds: Float, light: Light,
+    light: Light,
 ) -> Float:  # fmt: skip
     """Colour eyes by the angle from the front pole: pupil, iris with a dark ring, white."""
     x, y, z = at[4:7]
@@ -235,7 +237,7 @@ def _eyes(
 
 def _mouth(
     person: Person, material: NDArray[np.int8], at: Float, normal: Float, sky: Float, key: Float,
-    folds: Float, light: Light,
+    light: Light,
 ) -> Float:  # fmt: skip
     """Colour teeth, with gaps and darker further in, and the tongue."""
     out = np.abs((at[0] + 0.5) / DENSITY + LEFT)

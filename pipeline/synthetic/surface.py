@@ -41,16 +41,13 @@ class Surface:
 
         The sums are sparse products, whose order no number of threads changes.
         """
-        first, second, third = (points[:, corner] for corner in self.faces.T)
-        a, b = second - first, third - first
-        cross = np.empty_like(a)
-        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-            cross[..., i] = a[..., j] * b[..., k] - a[..., k] * b[..., j]
-        frames, faces, _ = cross.shape
-        summed = self._sum @ cross.transpose(1, 0, 2).reshape(faces, frames * 3)
-        found = summed.reshape(-1, frames, 3).transpose(1, 0, 2)
-        length = np.sqrt((found * found).sum(-1, keepdims=True)) + 1e-12
-        return np.ascontiguousarray(found / length)
+        axes = np.ascontiguousarray(points.transpose(2, 1, 0))  # [3, V, T]
+        first, second, third = self.faces.T
+        a = [axis[second] - axis[first] for axis in axes]
+        b = [axis[third] - axis[first] for axis in axes]
+        x, y, z = (self._sum @ (a[i] * b[j] - a[j] * b[i]) for i, j in ((1, 2), (2, 0), (0, 1)))
+        length = np.sqrt(x * x + y * y + z * z) + np.float32(1e-12)
+        return np.stack([(axis / length).T for axis in (x, y, z)], axis=-1)
 
 
 def visible(

@@ -61,16 +61,26 @@ def make_wear(
     """
     normals = Surface(FACES[MATERIAL == SKIN], len(head)).normals(head[None])[0]
     cover = hairline(traits, rng)
-    parts = [_lashes(traits, head, rng)]
-    if traits.style == "long":
-        parts.append(_curtain(traits, head, rng))
-    if traits.style != "bald":
-        parts.append(_hair(traits, head, normals, cover, rng))
+    lashes = _lashes(traits, head, rng)
+    parts = [_curtain(traits, head, rng)] if traits.style == "long" else []
+    if traits.style == "bald":
+        parts.append(lashes)
+    else:  # one mesh: neither lies before the other
+        parts.append(_join(lashes, _hair(traits, head, normals, cover, rng)))
     if traits.hat != "none":
         parts += _hat(traits, head, normals, rng)
     if traits.glasses:
         parts.append(_glasses(head, rng))
     return tuple(parts), cover
+
+
+def _join(first: Wear, second: Wear) -> Wear:
+    return Wear(
+        np.concatenate([first.rest, second.rest]),
+        np.concatenate([first.source, second.source]),
+        np.concatenate([first.faces, second.faces + np.int32(len(first.rest))]),
+        np.concatenate([first.looks, second.looks]),
+    )
 
 
 def _lashes(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
@@ -153,23 +163,24 @@ def _hair(
 
 def _curtain(traits: Traits, head: Float, rng: np.random.Generator) -> Wear:
     """Long hair: a sheet from inside the shell down past the ears, open at the face."""
-    skull = BODY & (MEAN[:, 1] > 7.46) & (MEAN[:, 1] < 7.9)
+    skull = BODY & (MEAN[:, 1] > 6.8) & (MEAN[:, 1] < 7.9)  # with the ears, which it covers
     half = float(np.abs(head[skull, 0]).max())
     back = float(head[skull, 2].min())
     top, low = float(head[BODY, 1].max()) - 0.65, rng.uniform(5.4, 6.4)
     columns, rows = 45, 8
     flare, phase = rng.uniform(-0.03, 0.2), rng.uniform(0, 6)
+    reach = rng.choice((0.45, 0.85))  # behind the ears, or over them
     angle = np.linspace(-np.pi * 0.8, np.pi * 0.8, columns)  # 0 behind
     down = np.linspace(0, 1, rows)[:, None]
-    radius = (half + 0.12) * (1 + flare * down) + 0.03 * np.sin(7 * angle + phase) * down
-    radius = radius * (1 - 0.13 * (1 - smooth(0, 0.25, down)))
+    radius = (half + 0.03) * (1 + flare * down) + 0.03 * np.sin(7 * angle + phase) * down
+    radius = radius * (1 - 0.2 * (1 - smooth(0, 0.3, down)))
     ahead = np.clip((np.abs(angle) - np.pi / 2) / (0.3 * np.pi), 0, 1)
     x = np.where(ahead > 0, np.sign(angle) * radius * (1 - 0.04 * ahead), np.sin(angle) * radius)
     depth = np.cos(angle) * (0.2 - back + 0.12) * (1 + flare * down)
-    z = np.where(ahead > 0, 0.2 + ahead * 0.4 * (1 - 0.3 * down), 0.2 - depth)
+    z = np.where(ahead > 0, 0.2 + ahead * reach * (1 - 0.2 * down), 0.2 - depth)
     y = np.broadcast_to(top + (low - top) * down, x.shape)
     points = np.stack([x, y, z], axis=-1).reshape(-1, 3).astype(np.float32)
-    edge = 0.3 * (1 - np.abs(angle) / (np.pi * 0.8)) - 0.02
+    edge = 0.5 * (1 - np.abs(angle) / (np.pi * 0.8)) - 0.02
     cover = np.minimum(edge + 0 * down, (1 - down) * 0.3 - 0.01).ravel()
     shown = _looks(
         len(points), blend((0, 0, 0), traits.hair, 0.85), single(cover), **_strands(points),
@@ -195,9 +206,11 @@ def _hat(traits: Traits, head: Float, normals: Float, rng: np.random.Generator) 
     height = _HEIGHTS[traits.style] * 0.8 + 0.05 + 0.12 * smooth(8.1, 8.5, y)
     if traits.hat == "beanie":
         height = height + 0.05 * smooth(0.3, 0.24, cover)
+    else:
+        height = height * (0.45 + 0.55 * smooth(0, 0.35, cover))
     height = np.where(cover > -0.08, height, 0).astype(np.float32)
     crown = _shell(head, normals, cover, height, {"soft": 0.008, "gloss": 0.0}, colour)
-    crown.looks[:, COLUMNS.index("strands")] = 0.35
+    crown.looks[:, COLUMNS.index("strands")] = 0.15
     if traits.hat == "beanie":
         return [crown]
     columns, rows = 25, 4

@@ -3,10 +3,10 @@
     SAFE_SHARED=FOLDER python -m tools.benchmarks.heads [--quick] [--sheet PNG]
 
 Two gauges. An expression network trained on photographs of real people, which never saw ours
-(FOLDER/tools/expression_gauge.py), reads faces at their apex, 100 people in seven classes, each in a
-scene of its own; the detector looks for the face in whole frames. Intervals are Wilson's, 95 %.
-Nothing was tuned on these people: their seed is SEED. The rate is CPU seconds of one thread, a strip
-of 16 faces of 80 pixels with all that it needs, four strips a person.
+(FOLDER/tools/expression_gauge.py), reads faces at their apex, 100 people in seven classes, each in
+a scene of its own; the detector looks for the face in whole frames. Intervals are Wilson's, 95 %.
+Nothing was tuned on these people: their seed is SEED. The rate is CPU seconds of one thread, a
+strip of 16 faces of 80 pixels with all that it needs, four strips a person.
 """
 
 import os
@@ -29,7 +29,7 @@ from pipeline.synthetic.scene import draw_scene
 from safe.taxonomy import BASIC
 from tools.harness import Measured, arguments, publish, spread
 
-SEED: Final = 20
+SEED: Final = 31
 SIZE: Final = 112  # pixels of an apex face
 FRAME: Final = 192  # pixels of a whole frame
 SHEET: Final = (20, 10)  # faces across and down
