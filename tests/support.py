@@ -375,7 +375,7 @@ def gradients(*modules: nn.Module) -> Tensor:
 
 
 SHORT_STEPS = (
-    *("augment.crop=16", "tam.block=8", "model.stride=4", "train.batch=12", "train.epochs=5"),
+    *("augment.crop=16", "tam.block=8", "model.stride=12", "train.batch=12", "train.epochs=5"),
     *("train.lr=0.000005", "train.lr_min=0.000001", "runtime.workers=0"),
 )
 """Short steps. The rate is small, since AdamW makes a whole step of a gradient's mere rounding."""
