@@ -101,8 +101,8 @@ def do_as_named(paths: list[Path]) -> list[str]:
         if path.name == "fails once" and not path.exists():
             path.touch()
             raise ValueError("at first")
-        if path.name == "2 s":
-            time.sleep(2)
+        if path.name == "slow":
+            time.sleep(1.3)
     return ["done"] * len(paths)
 
 
