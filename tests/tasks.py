@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.video.decode import Decoder, read_video
+from safe.errors import DataError
+
 _set_up_in: list[int] = []
 
 
@@ -122,6 +125,16 @@ def read_named(task: Named) -> str:
 def touch_slowly(path: Path) -> None:
     path.touch()
     time.sleep(0.005)
+
+
+def tell_damage(path: Path, decoder: Decoder = "decord") -> str:
+    """Read a clip; say what is wrong with it."""
+    try:
+        clip = read_video(path, decoder=decoder)
+    except DataError as error:
+        return str(error)
+    assert clip.frames.shape[0] == len(clip.indices) == 16
+    return clip.damage
 
 
 def pipes() -> list[int]:
