@@ -1,4 +1,4 @@
-"""`dvc repro` from nothing, killed in train, to a table; then again, and for more folds."""
+"""`dvc repro`, killed in train, to a table; then again, and for more folds."""
 
 import csv
 import io
