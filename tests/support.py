@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import datetime
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from cli.app import main
 from pipeline.face.preprocessing import preprocessing
 from pipeline.manifest import SCHEMA as MANIFEST
+from pipeline.pool.pool import Pool
 from pipeline.synthetic.plan import plan_clips
 from pipeline.synthetic.render import Clip as Drawn
 from pipeline.synthetic.render import draw_clip
@@ -531,3 +532,22 @@ class Page(HTMLParser):
 
     def all(self, *names: str) -> list[dict[str, str]]:
         return [attrs for tag, attrs in self.tags if tag in names]
+
+
+@contextmanager
+def no_children() -> Iterator[None]:
+    """Let a pool do its tasks in this process: a child takes most of a second to start.
+
+    For tests of what tasks give; that children give the same has tests of its own, as has the guard
+    that they are.
+    """
+
+    def run(self: Pool, function: Any, tasks: Any, setup: Any, _fallback: Any) -> Iterator[Any]:
+        (setup or int)()
+        for task in tasks:
+            with nullcontext(task) if self.clips is None else self.clips.fetch(task) as ready:
+                result = function(ready)
+            yield result
+
+    with mock.patch.object(Pool, "_run_here", run):
+        yield
