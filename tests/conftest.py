@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from s3 import Proxy, go_to
-from support import ROOT, save_untrained, small_config
+from support import ROOT, no_children, save_untrained, small_config
 
 from pipeline.faces import find_faces
 from pipeline.index import build_index
@@ -31,6 +31,13 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let the end be as it always is: nanobind complains of what is never collected."""
     gc.unfreeze()
+
+
+@pytest.fixture
+def unguarded() -> Iterator[None]:
+    """Let pools do their tasks in this process."""
+    with no_children():
+        yield
 
 
 @pytest.fixture(scope="session")

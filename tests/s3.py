@@ -45,7 +45,7 @@ class Proxy:
                 if self.passed > self.fuse:
                     self.fuse = float("inf")
                     self.stop()
-                    threading.Timer(3, setattr, (self, "open", True)).start()
+                    threading.Timer(1, setattr, (self, "open", True)).start()
                 b.sendall(data)
         for end in (a, b):
             with contextlib.suppress(OSError):

@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.video.decode import Decoder, read_video
+from safe.errors import DataError
+
 _set_up_in: list[int] = []
 
 
@@ -101,8 +104,8 @@ def do_as_named(paths: list[Path]) -> list[str]:
         if path.name == "fails once" and not path.exists():
             path.touch()
             raise ValueError("at first")
-        if path.name == "2 s":
-            time.sleep(2)
+        if path.name == "slow":
+            time.sleep(1.3)
     return ["done"] * len(paths)
 
 
@@ -122,6 +125,16 @@ def read_named(task: Named) -> str:
 def touch_slowly(path: Path) -> None:
     path.touch()
     time.sleep(0.005)
+
+
+def tell_damage(path: Path, decoder: Decoder = "decord") -> str:
+    """Read a clip; say what is wrong with it."""
+    try:
+        clip = read_video(path, decoder=decoder)
+    except DataError as error:
+        return str(error)
+    assert clip.frames.shape[0] == len(clip.indices) == 16
+    return clip.damage
 
 
 def pipes() -> list[int]:

@@ -224,7 +224,7 @@ def test_alpha_survives_the_steps_of_its_own_loss(
     acl = make_acl(fcl=False)
     start = acl(logits, embedding, labels)["logit"].item()
     steps = optimizer(acl.parameters())
-    for step in range(2500):  # 10,000 in all, with the four optimisers
+    for step in range(500):  # thousands more are the next test's
         steps.zero_grad()
         acl(logits, embedding, labels)["logit"].backward()
         steps.step()
@@ -234,12 +234,12 @@ def test_alpha_survives_the_steps_of_its_own_loss(
     assert 0 < acl(logits, embedding, labels)["logit"].item() < start
 
 
-def test_alpha_survives_10000_adversarial_gradients() -> None:
+def test_alpha_survives_adversarial_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
     acl = make_acl()
     free = acl.alpha_free
-    exponents = 74 * torch.rand(10_000, 1, generator=generator) - 37
-    gradients = torch.randn(10_000, 2, generator=generator) * 10**exponents
+    exponents = 74 * torch.rand(3_000, 1, generator=generator) - 37
+    gradients = torch.randn(3_000, 2, generator=generator) * 10**exponents
     optimizers = (torch.optim.SGD([free], lr=1.0), torch.optim.SGD([free], lr=1e-3))
     moved = set()
     for index, gradient in enumerate(gradients):

@@ -13,11 +13,11 @@ from safe.training.device import pick_device, pick_precision
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("shape", [(1, 3, 4, 64, 64), (2, 3, 1, 48, 80), (1, 3, 16, 32, 32)])
-def test_any_window_becomes_one_vector(name, shape):
+def test_any_window_becomes_one_vector(name):
     backbone = build_backbone(name).eval()
-    with torch.inference_mode():
-        assert backbone(torch.randn(shape)).shape == (shape[0], backbone.features)
+    for shape in ((1, 3, 4, 64, 64), (2, 3, 1, 48, 80), (1, 3, 16, 32, 32)):
+        with torch.inference_mode():
+            assert backbone(torch.randn(shape)).shape == (shape[0], backbone.features)
 
 
 def gradients(backbone: torch.nn.Module, clips: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -76,34 +76,37 @@ def test_r3d_18_with_a_weights_file_is_torchvisions(tmp_path):
     theirs = r3d_18(weights=None).eval()
     save_file(theirs.state_dict(), tmp_path / "r3d_18.safetensors")
     ours = build_backbone("r3d_18", str(tmp_path / "r3d_18.safetensors")).eval()
-    for depth in (1, 2, 3, 4, 5, 8, 16):
+    for depth in (1, 2, 3, 5, 16):
         clips = torch.randn(1, 3, depth, 48, 48)
         with torch.inference_mode():
             assert torch.allclose(theirs.fc(ours(clips)), theirs(clips), atol=1e-6), depth
 
 
-@pytest.mark.parametrize("depth", [2, 4])
-def test_no_way_of_convolving_changes_a_gradient(depth, monkeypatch):
+def test_no_way_of_convolving_changes_a_gradient(monkeypatch):
     torch.manual_seed(1)
-    theirs = r3d_18(weights=None).double()
+    theirs = r3d_18(weights=None).double().train()
     theirs.fc = torch.nn.Identity()
     start = copy.deepcopy(theirs.state_dict())
-    clips = torch.randn(2, 3, depth, 32, 32, dtype=torch.float64)
-    upstream = torch.randn(2, 512, dtype=torch.float64)
-    network = build_backbone("r3d_18").double().to(memory_format=torch.channels_last_3d)
-    theirs.train()(clips).backward(upstream)
+    network = build_backbone("r3d_18").double().to(memory_format=torch.channels_last_3d).train()
     mine = network.net
-    for way in ("direct", "gpu"):  # a GPU's operations, on a CPU
-        monkeypatch.setattr("safe.models.r3d.is_gpu", lambda x, way=way: way == "gpu")
-        mine.load_state_dict(start)
-        network.zero_grad()
-        network.train()(clips).backward(upstream)
-        for (name, p), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
-            assert torch.allclose(p.grad, other.grad, atol=1e-9, rtol=1e-9), (way, name)
-        for (name, buffer), other in zip(mine.named_buffers(), theirs.buffers(), strict=True):
-            torch.testing.assert_close(buffer, other, msg=f"{way}: {name}")
-        # where the last layers look the depth is 1
-        assert not mine.layer4[1].conv2[0].weight.grad[:, :, ::2].any()
+    for depth in (2, 4):
+        clips = torch.randn(2, 3, depth, 24, 24, dtype=torch.float64)
+        upstream = torch.randn(2, 512, dtype=torch.float64)
+        theirs.load_state_dict(start)
+        theirs.zero_grad()
+        theirs(clips).backward(upstream)
+        for way in ("direct", "gpu"):  # a GPU's operations, on a CPU
+            monkeypatch.setattr("safe.models.r3d.is_gpu", lambda x, way=way: way == "gpu")
+            mine.load_state_dict(start)
+            network.zero_grad()
+            network(clips).backward(upstream)
+            for (name, p), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+                assert torch.allclose(p.grad, other.grad, atol=1e-9, rtol=1e-9), (way, name)
+            for (name, buffer), other in zip(mine.named_buffers(), theirs.buffers(), strict=True):
+                torch.testing.assert_close(buffer, other, msg=f"{way}: {name}")
+            # where the last layers look the depth is 1
+            assert not mine.layer4[1].conv2[0].weight.grad[:, :, ::2].any()
+            assert mine.layer4[1].conv2[0].weight.grad.abs().max() > 1e-6
 
 
 def test_weights_that_are_missing_or_wrong_say_where_to_get_them(tmp_path):

@@ -1,6 +1,7 @@
 """Batches of predict: what is finished stays, what ends early can go on, odd names cost nothing."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -30,6 +31,8 @@ from cli.predict import run_predict
 from cli.progress import progress
 from pipeline.videos import find_videos
 from safe.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("unguarded")
 
 SIMPLE = PREDICT | {"timeline": False, "window": 1.0}
 
@@ -177,8 +180,8 @@ def check_completed(out: Path, count: int, kept: dict[str, int]) -> None:
     assert kept.items() <= tables(out).items()
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_stopped_or_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path, how, code):
+def test_stopped_and_then_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path):
+    """Stopped as a user's process with children; killed as a copy of this one."""
     make_many(tmp_path / "in", grey, 30)
     out = tmp_path / "out"
     words = [sys.executable, "-m", "cli", "predict", str(tmp_path / "in"), "--model", str(model)]
@@ -186,13 +189,24 @@ def test_stopped_or_killed_it_leaves_a_summary_and_goes_on(grey, model, tmp_path
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (
         subprocess.Popen(words, env=env, cwd=tmp_path, stderr=subprocess.DEVNULL) as run,
-        when(out, 2, lambda: run.send_signal(how)),
+        when(out, 2, lambda: run.send_signal(signal.SIGINT)),
     ):
-        assert run.wait() == code
+        assert run.wait() == 130
+    stopped = check_early(out, 30)
+
+    how = SIMPLE | {"device": "auto"}
+    go_on = multiprocessing.get_context("fork").Process(
+        target=run_predict, args=([str(tmp_path / "in")], model, out), kwargs=how
+    )
+    with when(out, len(stopped) + 2, lambda: go_on.kill()):
+        go_on.start()
+        go_on.join()
+    assert go_on.exitcode == -signal.SIGKILL
     kept = check_early(out, 30)
+    assert stopped.items() < kept.items()
     for video in sorted((tmp_path / "in").iterdir())[len(kept) + 1 :]:
         video.unlink()
-    run_predict([str(tmp_path / "in")], model, out, **SIMPLE | {"device": "auto"})
+    run_predict([str(tmp_path / "in")], model, out, **how)
     check_completed(out, len(kept) + 1, kept)
 
 

@@ -24,7 +24,7 @@ VAL = ("train.select=val", "train.val_from=fold", "train.epochs=1")
 
 def trained(project, out, *overrides):
     train(
-        small_config(project, *overrides),
+        small_config(project, "train.batch=28", *overrides),
         shards=project / "data" / "synthetic" / "shards",
         fold=1,
         out=out,

@@ -2,13 +2,12 @@
 
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from s3 import KEY, SECRET, Proxy
-from support import small_config
+from s3 import KEY, SECRET, Proxy, go_to
+from support import no_children, small_config
 
 from pipeline.faces import find_faces
 from pipeline.index import build_index
@@ -20,16 +19,24 @@ from safe.errors import DataError
 boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
 
 
+@pytest.fixture(scope="module")
+def bucket(server: int, project: Path) -> str:
+    """Return a bucket that has the clips of `project`, and a folder's own empty file."""
+    with pytest.MonkeyPatch.context() as patch:
+        go_to(server, patch)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="clips")
+        root = Path(small_config(project).data.root)
+        for path in root.glob("Clip/original/**/*.mp4"):
+            key = f"raw/{path.relative_to(root)}"
+            client.put_object(Bucket="clips", Key=key, Body=path.read_bytes())
+        client.put_object(Bucket="clips", Key="raw/Clip/original/")
+    return "clips"
+
+
 @pytest.fixture
-def store(proxy: Proxy, project: Path, tmp_path: Path) -> StoredClips:
-    """Return a store that has the clips of `project`, and a folder's own empty file."""
-    bucket = "c" + "".join(c for c in tmp_path.name.lower() if c.isalnum())[:50]
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=bucket)
-    root = Path(small_config(project).data.root)
-    for path in root.glob("Clip/original/**/*.mp4"):
-        client.upload_file(str(path), bucket, f"raw/{path.relative_to(root)}")
-    client.put_object(Bucket=bucket, Key="raw/Clip/original/")
+def store(proxy: Proxy, bucket: str) -> StoredClips:
+    """Return the folder of that bucket, behind a proxy."""
     return StoredClips(f"s3://{bucket}/raw", 30.0)
 
 
@@ -52,7 +59,7 @@ def test_all_three_stages_give_the_bytes_of_local_clips(
     tmp_path: Path,
 ) -> None:
     config, here = small_config(project, f"data.root={lists}"), project / "data" / "synthetic"
-    manifest, faces = few(project, tmp_path, 42), tmp_path / "faces.parquet"
+    manifest, faces = few(project, tmp_path, 24), tmp_path / "faces.parquet"
     build_index(config.data, tmp_path / "manifest.parquet", store=store)
     whole = (here / "manifest.parquet").read_bytes()
     assert (tmp_path / "manifest.parquet").read_bytes() == whole
@@ -60,20 +67,20 @@ def test_all_three_stages_give_the_bytes_of_local_clips(
 
     def cut(count: int) -> None:
         """For longer than the deadline the store is away."""
-        if count == 8:
+        if count == 2:
             proxy.stop()
             outages.append(proxy.passed)
             threading.Timer(3, setattr, (proxy, "open", True)).start()
 
-    limits = {"pool": Pool(workers=2, deadline=2.5, clips=store)}
+    limits = {"pool": Pool(workers=1, deadline=2.5, clips=store)}
     find_faces(manifest, lists, faces, settings=config.faces, on_done=cut, **limits)
-    assert proxy.passed > outages[0] + 50_000  # it was away, came back, and was needed
-    assert pq.read_table(faces).equals(pq.read_table(here / "faces.parquet").slice(0, 42))
+    assert proxy.passed > outages[0] + 20_000  # it was away, came back, and was needed
+    assert pq.read_table(faces).equals(pq.read_table(here / "faces.parquet").slice(0, 24))
     settings = {"settings": config.shard, "faces_settings": config.faces}
     write_shards(manifest, faces, lists, tmp_path / "shards", **settings, **limits)
-    limits = {"pool": Pool(workers=2, deadline=60)}
-    root = Path(small_config(project).data.root)
-    write_shards(manifest, faces, root, tmp_path / "local", **settings, **limits)
+    root, pool = Path(small_config(project).data.root), Pool(deadline=60)
+    with no_children():
+        write_shards(manifest, faces, root, tmp_path / "local", **settings, pool=pool)
     names = sorted(path.name for path in (tmp_path / "local").iterdir())
     assert len(names) > 6
     for name in names:
@@ -87,12 +94,17 @@ def few(project: Path, tmp_path: Path, count: int) -> Path:
     return tmp_path / "few.parquet"
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_a_clip_that_is_not_there_costs_that_clip(
-    project: Path, store: StoredClips, lists: Path, tmp_path: Path
+    project: Path, proxy: Proxy, lists: Path, tmp_path: Path
 ) -> None:
     manifest, config = few(project, tmp_path, 3), small_config(project)
-    path = pq.read_table(manifest)["path"][1].as_py()
-    store.ask("", lambda fs: fs.rm(f"{store}/{path}"))
+    here, path, there = pq.read_table(manifest)["path"].to_pylist()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="two")
+    for name in (here, there):
+        client.upload_file(str(Path(config.data.root, name)), "two", f"raw/{name}")
+    store = StoredClips("s3://two/raw", 30.0)
     out = tmp_path / "faces.parquet"
     counts = find_faces(
         manifest, lists, out, settings=config.faces, pool=Pool(deadline=60, clips=store)
@@ -115,12 +127,11 @@ def test_a_store_that_is_gone_is_one_line_within_the_patience(
     lists: Path,
     tmp_path: Path,
 ) -> None:
-    config, began = small_config(project), []
+    config = small_config(project)
 
     def cut(count: int) -> None:
-        if count == 10:
+        if count == 2:
             proxy.stop()
-            began.append(time.monotonic())
 
     out = tmp_path / "faces.parquet"
     with pytest.raises(DataError) as caught:
@@ -128,11 +139,10 @@ def test_a_store_that_is_gone_is_one_line_within_the_patience(
             *(project / "data" / "synthetic" / "manifest.parquet", lists, out),
             settings=config.faces,
             on_done=cut,
-            pool=Pool(workers=1, deadline=60, clips=StoredClips(store.url, 2.0)),
+            pool=Pool(workers=1, deadline=60, clips=StoredClips(store.url, 1.0)),
         )
-    assert 1 < time.monotonic() - began[0] < 12
     line = str(caught.value)
     assert line.startswith(f"{store}/Clip/original/")
-    assert "for 2 s (runtime.patience); is the store up and reachable?" in line
+    assert "for 1 s (runtime.patience); is the store up and reachable?" in line
     assert not [word for word in ("\n", SECRET, KEY) if word in line]
     assert not out.exists()

@@ -189,13 +189,13 @@ def test_a_task_that_takes_too_much_memory_is_told_and_the_rest_goes_on() -> Non
 @linux
 def test_a_task_that_burns_ends_also_while_the_parent_is_away(tmp_path: Path) -> None:
     tasks = [(word, tmp_path / "pid") for word in ("wait", "burn", "go on")]
-    results = Pool(workers=2, deadline=2).run(burn, tasks)
+    results = Pool(workers=2, deadline=1).run(burn, tasks)
     child = next(results)
     late = time.monotonic() + 40
     while Path(f"/proc/{child}").exists():  # nobody watches the wall clock now
         assert time.monotonic() < late
         time.sleep(0.1)
-    assert list(results) == [Failure("killed after 2 s of computing"), child]
+    assert list(results) == [Failure("killed after 1 s of computing"), child]
 
 
 @linux

@@ -31,7 +31,7 @@ from safe.training.train import train
 def model(project, tmp_path_factory):
     out = tmp_path_factory.mktemp("model")
     train(
-        small_config(project),
+        small_config(project, "train.epochs=1", "train.batch=28"),
         shards=project / "data" / "synthetic" / "shards",
         fold=1,
         out=out / "fold-1",
@@ -90,8 +90,9 @@ def test_batch_size_and_workers_change_nothing_and_twice_is_the_same(
 
 @pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU has no bf16")
 def test_bf16_is_told_and_near_float32(project, model, shards, tmp_path):
-    plain = run(project, model, shards, tmp_path / "a")
-    short = run(project, model, shards, tmp_path / "b", "eval.precision=bf16")
+    alone = "runtime.workers=0"
+    plain = run(project, model, shards, tmp_path / "a", alone)
+    short = run(project, model, shards, tmp_path / "b", "eval.precision=bf16", alone)
     assert (plain["precision"], short["precision"]) == ("float32", "bf16")
     tables = (pq.read_table(tmp_path / name / "predictions.parquet") for name in "ab")
     a, b = (np.array(table["logits"].to_pylist()) for table in tables)
@@ -102,8 +103,10 @@ def test_bf16_is_told_and_near_float32(project, model, shards, tmp_path):
 def test_severity_0_changes_no_bit_and_noise_is_the_same_for_any_batch(
     project, model, shards, tmp_path
 ):
-    run(project, model, shards, tmp_path / "a")
-    run(project, model, shards, tmp_path / "b", "eval.perturb=gaussian_noise", "eval.severity=0")
+    alone = "runtime.workers=0"
+    run(project, model, shards, tmp_path / "a", alone)
+    still = ("eval.perturb=gaussian_noise", "eval.severity=0")
+    run(project, model, shards, tmp_path / "b", *still, alone)
     noise = ("eval.perturb=gaussian_noise", "eval.severity=5")
     said = run(project, model, shards, tmp_path / "c", *noise)
     run(project, model, shards, tmp_path / "d", *noise, "eval.batch=5", "runtime.workers=0")
@@ -188,7 +191,8 @@ def test_other_classes_from_shards_to_the_figures_of_folds(project, tmp_path, co
     write_clips(tmp_path / "shards", classes, labels)
     shards = open_shards(tmp_path / "shards")
     words = ("train.epochs=1", "train.batch=4", "augment.crop=16", "train.select=val")
-    config = small_config(project, *words, "train.val_from=fold", "acl.top_k=1")
+    more = ("train.val_from=fold", "acl.top_k=1", "runtime.workers=0")
+    config = small_config(project, *words, *more)
     common = {"shards": tmp_path / "shards", "fold": 12}
     model, out = tmp_path / "train", tmp_path / "calibrate" / "fold-12"
     train(config, **common, out=model, checkpoints=tmp_path / "checkpoints", commit="none")

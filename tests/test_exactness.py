@@ -152,7 +152,7 @@ def test_batches_are_the_same_bytes_for_any_workers_in_the_order_described(folde
 
 
 @given(st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_ranks_with_any_workers_read_the_global_sequence(folders, data):
     folder = folders[data.draw(st.sampled_from(sorted(SHARDS)))]
     ranks = data.draw(st.integers(1, 3))
@@ -179,7 +179,7 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_batches_and_other_workers(
     generator = np.random.default_rng(7)
     whole = {name: read(folder, plan_of(folder), 0) for name, folder in folders.items()}
     middles = 0
-    for name in sorted(SHARDS) * 3:
+    for name in sorted(SHARDS) * 2:
         folder, expected = folders[name], whole[name]
         plan, stop = plan_of(folder), int(generator.integers(1, len(expected)))
         before, after = generator.choice([0, 1, 2, 4], 2, replace=False)
@@ -193,7 +193,7 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_batches_and_other_workers(
         middles += batch > 0
         rest = plan_of(folder, start=epoch * plan.steps + batch)
         assert read(folder, rest, after) == expected[stop:]
-    assert middles >= 8
+    assert middles >= 5
 
 
 @pytest.mark.parametrize("name", SHARDS)
@@ -203,7 +203,7 @@ def test_evaluation_reads_each_clip_once_as_the_stock_reader_does(folders, name)
     urls = [str(folder.root / file) for file in folder.files]
     stock = sorted(sample["__key__"] for sample in wds.WebDataset(urls, shardshuffle=False))
     rows = np.arange(len(folder.clip))
-    for ranks, workers in ((1, 0), (1, 2), (2, 1), (3, 0)):
+    for ranks, workers in ((1, 2), (3, 0)):
         found = [
             row
             for rank in range(ranks)

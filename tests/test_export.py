@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support import ROOT
+from support import DOUBLING, ROOT
 from torch import nn
 
 from cli.export import read_test_faces
@@ -53,18 +53,20 @@ def run(model: nn.Module, faces: np.ndarray) -> Output:
     return model(pixels.permute(0, 4, 1, 2, 3))
 
 
-def by_hand(folder: Path, faces: np.ndarray) -> tuple[np.ndarray, ...]:
+def by_hand(
+    folder: Path, faces: np.ndarray, calibration: Calibration = CALIBRATION
+) -> tuple[np.ndarray, ...]:
     """Probabilities, attention, logits and embedding of the model in a folder."""
     logits, embedding, attention = (x.numpy() for x in run(load_model(folder)[0], faces))
-    p = softmax(logits * np.array(CALIBRATION.scale) + np.array(CALIBRATION.bias))
+    p = softmax(logits * np.array(calibration.scale) + np.array(calibration.bias))
     return p, attention, logits, embedding
 
 
-def small_model(faces: np.ndarray, backbone: str = "small") -> nn.Module:
+def small_model(faces: np.ndarray, backbone: str = "small", classes: int = 7) -> nn.Module:
     """Make a model whose BatchNorm and classifier are as if trained: answers differ by clip."""
     torch.manual_seed(0)
     architecture = ARCHITECTURE | {"backbone": backbone}
-    model = build_model(7, frames=faces.shape[1], **architecture, weights=None)
+    model = build_model(classes, frames=faces.shape[1], **architecture, weights=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -153,16 +155,22 @@ def test_the_file_says_what_a_reader_must_know_and_nothing_of_this_machine(expor
     assert b"site-packages" not in data
 
 
-def test_a_model_of_eight_frames_with_the_other_light_backbone(tmp_path):
+def test_a_model_of_eight_frames_and_eleven_classes_with_the_other_light_backbone(tmp_path):
     faces = random_faces(9, SIZE, 8)
+    classes = ["笑顔", "very calm", *(f"class {number}" for number in range(9))]
     more = {"frames": 8, "architecture": ARCHITECTURE | {"backbone": "light"}}
-    folder = save(tmp_path / "model", small_model(faces, "light"), {"size": SIZE}, **more)
+    more |= {"classes": classes, "calibration": DOUBLING.record()}
+    model = small_model(faces, "light", len(classes))
+    folder = save(tmp_path / "model", model, {"size": SIZE}, **more)
     with pytest.raises(ModelError, match=r"made for clips of \[8, 48, 48, 3\]"):
         export_model(folder, tmp_path / "model.onnx", faces=random_faces(9, SIZE, 16))
-    export_model(folder, tmp_path / "model.onnx")
+    export_model(folder, tmp_path / "model.onnx", faces=faces)
     made = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(made.get_modelmeta().custom_metadata_map["classes"]) == classes
     assert made.get_inputs()[0].shape == ["clips", 8, SIZE, SIZE, 3]
-    for mine, theirs in zip(by_hand(folder, faces), made.run(None, {"faces": faces}), strict=True):
+    right, found = by_hand(folder, faces, DOUBLING), made.run(None, {"faces": faces})
+    assert found[0].shape == (9, len(classes))
+    for mine, theirs in zip(right, found, strict=True):
         np.testing.assert_allclose(theirs, mine, rtol=1e-3, atol=2e-4)
 
 

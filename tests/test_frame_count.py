@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from support import ROOT, small_config
 
 from pipeline.face.preprocessing import preprocessing
@@ -15,7 +16,7 @@ from pipeline.shard import write_shards
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
 from safe.evaluation.evaluate import check_fit, evaluate
-from safe.models.registry import SYSTEMS
+from safe.models.registry import SYSTEMS, build_model
 from safe.saved import read_info
 from safe.shards.folder import open_shards
 from safe.shards.loader import load_batches
@@ -32,7 +33,7 @@ def prepare(folder: Path, project: Path, count: int) -> tuple[Config, Path]:
     root, out = Path(config.data.root), folder / str(count)
     tables = (out / "manifest.parquet", root, out / "faces.parquet")
     build_index(config.data, out / "all.parquet")
-    pq.write_table(pq.read_table(out / "all.parquet").slice(0, 35), tables[0])
+    pq.write_table(pq.read_table(out / "all.parquet").slice(0, 14), tables[0])
     find_faces(*tables, settings=config.faces, frames=count, pool=Pool(workers=2, deadline=60))
     write_shards(
         *(tables[0], tables[2], root, out / "shards"),
@@ -72,19 +73,27 @@ def test_the_number_is_in_the_preprocessing_id_by_its_value(source) -> None:
     assert len({each["id"] for each in found}) == len(COUNTS)
 
 
-@pytest.mark.parametrize("name", ["safe", *SYSTEMS])
+@pytest.mark.parametrize("name", ["safe", *sorted(SYSTEMS.keys() - {"c3d"})])
 @pytest.mark.parametrize("count", [8, 32])  # 16 is what all other tests train with
-def test_every_model_trains_a_step_or_says_why_not(made, name, count, tmp_path) -> None:
+def test_every_model_trains_a_step(made, name, count) -> None:
     config, root = made[count]
-    crop = 32 if name == "m3dfel" else 16
-    words = (f"shard.frames={count}", f"model.name={name}", f"augment.crop={crop}", *SHORT)
+    words = (f"shard.frames={count}", f"model.name={name}", "augment.crop=16", *SHORT)
     config = small_config(Path(config.data.root).parents[2], *words)
-    places = {"shards": root, "out": tmp_path / "model", "checkpoints": tmp_path / "state"}
-    if name == "c3d" and count == 8:
-        with pytest.raises(ConfigError, match="needs clips of at least 16 frames, not 8, in"):
-            train(config, fold=1, commit="none", stop_after=1, **places)
-        return
-    assert not train(config, fold=1, commit="none", stop_after=1, **places)
+    trainer = Trainer(config, open_shards(root), 1)
+    (batch,) = islice(load_batches(trainer.folder, trainer.plan(0), workers=0), 1)
+    trainer.train_step(batch)
+    assert trainer.step == 1
+    assert trainer.tally["parts"].isfinite().all()
+
+
+def test_c3d_refuses_eight_frames_and_takes_32(made, tmp_path) -> None:
+    folder = Path(made[8][0].data.root).parents[2]
+    config = small_config(folder, "shard.frames=8", "model.name=c3d", *SHORT)
+    with pytest.raises(ConfigError, match="needs clips of at least 16 frames, not 8, in"):
+        train(config, fold=1, commit="", shards=made[8][1], out=tmp_path, checkpoints=tmp_path)
+    with torch.device("meta"):  # shapes alone: a step of 78 million parameters takes seconds
+        network = build_model(7, frames=32, **config.model.model_dump())
+        assert network(torch.empty(2, 3, 32, 16, 16)).logits.shape == (2, 7)
 
 
 def test_a_model_knows_its_number_and_refuses_the_shards_of_another(made, tmp_path) -> None:

@@ -16,12 +16,12 @@ from tools.faults.watch import Outcome, Tally, general, try_all, watched
 
 
 def test_a_short_round_finds_nothing_and_starts_from_the_same_videos(tmp_path):
-    counts = {"videos": 22, "shards": 48, "models": 24}
-    tallies = run(counts, seed=7, scratch=tmp_path, workers=1, until=time.monotonic() + 300)
+    counts = {"videos": 14, "shards": 24, "models": 12}
+    tallies = run(counts, seed=1, scratch=tmp_path, workers=1, until=time.monotonic() + 300)
     assert [finding for tally in tallies for finding in tally.findings] == []
     assert {tally.part: tally.total for tally in tallies} == counts
     for tally in tallies:  # the damage is neither always fatal nor never
-        assert len(tally.counts) > 5
+        assert len(tally.counts) > 3
     assert any(came.startswith("read") for came in tallies[1].counts)
     assert any(came.startswith("ok") for came in tallies[0].counts)
     again = make_videos(tmp_path / "again")

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 from support import ROOT, grey_ramp, write_manifest, write_video
+from tasks import tell_damage
 
 from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
@@ -208,18 +209,11 @@ def test_billions_of_frames_claimed_cost_no_memory(tmp_path: Path, decoder: Deco
     place = content.index(b"stsz") + 8
     content[place : place + 8] = (1).to_bytes(4) + (2**32 - 2).to_bytes(4)
     path.write_bytes(content)
-    pool = Pool(deadline=20, memory=1.0)
-    rows = pool.run(partial(reason, decoder=decoder), [path], setup=load_decoder)
+    pool = Pool(deadline=20, memory=0.25)
+    rows = pool.run(partial(tell_damage, decoder=decoder), [path], setup=load_decoder)
     [told] = rows
     assert isinstance(told, Failure | str)
     assert told
-
-
-def reason(path: Path, decoder: Decoder) -> str:
-    try:
-        return read_video(path, decoder=decoder).damage
-    except DataError as error:
-        return str(error)
 
 
 def test_frames_over_the_memory_are_one_row(tmp_path: Path) -> None:

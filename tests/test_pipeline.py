@@ -1,4 +1,4 @@
-"""`dvc repro` from nothing, killed in train, to a table; then again, and for more folds."""
+"""`dvc repro`, killed in train, to a table; then again, and for more folds."""
 
 import csv
 import io
@@ -26,9 +26,10 @@ def processes(folder: Path) -> list[int]:
     return found
 
 
-def test_killed_in_train_it_leaves_nothing_behind_and_goes_on_to_a_table(tmp_path):
-    """With DVC and each stage in a process of its own, as a user starts them."""
+def test_killed_in_train_it_leaves_nothing_behind_and_goes_on_to_a_table(tmp_path, unguarded):
+    """Killed as a user's process, with the stage in one of its own."""
     clone = make_repository(tmp_path / "clone", *TINY, "train.epochs=4", "runtime.workers=1")
+    dvc("repro shard", clone)
     with subprocess.Popen(
         [str(BIN / "dvc"), "repro"],
         cwd=clone,
@@ -44,7 +45,7 @@ def test_killed_in_train_it_leaves_nothing_behind_and_goes_on_to_a_table(tmp_pat
     wait_for(lambda: not processes(clone), 20, "the stage to end with DVC")
     assert not (clone / "results" / "metrics.json").exists()
 
-    said = run("dvc", "repro", folder=clone)
+    said = dvc("repro", clone)
     assert "train: fold 1, epoch 4/4" in said
     assert "train: fold 1, epoch 1/4" not in said  # it went on, it did not begin again
     assert stages(said) == ["train", "calibrate", "eval", "summary"]

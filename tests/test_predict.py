@@ -44,7 +44,7 @@ from safe.training.transforms import center_crop, normalize
 def videos(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     """two.mp4: two people side by side; one.mp4: one; grey.mp4: nobody; list.mp4: no video."""
     folder = tmp_path_factory.mktemp("videos")
-    left, right = drawn_person(1), drawn_person(config, 2)
+    left, right = drawn_person(1), drawn_person(2)
     count = min(len(left), len(right))
     pair = np.concatenate([left[:count], right[:count]], axis=2)
     write_video(folder / "two.mp4", np.concatenate([pair, pair[::-1], pair]))
@@ -98,23 +98,6 @@ def test_a_folder_becomes_tables_pictures_videos_and_reasons(videos, model, tmp_
     assert summary["totals"]["clips"] == len(rows) + len(rows_of(out / "one.jsonl"))
 
 
-@pytest.mark.parametrize("count", [2, 11])
-def test_a_model_of_other_classes_answers_with_these(videos, config, tmp_path, count):
-    classes = ("笑顔", "very sad", *(f"class {i}" for i in range(9)))[:count]
-    folder = save_untrained(tmp_path / "model", config, classes=classes)
-    out = tmp_path / "out"
-    run_predict([str(videos / "one.mp4")], folder, out, **PREDICT | {"window": 1.0, "video": True})
-    rows = rows_of(out / "one.jsonl")
-    for row in rows:
-        chances = [row[f"p_{name}"] for name in classes]
-        assert sum(chances) == pytest.approx(1, abs=1e-5)
-        assert row["decision"] == classes[int(np.argmax(chances))]
-    assert [key for key in rows[0] if key.startswith("p_")] == [f"p_{name}" for name in classes]
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["model"]["classes"] == list(classes)
-    assert (out / "one.png").stat().st_size > 5000
-
-
 @pytest.mark.parametrize("frames", [8, 32])
 def test_a_model_of_other_frames_is_given_as_many(videos, tmp_path, frames):
     """As a face made for a shard of so many frames says in a plain forward pass."""
@@ -134,8 +117,8 @@ def test_a_model_of_other_frames_is_given_as_many(videos, tmp_path, frames):
         logits = load_model(folder)[0](normalize(center_crop(faces, 32)))[0][0]
     expected = torch.softmax(2.0 * logits, 0)
     assert [row[f"p_{name}"] for name in BASIC] == pytest.approx(expected.tolist(), abs=1e-4)
-    run_predict([str(videos / "two.mp4")], folder, out, **PREDICT | {"window": 1.0, "video": True})
-    assert {row["face"] for row in rows_of(out / "two.jsonl")} == {1, 2}
+    run_predict([str(videos / "one.mp4")], folder, out / "more", **PREDICT | {"window": 0.3})
+    assert len(rows_of(out / "more" / "one.jsonl")) > 2
 
 
 SCRIPT = """
@@ -230,26 +213,20 @@ def test_a_model_of_other_crops_is_refused_unless_asked_for(config, tmp_path):
     assert not crops.own
 
 
-def test_another_size_of_the_detector_is_told_as_other_crops(videos, model, config):
-    usual = predict(videos / "one.mp4", model=model, window=1.0, device="cpu", workers=1)
+def test_another_size_of_the_detector_is_told_as_other_crops(model, config, tmp_path):
+    video = write_video(tmp_path / "short.mp4", drawn_person(1)[:20])
+    usual = predict(video, model=model, device="cpu", workers=1)
     size = config.faces.detect_size
     same, other = (
-        predict(
-            videos / "one.mp4",
-            model=model,
-            window=1.0,
-            device="cpu",
-            workers=1,
-            detect_size=size * k,
-        )
-        for k in (1, 2)
+        predict(video, model=model, device="cpu", workers=1, detect_size=size * k) for k in (1, 2)
     )
+    assert any(row["face"] for row in other)
     assert same == usual
     assert all(OTHER_CROPS not in row["flags"] for row in same)
     assert all(OTHER_CROPS in row["flags"] for row in other if row["face"])
     for wrong in (63, 100, 8192):
         with pytest.raises(ConfigError, match=f"detect_size = {wrong}: must be a multiple of 32"):
-            predict(videos / "one.mp4", model=model, detect_size=wrong)
+            predict(video, model=model, detect_size=wrong)
 
 
 def test_a_model_of_another_detector_or_rule_is_refused(config, tmp_path):

@@ -258,17 +258,17 @@ def _run(
     ranks: Ranks, project: Path, shards: Path, out: Path, stop: int | None, *changes: str
 ) -> bool:
     places = {"shards": shards, "out": out / "model", "checkpoints": out / "checkpoints"}
-    config = small_config(project, *SHORT_STEPS, *FCL, "train.epochs=2", *changes)
+    config = small_config(project, *SHORT_STEPS, *FCL, "train.epochs=1", *changes)
     return train(config, fold=1, commit="none", stop_after=stop, ranks=ranks, **places)
 
 
 def test_another_number_of_ranks_goes_on_from_the_checkpoint(project, shards, tmp_path):
     assert _run(ALONE, project, shards, tmp_path / "one", None)
     parts = tmp_path / "parts"
-    assert on_ranks(2, _run, project, shards, parts, 5) == [False, False]
+    assert on_ranks(2, _run, project, shards, parts, 2) == [False, False]
     (kept,) = (parts / "checkpoints").rglob("*.safetensors")
-    assert kept.name == "0000000005.safetensors"
-    assert on_ranks(3, _run, project, shards, parts, 9) == [False] * 3
+    assert kept.name == "0000000002.safetensors"
+    assert on_ranks(3, _run, project, shards, parts, 5) == [False] * 3
     assert _run(ALONE, project, shards, parts, None)
     one, ours = (load_file(p / "model" / "model.safetensors") for p in (tmp_path / "one", parts))
     for name, value in one.items():
@@ -279,7 +279,7 @@ def test_another_number_of_ranks_goes_on_from_the_checkpoint(project, shards, tm
 def test_ranks_compute_the_same_with_a_compiled_network(project, shards, tmp_path, monkeypatch):
     """With the backend that runs what was traced as it stands: a real one is slow to start."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    short, both = "train.epochs=1", tmp_path / "both"
+    short, both = "train.batch=28", tmp_path / "both"
     assert _run(ALONE, project, shards, tmp_path / "one", None, short)
     compiled = on_ranks(2, _run, project, shards, both, None, short, "train.compile=true")
     assert compiled == [True, True]

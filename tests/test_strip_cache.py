@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support import small_config
+from support import no_children, small_config
 
 from pipeline.face.cache import StripCache
 from pipeline.faces import find_faces
@@ -13,7 +13,7 @@ from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
 from safe.config import Config
 
-CLIPS = 6
+CLIPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,15 @@ def found(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = pq.read_table(project / "data" / "synthetic" / "manifest.parquet")
     pq.write_table(whole.slice(0, CLIPS), folder / "manifest.parquet")
     config = small_config(project)
-    find_faces(
-        folder / "manifest.parquet",
-        Path(config.data.root),
-        folder / "faces.parquet",
-        settings=config.faces,
-        cache=StripCache(folder / "left.zip", config.shard),
-        pool=Pool(workers=1, deadline=60),
-    )
+    with no_children():
+        find_faces(
+            folder / "manifest.parquet",
+            Path(config.data.root),
+            folder / "faces.parquet",
+            settings=config.faces,
+            cache=StripCache(folder / "left.zip", config.shard),
+            pool=Pool(workers=1, deadline=60),
+        )
     return folder
 
 
@@ -56,7 +57,7 @@ def write(data: Path, config: Config, out: str, *, cache: bool) -> dict[str, byt
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def decoded(monkeypatch: pytest.MonkeyPatch, unguarded: None) -> list[int]:
     """Count the clips that `shard` has decoded."""
     run, counts = Pool.run, []
 
@@ -81,9 +82,7 @@ def test_same_bytes_without_decoding_and_the_file_is_taken_away(
     assert decoded == [CLIPS, 0, CLIPS]
 
 
-@pytest.mark.parametrize(
-    "change", ["shard.size=32", "shard.margin=0.5", "shard.quality=80", "shard.chroma='444'"]
-)
+@pytest.mark.parametrize("change", ["shard.size=32", "shard.chroma='444'"])
 def test_strips_made_otherwise_are_not_taken(
     data: Path, project: Path, decoded: list[int], change: str
 ) -> None:
@@ -103,7 +102,7 @@ def test_strips_of_another_face_table_are_not_taken(
     assert decoded == [CLIPS]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_file_costs_time_only(
     data: Path, project: Path, decoded: list[int], damage: str
 ) -> None:
@@ -111,7 +110,7 @@ def test_a_damaged_file_costs_time_only(
     content = bytearray(left.read_bytes())
     if damage == "flipped":
         content[len(content) // 3] ^= 0xFF  # inside a JPEG
-    left.write_bytes({"cut": content[: len(content) // 2], "empty": b""}.get(damage, content))
+    left.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
     config = small_config(project)
     assert write(data, config, "out", cache=True) == write(data, config, "b", cache=False)
     assert decoded == [CLIPS, CLIPS]

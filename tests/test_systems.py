@@ -86,11 +86,12 @@ def test_only_its_positions_tell_former_dfer_the_order_and_its_attention_follows
 
 
 def test_other_numbers_of_classes():
-    clips = torch.randn(1, 3, 16, SIDE, SIDE)
-    for make in SYSTEMS.values():
-        for classes in (2, 11):
-            made = make(classes=classes, dropout=0.5).eval()
-            assert made(clips).logits.shape == (1, classes)
+    with torch.device("meta"):
+        clips = torch.empty(1, 3, 16, SIDE, SIDE)
+        for make in SYSTEMS.values():
+            for classes in (2, 11):
+                made = make(classes=classes, dropout=0.5).eval()
+                assert made(clips).logits.shape == (1, classes)
 
 
 @pytest.mark.parametrize("make", [FormerDFER, M3DFEL])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import small_config
+from support import small_config as usual_config
 
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
@@ -28,6 +28,11 @@ from safe.training.train import _fingerprint, train
 from safe.training.transforms import CropFlip, normalize
 
 
+def small_config(project: Path, *overrides: str) -> Config:
+    """Two windows a clip: half the time of the usual four."""
+    return usual_config(project, "model.stride=12", *overrides)
+
+
 def run(config: Config, folder, shards, **changes) -> bool:
     settings = {
         "shards": shards,
@@ -40,10 +45,10 @@ def run(config: Config, folder, shards, **changes) -> bool:
 
 
 def test_stopping_and_going_on_equals_not_stopping_bit_for_bit(project, shards, tmp_path):
-    whole = small_config(project, "train.epochs=3", "runtime.workers=0", "train.select=val")
-    again = small_config(project, "train.epochs=3", "runtime.workers=1", "train.select=val")
+    whole = small_config(project, "train.epochs=2", "runtime.workers=0", "train.select=val")
+    again = small_config(project, "train.epochs=2", "runtime.workers=1", "train.select=val")
     assert run(whole, tmp_path / "whole", shards)
-    assert not run(whole, tmp_path / "parts", shards, stop_after=17)  # of 10 an epoch
+    assert not run(whole, tmp_path / "parts", shards, stop_after=10)  # of 7 an epoch
     assert run(again, tmp_path / "parts", shards)  # with another number of workers
     first, first_info = load_model(tmp_path / "whole" / "model")
     second, second_info = load_model(tmp_path / "parts" / "model")
@@ -67,7 +72,8 @@ def test_checkpoints_by_steps_change_no_result_and_the_last_two_are_kept(project
         int(np.random.default_rng(7).integers(11, 18)),
     )
     run(small_config(project, *few), tmp_path / "whole", shards)
-    run(small_config(project, *few), tmp_path / "parts", shards, stop_after=stop)
+    for end in (10, stop):
+        run(small_config(project, *few), tmp_path / "parts", shards, stop_after=end)
     assert steps_in(tmp_path / "parts") == [10, stop]  # 10 steps an epoch
     often = small_config(
         project, "train.epochs=2", "runtime.workers=2", "runtime.checkpoint_steps=3"
@@ -135,18 +141,9 @@ def without_time(info: dict) -> dict:
     return {**info, "history": history, "sha256": ""}  # a sum over the times too
 
 
-def test_two_epochs_in_two_halves_write_the_same_model_file(project, shards, tmp_path):
-    config = small_config(project, "train.epochs=2", "runtime.workers=0")
-    run(config, tmp_path / "whole", shards)
-    run(config, tmp_path / "parts", shards, stop_after=10)
-    run(config, tmp_path / "parts", shards)
-    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
-@pytest.mark.parametrize("way", ["train.accumulate=4", "train.recompute=true"])
-def test_going_on_is_exact_in_parts_and_recomputed_too(project, shards, tmp_path, way):
-    config = small_config(project, "train.epochs=1", "runtime.workers=0", way)
+def test_going_on_is_exact_in_parts_and_recomputed_too(project, shards, tmp_path):
+    ways = ("train.accumulate=4", "train.recompute=true")
+    config = small_config(project, "train.epochs=1", "runtime.workers=0", *ways)
     run(config, tmp_path / "whole", shards)
     run(config, tmp_path / "parts", shards, stop_after=7)
     run(config, tmp_path / "parts", shards)
@@ -156,7 +153,8 @@ def test_going_on_is_exact_in_parts_and_recomputed_too(project, shards, tmp_path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_training_leaves_no_file_open(project, shards, tmp_path):
-    config = small_config(project, "train.epochs=1", "runtime.workers=2")
+    few = ("train.epochs=1", "train.batch=28")
+    config = small_config(project, "runtime.workers=2", *few)
     run(config, tmp_path / "first", shards)  # imports, and opens what stays
     before = open_files()
     run(config, tmp_path / "second", shards)
@@ -279,27 +277,27 @@ def test_the_host_never_waits_for_the_gpu_within_a_step(project, shards, way):
 
 
 def test_another_seed_or_parameter_is_another_run(project, shards, tmp_path):
-    config = small_config(project)
-    run(config, tmp_path, shards, stop_after=3)
-    run(small_config(project, "train.lr=0.002"), tmp_path, shards, stop_after=3)
-    run(small_config(project, "runtime.workers=0", "runtime.checkpoint=5"), tmp_path, shards)
+    one = "train.epochs=1"
+    run(small_config(project, one), tmp_path, shards, stop_after=3)
+    run(small_config(project, one, "train.lr=0.002"), tmp_path, shards, stop_after=3)
+    run(small_config(project, one, "runtime.workers=0", "runtime.checkpoint=5"), tmp_path, shards)
     assert len(checkpoints_in(tmp_path)) == 1  # the first was finished, the second still waits
 
 
 def test_the_loss_falls_and_the_log_has_what_it_should(project, shards, tmp_path):
     plain = ("tam.strategy=none", "augment.crop=48", "augment.flip=0", "model.dropout=0")
-    few = ("train.epochs=14", "train.lr=0.002", "runtime.workers=0")
+    few = ("train.epochs=12", "train.lr=0.003", "runtime.workers=0")
     config = small_config(project, *plain, *few)
     seen = []
     run(config, tmp_path, shards, on_epoch=lambda epoch, row: seen.append((epoch, row)))
-    assert [epoch for epoch, _ in seen] == list(range(1, 15))
-    assert seen[-1][1]["loss"] < 0.75 * seen[0][1]["loss"]
+    assert [epoch for epoch, _ in seen] == list(range(1, 13))
+    assert seen[-1][1]["loss"] < 0.9 * seen[0][1]["loss"]  # of the classes' shares alone: 0.97
     row = seen[-1][1]
     parts = row["ce"] + config.acl.lambda_1 * row["logit"] + config.acl.lambda_2 * row["feature"]
     assert math.isclose(row["loss"], parts, rel_tol=1e-4)
     assert row["lr"] == pytest.approx(config.train.lr_min)
     logged = (tmp_path / "model" / "live" / "plots" / "metrics" / "loss.tsv").read_text()
-    assert len(logged.splitlines()) == 15
+    assert len(logged.splitlines()) == 13
 
 
 def test_tam_counts_are_logged_and_complete(project, shards, tmp_path):
@@ -312,19 +310,22 @@ def test_tam_counts_are_logged_and_complete(project, shards, tmp_path):
     assert rows[-1]["tam_alone"] == 0
 
 
-@pytest.mark.parametrize("rule", ["last", "val", "test"])
-def test_the_model_says_how_its_epoch_was_selected(project, shards, tmp_path, rule):
-    held = (f"train.select={rule}", "train.val_from=clips")
-    config = small_config(project, *held, "runtime.workers=0", "train.epochs=3")
-    run(config, tmp_path, shards)
-    _, info = load_model(tmp_path / "model")
-    assert info["selection"]["rule"] == rule
-    assert info["train_clips"] == (84 if rule != "val" else 84 - 7)  # at least one a class
-    if rule == "last":
-        assert info["selection"]["epoch"] == 3
-    else:
-        figures = [row["select_uar"] for row in info["history"]]
-        assert info["selection"]["epoch"] == 1 + figures.index(max(figures))
+def test_the_model_says_how_its_epoch_was_selected(project, shards, tmp_path):
+    few = ("runtime.workers=0", "train.epochs=2", "train.val_from=clips")
+    found = {}
+    for rule in ("last", "val"):
+        run(small_config(project, f"train.select={rule}", *few), tmp_path / rule, shards)
+        found[rule] = load_model(tmp_path / rule / "model")[1]
+        assert found[rule]["selection"]["rule"] == rule
+    assert found["last"]["selection"]["epoch"] == 2
+    assert found["val"]["selection"]["epoch"] == best_epoch(found["val"])
+    assert found["last"]["train_clips"] == 84
+    assert found["val"]["train_clips"] == 84 - 7  # at least one a class
+
+
+def best_epoch(info: dict) -> int:
+    figures = [row["select_uar"] for row in info["history"]]
+    return 1 + figures.index(max(figures))
 
 
 def test_the_selected_weights_are_those_of_the_selected_epoch(project, shards, tmp_path):
@@ -332,7 +333,9 @@ def test_the_selected_weights_are_those_of_the_selected_epoch(project, shards, t
     config = small_config(project, "train.select=test", "runtime.workers=0", "train.epochs=3")
     run(config, tmp_path / "a", shards)
     _, info = load_model(tmp_path / "a" / "model")
+    assert (info["selection"]["rule"], info["train_clips"]) == ("test", 84)
     epoch = info["selection"]["epoch"]
+    assert epoch == best_epoch(info)
     last = small_config(project, "train.select=last", "runtime.workers=0", "train.epochs=3")
     run(last, tmp_path / "b", shards, stop_after=10 * epoch)
     kept = load_file(checkpoints_in(tmp_path / "b")[-1])

@@ -33,11 +33,8 @@ HUES: Final = (
 )  # fmt: skip
 """RGB of the backgrounds that go with the classes, where `cue` says so."""
 
-# What the detector makes of these heads (120 frames of 40 people): its box is so many times as
-# large as that of the face's points, its middle lies so many sides of that above; from clip to clip
-# both differ by so much.
-_BOX: Final = 1.18
-_ABOVE: Final = 0.14
+# From clip to clip the detector's box differs by so much of its side from what is usual (120 frames
+# of 40 people), and its middle by so many sides.
 _SPREAD: Final = 0.065
 _ASIDE: Final = 0.03
 _JITTER: Final = 0.006  # share of the square by which a smoothed box still wanders about the face
@@ -83,10 +80,10 @@ class Drawn:
         """
         chosen = frame_indices(len(self.motion.units), frames)
         rng = np.random.default_rng([self.scene.seed, 4])
-        places = face_places(frames, margin=margin)
-        places[:, 2] /= _BOX * (1 + _SPREAD * rng.standard_normal())
-        wander = _JITTER * rng.standard_normal((frames, 2))
-        places[:, :2] += wander + places[:, 2:] * ([0, _ABOVE] + _ASIDE * rng.standard_normal(2))
+        wander = np.float32(_JITTER) * rng.standard_normal((frames, 2), dtype=np.float32)
+        places = face_places(frames, margin=margin, wander=wander, detected=True)
+        places[:, 2] /= 1 + _SPREAD * rng.standard_normal()
+        places[:, :2] += places[:, 2:] * _ASIDE * rng.standard_normal(2)
         drawn = render_heads(
             self.person,
             self.scene,
@@ -144,6 +141,15 @@ def draw_clip(plan: Planned, settings: Synthesize) -> Drawn:
         pixels=pixels if poor else 0,
         quality=quality if poor else 100,
     )
+
+
+def draw_video(
+    number: int, settings: Synthesize, *, label: str = "happy", peak: float = 1.0
+) -> NDArray[np.uint8]:
+    """Draw the video of a clip that is in no plan: of person `number`, uint8 [N, S, S, 3], RGB."""
+    who = {"number": number, "identity": number, "fold": 1, "label": label, "listed": label}
+    plan = Planned(**who, blend="", share=1.0, peak=peak)  # type: ignore[arg-type]
+    return draw_clip(plan, settings).frames(settings.size)
 
 
 def draw_person_of(plan: Planned, settings: Synthesize) -> Person:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
+from pipeline.synthetic.heads import DETECTED
 from safe.api import Predictor, Settings, load_model
 from safe.errors import DataError
 from safe.sample import decode_strip
@@ -134,10 +135,11 @@ def look(
 def tighter(face: NDArray[np.uint8], margin: float) -> NDArray[np.uint8]:
     """Cut a face as that network likes it: a tenth around the face itself, brows to chin.
 
-    The detector's box is 1.18 times as large and its middle 0.14 sides above (clip.py).
+    The detector's box is DETECTED times as large and lies above it.
     """
-    side = len(face) / (1 + 2 * margin) / 1.18  # of the face
-    x, y, half = len(face) / 2, len(face) / 2 + 0.14 * side, 0.6 * side
+    larger, above = DETECTED
+    side = len(face) / (1 + 2 * margin) / larger  # of the face
+    x, y, half = len(face) / 2, len(face) / 2 + above * side, 0.6 * side
     low, high = max(0, round(y - half)), min(len(face), round(y + half))
     return np.ascontiguousarray(face[low:high, round(x - half) : round(x + half)])
 

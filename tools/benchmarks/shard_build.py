@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pipeline.synthetic.render import Clip, draw_clip
 
 from pipeline.face.cache import StripCache
 from pipeline.face.detect import Detector
@@ -31,6 +30,7 @@ from pipeline.face.table import read_faces
 from pipeline.faces import find_faces
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
+from pipeline.synthetic.clip import draw_video
 from pipeline.video.decode import frame_indices
 from safe.params import load_config
 from safe.taxonomy import BASIC
@@ -241,9 +241,7 @@ def _people(count: int) -> Iterator[Frames]:
     """Draw clips of different people, uint8 [FRAMES, SIDE, SIDE, 3]."""
     settings = CONFIG.synthesize.model_copy(update={"size": SIDE, "fps": FPS})
     for number in range(1, count + 1):
-        face = {"number": number, "identity": number, "label": BASIC[number % len(BASIC)]}
-        clip = Clip(**face, fold=1, blend="", share=1.0, peak=0.8)
-        drawn = np.stack(draw_clip(clip, settings))
+        drawn = draw_video(number, settings, label=BASIC[number % len(BASIC)], peak=0.8)
         there_and_back = np.concatenate([drawn, drawn[-2:0:-1]])  # a motion without jumps
         repeats = -(-FRAMES // len(there_and_back))
         yield np.concatenate([there_and_back] * repeats)[:FRAMES]
