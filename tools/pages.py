@@ -17,7 +17,7 @@ from tools.benchmarks.scale_model import page_part
 from tools.harness import ROOT, caption, measured_table, table
 
 PAGES: Final = tuple(
-    ROOT / "docs" / f"{name}.md" for name in ("performance", "scale", "reliability")
+    ROOT / "docs" / f"{name}.md" for name in ("heads", "performance", "scale", "reliability")
 )
 _PART: Final = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
