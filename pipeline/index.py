@@ -110,10 +110,9 @@ def list_clips(
 
 def _read_factors(data: Data, clips: pa.ChunkedArray) -> pa.Table:
     """Return the rows that a data set's own table has of some clips, in its order."""
-    name = ENTRIES[data.name].factors
-    if not name:
+    path = Path(data.root, data.splits, ENTRIES[data.name].factors)
+    if not path.is_file():
         return pa.table({"clip": clips})
-    path = Path(data.root, data.splits, name)
     try:
         table = pq.read_table(path)
         return table.filter(pc.is_in(table["clip"], clips.combine_chunks()))

@@ -71,7 +71,7 @@ class Synthesize(Section):
     """clips in all five folds"""
     identities: Annotated[int, Field(ge=5)] = 80
     """different people; no one is in two folds"""
-    size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = 160
+    size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = 128
     """pixels, side of a frame, or of a face in a strip; multiple of 16"""
     fps: Annotated[int, Field(ge=5, le=60)] = 25
     """frames a second"""
@@ -130,9 +130,9 @@ class Shard(Section):
 
     frames: Annotated[int, Field(ge=4, le=MOST_FRAMES)] = DEFAULT_FRAMES
     """of a clip: the centres of as many equal parts. paper: 16"""
-    size: Annotated[int, Field(ge=16, le=512, multiple_of=16)] = 80
+    size: Annotated[int, Field(ge=16, le=512, multiple_of=16)] = 64
     """pixels, side of a stored face; multiple of 16. paper: 128 for a crop of 112"""
-    margin: Annotated[float, Field(ge=0, le=2)] = 0.25
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.1
     """of the face box, added on each side before the crop"""
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     """JPEG quality"""
@@ -145,7 +145,7 @@ class Shard(Section):
 class Augment(Section):
     """One draw a clip, the same for its 16 frames."""
 
-    crop: Annotated[int, Field(ge=16, le=512)] = 64
+    crop: Annotated[int, Field(ge=16, le=512)] = 48
     """pixels, random in training, centred in evaluation. paper: 112"""
     flip: Fraction = 0.5
     """probability of a horizontal flip"""
@@ -208,9 +208,9 @@ class Acl(Section):
 class Train(Section):
     """The recipe of one run."""
 
-    epochs: Positive = 12
+    epochs: Positive = 36
     """passes over the training clips. paper: 200"""
-    batch: Annotated[int, Field(ge=2)] = 16
+    batch: Annotated[int, Field(ge=2)] = 8
     """clips; not given in the paper"""
     accumulate: Positive = 1
     """parts in which a step's batch is computed: less memory, one more forward pass; the loss

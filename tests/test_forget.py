@@ -60,6 +60,7 @@ def config_of(folder: Path) -> Any:
 def places(folder: Path) -> Places:
     return Places(
         manifest=folder / DATA / "manifest.parquet",
+        factors=folder / DATA / "factors.parquet",
         faces=folder / DATA / "faces.parquet",
         shards=folder / DATA / "shards",
         evals=folder / "runs" / "synthetic" / "eval",
@@ -244,6 +245,7 @@ def test_a_clip_in_the_middle(folder: Path) -> None:
         str(path)
         for path in (
             DATA / "manifest.parquet",
+            DATA / "factors.parquet",
             DATA / "faces.parquet",
             PREDICTIONS,
             SELECTED,

@@ -286,7 +286,7 @@ def test_clips_decode_to_what_was_drawn(made: Path) -> None:
         assert reader[0].shape == (64, 64, 3)
         assert reader.get_avg_fps() == pytest.approx(25)
         lengths.append(len(reader))
-    assert all(8 <= length <= 36 for length in lengths)
+    assert all(8 <= length <= 28 for length in lengths)
     drawn = draw_clip(plan[-1], settings()).frames(64).astype(float)
     decoded = reader.get_batch(range(len(reader))).asnumpy().astype(float)
     assert decoded.shape == drawn.shape

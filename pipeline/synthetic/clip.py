@@ -24,7 +24,7 @@ from pipeline.video.decode import frame_indices
 from safe.config import Synthesize
 from safe.taxonomy import BASIC
 
-LENGTHS: Final = (16, 36)
+LENGTHS: Final = (16, 28)
 SHORT_LENGTHS: Final = (8, 15)  # frames; too short for 16 different ones, as in 0.1 % of DFEW
 SHORT_SHARE: Final = 0.03
 HUES: Final = (
