@@ -110,8 +110,9 @@ def list_clips(
 
 def _read_factors(data: Data, clips: pa.ChunkedArray) -> pa.Table:
     """Return the rows that a data set's own table has of some clips, in its order."""
-    path = Path(data.root, data.splits, ENTRIES[data.name].factors)
-    if not path.is_file():
+    name = ENTRIES[data.name].factors
+    path = Path(data.root, data.splits, name)
+    if not (name and path.is_file()):
         return pa.table({"clip": clips})
     try:
         table = pq.read_table(path)

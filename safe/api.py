@@ -105,6 +105,11 @@ def load_model(
         ConfigError: if there is no such device.
         ModelError: if there is no model, or it is damaged.
     """
+    if run is None and not DEFAULT.is_dir():
+        raise ModelError(
+            "no model is given, and none ships with this version: name a model folder or a run, or "
+            "make the one of drawn heads, `python -m tools.default_model`"
+        )
     return Predictor(DEFAULT if run is None else Path(run), device=device, other_crops=other_crops)
 
 

@@ -98,7 +98,7 @@ def test_ferv39k_from_frames_to_a_table(project, folder, unguarded):
 def test_cost_is_that_of_clips_of_so_many_frames(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     done = call("cost", "-S", "shard.frames=8", folder=tmp_path)
-    assert "3 x 8 x 64 x 64" in done.stdout
+    assert "3 x 8 x 48 x 48" in done.stdout
     done = call("cost", "-S", "shard.frames=8", "-S", "model.window=12", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [

@@ -532,7 +532,7 @@ def test_a_clip_that_neither_shards_nor_left_out_have(tree, doctor):
 
 
 def test_shards_of_other_settings_than_params_has_now(tree, doctor):
-    what = "margin 0.25, now 0.3, quality 90, now 80"
+    what = "margin 0.1, now 0.3, quality 90, now 80"
     report = doctor("shard.margin=0.3", "shard.quality=80")
     expect(report, 1, ("warning", "shards-settings", SHARDS, what, "set the parameters back"))
 

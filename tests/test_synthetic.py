@@ -211,8 +211,10 @@ def test_a_strip_shows_what_the_clip_shows() -> None:
         strips.append(clip.faces(64, 16, 0.25)[::5].mean(axis=3).ravel())
     assert all(found)
     alike = np.corrcoef(cuts, strips)[:6, 6:]
-    assert list(alike.argmax(axis=0)) == list(alike.argmax(axis=1)) == list(range(6))
-    assert np.diag(alike).mean() > 0.5
+    own, other = np.diag(alike), alike[~np.eye(6, dtype=bool)]
+    assert own.mean() > 0.5
+    assert own.mean() > other.mean() + 0.3
+    assert (own > other.reshape(6, 5).mean(axis=1)).all()
 
 
 def test_faint_clips_hardly_show() -> None:
