@@ -9,7 +9,7 @@ COLUMNS_SHOWN := ^(Experiment|war|uar|ece|nll|n_test|n_left_out|selection|data\.
 # Tests that take a second or so each: rules of the house, parameters, tables, the method's own parts.
 QUICK := house config reference columns index blocks plan rules names track acl stm metrics statistics selective
 
-# From nothing to a table of results, on animated faces and two CPU cores.
+# From nothing to a table of results, on drawn heads and two CPU cores.
 demo: .venv
 	$(ENV) dvc repro
 	$(ENV) COLUMNS=150 dvc exp show --no-pager --drop '.*' --keep '$(COLUMNS_SHOWN)'

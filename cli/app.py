@@ -45,7 +45,7 @@ app = typer.Typer(
 
 @app.command()
 def synthesize(params: Params = PARAMS, set_: Set = None) -> None:
-    """Draw the synthetic data set: animated faces in DFEW's layout."""
+    """Draw the synthetic data set: animated heads in DFEW's layout."""
     from cli.stages import run_synthesize
 
     run_synthesize(params, set_)

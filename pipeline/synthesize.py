@@ -47,7 +47,7 @@ def synthesize(
     *,
     source: Literal["video", "strips"] = "video",
     frames: int = DEFAULT_FRAMES,
-    margin: float = 0.25,
+    margin: float = 0.1,
     workers: int,
     on_clip: Callable[[int], None] | None = None,
 ) -> dict[str, int]:

@@ -51,7 +51,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with 105 small animated clips taken through index, faces and shard.
+    """Return a folder with 105 small drawn clips taken through index, faces and shard.
 
     Not to be changed: of several workers the first makes it, and all use it.
     """

@@ -177,7 +177,7 @@ def test_the_factors_are_what_was_drawn(strips: Path, made: Path) -> None:
     assert 8 <= 35 - kinds["nothing"] <= 27
     assert {row["pixels"] > 0 for row in rows} == {False, True}
     for row in rows[::6]:
-        again = draw_again(row, settings(**VARIED)).faces(64, 8, 0.25)
+        again = draw_again(row, settings(**VARIED)).faces(64, 8, 0.1)
         assert hashlib.sha256(encode_strip(again, 92, "444")).hexdigest() == row["sha256"]
         assert sum(row["mixture"]) == pytest.approx(1)
         assert len(row["units"][0]) == len(UNITS)
@@ -190,7 +190,7 @@ def test_the_factors_are_what_was_drawn(strips: Path, made: Path) -> None:
 def test_strips_hold_the_faces_of_the_clips(strips: Path) -> None:
     clip = plan_clips(settings(**VARIED))[0]
     read = read_clip(strips / "Clip" / "strips" / f"{clip.key}.jpg", "strips", frames=8)
-    drawn = draw_clip(clip, settings(**VARIED)).faces(64, 8, 0.25)
+    drawn = draw_clip(clip, settings(**VARIED)).faces(64, 8, 0.1)
     assert read.frames.shape == drawn.shape == (8, 64, 64, 3)
     assert np.abs(read.frames.astype(float) - drawn).mean() < 4  # of 255: compression
 
@@ -269,6 +269,12 @@ def test_an_expression_shows_in_as_many_frames_as_it_should(shown: float) -> Non
         assert envelope.max() > 0.9
         counts.append((envelope[frame_indices(30)] > 0.5).sum())
     assert np.mean(counts) == pytest.approx(16 * shown, rel=0.15)
+    clip = plan_clips(settings())[0]
+    usual, brief = draw_clip(clip, settings()), draw_clip(clip, settings(shown=shown))
+    assert (usual.motion.envelope != brief.motion.envelope).any()
+    assert usual.scene == brief.scene
+    assert (usual.motion.turns == brief.motion.turns).all()
+    assert (usual.places == brief.places).all()
 
 
 def test_another_seed_draws_other_people(made: Path) -> None:

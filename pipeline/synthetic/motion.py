@@ -95,13 +95,12 @@ def draw_envelope(rng: np.random.Generator, frames: int, shown: float | None = N
 
     With `shown` it is more than half of the apex in that share of the frames, wherever they lie.
     """
-    if shown is None:
-        start = rng.uniform(-0.05, 0.3) if rng.random() > _HELD else -1.0
-        full = start + rng.uniform(0.08, 0.25)
-        end = rng.uniform(0.75, 1.3)  # beyond 1 the clip ends before the expression does
-        fade = max(full, end - rng.uniform(0.08, 0.3))
-    else:
-        start = rng.uniform(0, 1 - shown) - shown / 8
+    start = rng.uniform(-0.05, 0.3) if rng.random() > _HELD else -1.0
+    full = start + rng.uniform(0.08, 0.25)
+    end = rng.uniform(0.75, 1.3)  # beyond 1 the clip ends before the expression does
+    fade = max(full, end - rng.uniform(0.08, 0.3))
+    if shown is not None:  # from a generator aside, so that nothing else of the clip changes
+        start = rng.spawn(1)[0].uniform(0, 1 - shown) - shown / 8
         end = start + 1.25 * shown
         full, fade = start + shown / 4, end - shown / 4
     moments = (np.arange(frames) + 0.5) / frames

@@ -4,7 +4,8 @@
 
 Two gauges. An expression network trained on photographs of real people, which never saw ours
 (FOLDER/tools/expression_gauge.py), reads faces at their apex, 100 people in seven classes, each in
-a scene of its own; the detector looks for the face in whole frames. Intervals are Wilson's, 95 %.
+a scene of its own, and the apex of the demo's own clips, blends and weak ones with them; the
+detector looks for the face in whole frames. Intervals are Wilson's, 95 %.
 Nothing was tuned on these people: their seed is SEED. The rate is CPU seconds of one thread, a
 strip of 16 faces of 80 pixels with all that it needs, four strips a person.
 """
@@ -22,10 +23,13 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from pipeline.face.detect import Detector
+from pipeline.synthetic.clip import draw_clip
 from pipeline.synthetic.expressions import APEX, unit_vector
 from pipeline.synthetic.heads import render_heads
 from pipeline.synthetic.person import draw_person
+from pipeline.synthetic.plan import plan_clips
 from pipeline.synthetic.scene import draw_scene
+from safe.config import Config
 from safe.taxonomy import BASIC
 from tools.harness import Measured, arguments, publish, spread
 
@@ -50,7 +54,7 @@ def main() -> None:
     more: dict[str, Any] = {}
     if read:
         found, more = measure_expressions(read, people)
-        measured = found + measured
+        measured = [*found, measure_demo(read, 35 if args.quick else 350), *measured]
     note = f"{len(people)} people of seed {SEED}; {SIZE} pixels, crop margin 0.1, amplitude {APEX}."
     publish("heads", "Drawn heads", measured, note=note, quick=args.quick or not read, **more)
 
@@ -111,6 +115,21 @@ def measure_expressions(
     for name, row in zip(BASIC, confusion.tolist(), strict=True):
         print(f"{name:9s}", *(f"{count:5d}" for count in row))
     return measured, {"groups": shares, "confusion": confusion.tolist()}
+
+
+def measure_demo(
+    read: Callable[[list[NDArray[np.uint8]]], NDArray[np.float32]], clips: int
+) -> Measured:
+    """Read the apex of the first clips that the demo draws, against the class that is shown."""
+    settings = Config().synthesize
+    faces, truth = [], []
+    for plan in plan_clips(settings)[:clips]:
+        clip = draw_clip(plan, settings)
+        units, turns = (values[clip.apex, None] for values in (clip.motion.units, clip.motion.turns))
+        faces += [*render_heads(clip.person, clip.scene, units, turns, SIZE)]
+        truth.append(BASIC.index(plan.label))
+    right = read(faces).argmax(1) == np.array(truth)
+    return proportion(f"{clips} clips of the demo at their apex", right, least=70)
 
 
 def measure_detector(people: range) -> Measured:
