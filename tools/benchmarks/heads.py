@@ -125,7 +125,8 @@ def measure_demo(
     faces, truth = [], []
     for plan in plan_clips(settings)[:clips]:
         clip = draw_clip(plan, settings)
-        units, turns = (values[clip.apex, None] for values in (clip.motion.units, clip.motion.turns))
+        at = slice(clip.apex, clip.apex + 1)
+        units, turns = clip.motion.units[at], clip.motion.turns[at]
         faces += [*render_heads(clip.person, clip.scene, units, turns, SIZE)]
         truth.append(BASIC.index(plan.label))
     right = read(faces).argmax(1) == np.array(truth)
