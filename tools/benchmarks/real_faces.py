@@ -87,6 +87,10 @@ def main() -> None:
         np.concatenate([one.gauge for one in seen]),
         np.repeat(owner, [len(one.gauge) for one in seen]),
     )
+    counts = confusion(seen)
+    print("windows: rows: the other network; columns: the model", *BASIC)
+    for name, row in zip(BASIC, counts.tolist(), strict=True):
+        print(f"{name:9s}", *(f"{count:6d}" for count in row))
     answered = np.array([one.decided for one in seen])
     print(f"a decision for {answered.mean():.0%} of the windows; of these:")
     kept = [one for one, yes in zip(seen, answered, strict=True) if yes]
@@ -97,8 +101,16 @@ def main() -> None:
         owner[answered],
     )
     note = f"{len(seen)} windows of {len(set(owner))} people; model {predictor.name}."
-    found = [*windows, *averaged, *frames, *decided]
-    publish("real_faces", "Drawn heads learnt, real faces read", found, note=note, quick=args.quick)
+    publish(
+        "real_faces",
+        "Drawn heads learnt, real faces read",
+        [*windows, *averaged, *frames, *decided],
+        note=note,
+        quick=args.quick,
+        weights=predictor.info["weights"]["sha256"],
+        people=len(set(owner)),
+        confusion=counts.tolist(),
+    )
 
 
 def look(
@@ -157,14 +169,9 @@ def compare(
     other: NDArray[np.floating],
     owner: NDArray[np.str_],
 ) -> list[Measured]:
-    """Return agreement and kappa where the other is sure, and print the confusion."""
+    """Return agreement and kappa where the other is sure."""
     sure = other.max(axis=1) >= SURE
     ours, theirs, whose = said[sure].argmax(1), other[sure].argmax(1), owner[sure]
-    counts = np.zeros((len(BASIC), len(BASIC)), int)
-    np.add.at(counts, (theirs, ours), 1)
-    print(f"{what}: rows: the other network; columns: the model", *BASIC)
-    for name, row in zip(BASIC, counts.tolist(), strict=True):
-        print(f"{name:9s}", *(f"{count:6d}" for count in row))
     rng = np.random.default_rng(0)
     members = [np.flatnonzero(whose == name) for name in sorted(set(whose))]
     scores = []
@@ -181,6 +188,16 @@ def compare(
     ]
 
 
+def confusion(seen: list[Seen]) -> NDArray[np.int64]:
+    """Count windows of which the other network is sure: rows its word, columns the model's."""
+    other = np.stack([one.gauge.mean(axis=0) for one in seen])
+    said = np.stack([one.said for one in seen])
+    sure = other.max(axis=1) >= SURE
+    counts = np.zeros((len(BASIC), len(BASIC)), np.int64)
+    np.add.at(counts, (other[sure].argmax(1), said[sure].argmax(1)), 1)
+    return counts
+
+
 def _scores(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> tuple[float, float]:
     every = list(range(len(BASIC)))
     return 100 * float(np.mean(ours == theirs)), cohen_kappa_score(ours, theirs, labels=every)
@@ -190,7 +207,7 @@ def write_sheet(seen: list[Seen], path: Path) -> None:
     """Write every other frame of each window, with the model's word and the other's."""
     rows = []
     for one in seen:
-        row = np.hstack(one.faces[:: max(1, len(one.faces) // 8)]).copy()
+        row = np.hstack([*one.faces[:: max(1, len(one.faces) // 8)]]).copy()
         ours, theirs = (BASIC[p.argmax()] for p in (one.said, one.gauge.mean(axis=0)))
         words = f"{ours} {one.said.max():.2f} | {theirs} {one.gauge.mean(axis=0).max():.2f}"
         cv2.putText(row, words, (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 0), 1)
