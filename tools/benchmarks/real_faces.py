@@ -11,6 +11,7 @@ bootstrap over people, 95 %. That network is no truth: it is right of nine portr
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import cohen_kappa_score
 
 from pipeline.synthetic.heads import DETECTED
@@ -60,6 +62,8 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write the windows with both words as PNG")
     args = parser.parse_args()
     cv2.setNumThreads(1)
+    # Kappa of one word alone is not defined, as in a resample of people who all show the same.
+    warnings.simplefilter("ignore", UndefinedMetricWarning)
     gauge = load_gauge()
     if gauge is None:
         raise SystemExit(2)
@@ -143,7 +147,7 @@ def look(
                         person=person,
                         faces=faces,
                         said=np.array(verdict.probabilities),
-                        decided=verdict.prediction != ABSTAIN,
+                        decided=verdict.decision != ABSTAIN,
                         frames=np.array([v.probabilities for v in predictor.judge(still)]),
                         gauge=gauge([tighter(face, shard.margin) for face in faces]),
                     )
