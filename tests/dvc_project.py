@@ -73,10 +73,10 @@ def make_repository(folder: Path, *settings: str) -> Path:
 
 
 def copy_repository(source: Path, folder: Path, *settings: str) -> Path:
-    """Copy a repository with all that DVC made and cached in it; set parameters, commit."""
+    """Copy a repository with all that DVC made and cached in it; set parameters, commit them."""
     run("cp", "-a", str(source), str(folder), folder=source)
     set_params(folder, *settings)
-    commit_all(folder)
+    run("git", "commit", "-qam", "as it is", "--allow-empty", folder=folder)
     return folder
 
 
@@ -159,8 +159,14 @@ def work_off_queue(folder: Path) -> str:
         ["dvc", "queue", "start"], cwd=folder, env=ENV, stdout=subprocess.DEVNULL
     )
     assert started.returncode == 0
+    runs = folder / ".dvc" / "tmp" / "exps" / "run"
+    wait_for(
+        lambda: any('"returncode": null' not in each.read_text() for each in runs.glob("*/*.json")),
+        300,
+        "the end of a run",
+    )
     end = time.monotonic() + 300
     while re.search("Queued|Running", said := dvc("queue status", folder)):
         assert time.monotonic() < end, said
-        time.sleep(2)  # to ask takes a second of a processor
+        time.sleep(1)
     return said
