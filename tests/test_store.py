@@ -75,7 +75,8 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 def run_train(project, out: Path, shards, *more: str, **options) -> Path:
-    config = small_config(project, *more)
+    # Small batches: of an epoch more than what is read ahead.
+    config = small_config(project, "train.batch=4", *more)
     places = {"out": out / "model", "checkpoints": out / "checkpoints"}
     train(config, shards=shards, fold=1, commit="none", **places, **options)
     return out / "model"
