@@ -1,25 +1,14 @@
-"""Fixtures of many tests: the real data, a small project, an S3 server, a model to ask."""
+"""What every test process does at its start and end; the fixtures are in shared_fixtures.py."""
 
-import fcntl
 import gc
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import torch
-from s3 import Proxy, go_to
-from support import ROOT, no_children, save_untrained, small_config
 
-from pipeline.faces import find_faces
-from pipeline.index import build_index
-from pipeline.pool.pool import Pool
-from pipeline.shard import write_shards
-from pipeline.synthesize import synthesize
-from safe.config import Config
 
-# Tiny tensors gain nothing from threads, which on a busy machine wait for one another.
-torch.set_num_threads(1)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the fixtures, but not where tests are only handed out: torch takes seconds to import."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("shared_fixtures")
 
 
 def pytest_collection_finish() -> None:
@@ -31,94 +20,3 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let the end be as it always is: nanobind complains of what is never collected."""
     gc.unfreeze()
-
-
-@pytest.fixture
-def unguarded() -> Iterator[None]:
-    """Let pools do their tasks in this process."""
-    with no_children():
-        yield
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """Return the folder of real videos and official splits; skip the test where it is absent."""
-    folder = Path(os.environ.get("SAFE_SHARED", ROOT.parent / "shared"))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"real data not here: no folder {folder / 'data'} (set SAFE_SHARED)")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with 105 small drawn clips taken through index, faces and shard.
-
-    Not to be changed: of several workers the first makes it, and all use it.
-    """
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder, made = shared / "project", shared / "project-made"
-    with (shared / "project-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            make_project(folder)
-            made.touch()
-    return folder
-
-
-def make_project(folder: Path) -> None:
-    config = small_config(folder)
-    root = Path(config.data.root)
-    data = folder / "data" / "synthetic"
-    synthesize(root, config.synthesize, workers=2)
-    build_index(config.data, data / "manifest.parquet")
-    tables = (data / "manifest.parquet", root, data / "faces.parquet")
-    find_faces(*tables, settings=config.faces, pool=Pool(workers=2, deadline=60))
-    write_shards(
-        data / "manifest.parquet",
-        data / "faces.parquet",
-        root,
-        data / "shards",
-        settings=config.shard,
-        faces_settings=config.faces,
-        pool=Pool(workers=2, deadline=60),
-    )
-
-
-@pytest.fixture
-def shards(project: Path) -> Path:
-    """Return the shard folder of `project`; not to be changed."""
-    return project / "data" / "synthetic" / "shards"
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[int]:
-    """Return the port of an S3 server; skip the test where it or its client is missing."""
-    pytest.importorskip("s3fs", reason="the extra `scale` is not installed")
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    yield running.get_host_and_port()[1]
-    running.stop()
-
-
-@pytest.fixture
-def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """Let s3:// mean that server, behind a proxy."""
-    made = Proxy(server)
-    go_to(made.port, monkeypatch)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="session")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Return small parameters for videos of drawn people."""
-    return small_config(tmp_path_factory.mktemp("config"), "faces.detect_size=256")
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
-    """Return a run with a calibrated, untrained model for `config`; not to be changed."""
-    return save_untrained(tmp_path_factory.mktemp("run") / "train" / "fold-1", config).parents[1]

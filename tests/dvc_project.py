@@ -19,6 +19,8 @@ from unittest import mock
 import yaml
 from support import ROOT, call
 
+from cli.layout import plots_page
+
 BIN = Path(sys.executable).parent
 ENV = {
     "PATH": f"{BIN}:/usr/bin:/bin",
@@ -32,14 +34,15 @@ ENV = {
 
 
 def copy_project(folder: Path) -> None:
-    """Copy the project's files as they are now, and the page of plots, which takes seconds."""
-    names = run("git", "ls-files", "-co", "--exclude-standard", folder=ROOT).splitlines()
-    names += [str(page.relative_to(ROOT)) for page in (ROOT / ".safe").glob("plots*.html")]
-    for name in names:
+    """Copy the project's files as they are; the page of plots, which takes seconds, is empty."""
+    for name in run("git", "ls-files", "-co", "--exclude-standard", folder=ROOT).splitlines():
         made = name == "dvc.lock" or name.startswith("results/")  # by a run in this very folder
         if (ROOT / name).is_file() and not made:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    with chdir(folder):
+        plots_page().parent.mkdir()
+        plots_page().touch()
 
 
 def set_params(folder: Path, *settings: str) -> None:
@@ -66,6 +69,14 @@ def make_repository(folder: Path, *settings: str) -> Path:
     copy_project(folder)
     set_params(folder, *settings)
     commit_all(folder, init=True)
+    return folder
+
+
+def copy_repository(source: Path, folder: Path, *settings: str) -> Path:
+    """Copy a repository with all that DVC made and cached in it; set parameters, commit them."""
+    run("cp", "-a", str(source), str(folder), folder=source)
+    set_params(folder, *settings)
+    run("git", "commit", "-qam", "as it is", "--allow-empty", folder=folder)
     return folder
 
 
@@ -148,8 +159,14 @@ def work_off_queue(folder: Path) -> str:
         ["dvc", "queue", "start"], cwd=folder, env=ENV, stdout=subprocess.DEVNULL
     )
     assert started.returncode == 0
+    runs = folder / ".dvc" / "tmp" / "exps" / "run"
+    wait_for(
+        lambda: any('"returncode": null' not in each.read_text() for each in runs.glob("*/*.json")),
+        300,
+        "the end of a run",
+    )
     end = time.monotonic() + 300
     while re.search("Queued|Running", said := dvc("queue status", folder)):
         assert time.monotonic() < end, said
-        time.sleep(2)  # to ask takes a second of a processor
+        time.sleep(1)
     return said

@@ -137,13 +137,13 @@ def call(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 SMALL = (
-    "synthesize.clips=105",
+    "synthesize.clips=70",
     "synthesize.identities=10",
     "synthesize.size=96",
     "synthesize.tail=0",
     "faces.detect_size=160",
     "shard.size=48",
-    "shard.clips=8",
+    "shard.clips=5",
     "augment.crop=32",
     "tam.bank=2",
     "model.hidden=16",

@@ -67,12 +67,12 @@ def test_fitted_on_the_next_fold_and_kept_in_the_model(project, model, shards, t
         "sha256": None,
     }
     read = Calibration.from_info(info)
-    assert (read.method, read.level, read.clips) == ("temperature", 0.7, 21)
+    assert (read.method, read.level, read.clips) == ("temperature", 0.7, 14)
     config = small_config(project, "calibrate.level=0.7")
     assert read == fit(split.logits, split.label, config.calibrate)
     figures = trust_metrics(split.logits, split.label, read, bins=15, resamples=0)
     assert said["ece_calibrated"] == figures["ece_calibrated"]
-    assert said["clips"] == 21
+    assert said["clips"] == 14
 
 
 def test_the_test_split_has_no_say(project, model, shards, tmp_path):
@@ -111,9 +111,9 @@ def test_evaluation_reads_the_answers_by_it(project, model, shards, tmp_path):
     split = read_predictions(tmp_path / "eval" / "predictions.parquet")
     read = Calibration.from_info(load_model(tmp_path / "out")[1])
     p = softmax(split.logits * read.scale[0])
-    holds = p[np.arange(21), split.label] >= np.array(read.cutoffs)[split.label]
+    holds = p[np.arange(14), split.label] >= np.array(read.cutoffs)[split.label]
     assert figures["coverage"] == pytest.approx(holds.mean())
-    assert figures["calibrated_on"] == 21
+    assert figures["calibrated_on"] == 14
     assert figures["answered"] == pytest.approx((p.max(1) >= read.threshold).mean())
 
 
@@ -172,19 +172,19 @@ def test_a_dataset_of_two_parts_has_no_next_fold(project, shards, tmp_path):
 
 def test_a_bucket_val_is_the_selection_split_or_belongs_to_training(project, shards):
     folder = open_shards(shards)
-    three = np.array(["test"] * 20 + ["val"] * 30 + ["train"] * 55)
+    three = np.array(["test"] * 20 + ["val"] * 30 + ["train"] * 20)
     folder = replace(folder, bucket=three)
     for overrides in (("train.val_from=fold",), ("train.val_from=clips",)):
         settings = small_config(project, "train.select=val", *overrides).train
         kept, held = choose_rows(folder, 1, settings=settings, seed=0)
         assert held.tolist() == list(range(20, 50))
-        assert kept.tolist() == list(range(50, 105))
+        assert kept.tolist() == list(range(50, 70))
     kept, held = choose_rows(folder, 1, settings=small_config(project).train, seed=0)
-    assert (len(kept), held) == (85, None)
+    assert (len(kept), held) == (50, None)
 
 
 def test_of_many_folds_the_next_one_is_the_next_number(shards):
-    buckets = np.array([f"fold{1 + row % 12}" for row in range(105)])
+    buckets = np.array([f"fold{1 + row % 12}" for row in range(70)])
     folder = replace(open_shards(shards), bucket=buckets)
     found = [next_fold(folder, fold) for fold in (1, 2, 9, 12)]
     assert found == ["fold2", "fold3", "fold10", "fold1"]

@@ -51,7 +51,7 @@ def base(project, tmp_path_factory):
         "fold": 1,
         "seed": 3,
         "selection": {"rule": "val", "metric": "uar", "epoch": 2},
-        "train_clips": 63,
+        "train_clips": 42,
         "commit": "c" * 40,
         "torch": "2.99",
         "params": params,
@@ -213,7 +213,7 @@ def test_clips_by_split_and_class_come_from_the_shards(made, project):
     assert row(counts, "clips") == ["clips", "training", "selection", "test"]
     test = [int(row(counts, name)[-1]) for name in BASIC]
     assert test == np.bincount(opened.label[opened.bucket == "fold1"], minlength=7).tolist()
-    assert [int(cell) for cell in row(counts, "**all**")[1:]] == [63, 21, 21]
+    assert [int(cell) for cell in row(counts, "**all**")[1:]] == [42, 14, 14]
     alter(made, preprocessing={"id": "f" * 16, "made_from": {"size": 48}})
     assert "the shards were not at hand" in card(made, shards=shards)
 
@@ -266,7 +266,7 @@ def test_the_verb_finds_evaluation_and_shards_of_a_run(
     assert "metrics of runs/synthetic/eval/fold-1" in capsys.readouterr().out
     text = Path("card.md").read_text()
     assert row(text, "WAR")
-    assert row(text, "**all**")[1] == "63"
+    assert row(text, "**all**")[1] == "42"
 
 
 def test_a_card_of_other_classes_says_which_have_no_test_clip(made):

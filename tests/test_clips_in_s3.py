@@ -59,7 +59,7 @@ def test_all_three_stages_give_the_bytes_of_local_clips(
     tmp_path: Path,
 ) -> None:
     config, here = small_config(project, f"data.root={lists}"), project / "data" / "synthetic"
-    manifest, faces = few(project, tmp_path, 24), tmp_path / "faces.parquet"
+    manifest, faces = few(project, tmp_path, 14), tmp_path / "faces.parquet"
     build_index(config.data, tmp_path / "manifest.parquet", store=store)
     whole = (here / "manifest.parquet").read_bytes()
     assert (tmp_path / "manifest.parquet").read_bytes() == whole
@@ -75,7 +75,7 @@ def test_all_three_stages_give_the_bytes_of_local_clips(
     limits = {"pool": Pool(workers=1, deadline=2.5, clips=store)}
     find_faces(manifest, lists, faces, settings=config.faces, on_done=cut, **limits)
     assert proxy.passed > outages[0] + 20_000  # it was away, came back, and was needed
-    assert pq.read_table(faces).equals(pq.read_table(here / "faces.parquet").slice(0, 24))
+    assert pq.read_table(faces).equals(pq.read_table(here / "faces.parquet").slice(0, 14))
     settings = {"settings": config.shard, "faces_settings": config.faces}
     write_shards(manifest, faces, lists, tmp_path / "shards", **settings, **limits)
     root, pool = Path(small_config(project).data.root), Pool(deadline=60)

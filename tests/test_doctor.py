@@ -1,6 +1,6 @@
 """Doctor finds each fault that is planted, says what mends it, and finds nothing where nothing is.
 
-Each test plants one fault in a copy of a small tree (105 drawn clips with shards, a model, its
+Each test plants one fault in a copy of a small tree (70 drawn clips with shards, a model, its
 calibrated twin, predictions) and names all findings of all parts but the machine's.
 """
 
@@ -156,8 +156,8 @@ def test_nothing_is_found_on_a_healthy_tree(tree, doctor):
     assert report["counts"]["error"] == report["counts"]["warning"] == 0
     expect(report, 0)
     facts = report["facts"]
-    assert facts["dataset"]["clips"] == facts["shards"]["clips"] == facts["faces"]["clips"] == 105
-    assert sum(facts["dataset"]["buckets"].values()) == 105
+    assert facts["dataset"]["clips"] == facts["shards"]["clips"] == facts["faces"]["clips"] == 70
+    assert sum(facts["dataset"]["buckets"].values()) == 70
     assert (facts["models"]["train"], facts["predictions"]["eval"]) == ("fold 1", "fold 1")
     assert facts["machine"]["torch"] == torch.__version__
     changed = {path for path in tree.rglob("*") if path.is_file()} - before.keys()
@@ -341,7 +341,7 @@ def remake_shards(strips: dict[str, bytes], *, without: Sequence[str] = (), **ch
     made = {**shards.index["preprocessing"], **changes}
     shutil.rmtree(SHARDS)
     SHARDS.mkdir()
-    writer = ShardWriter(SHARDS, clips=8, classes=shards.classes)
+    writer = ShardWriter(SHARDS, clips=5, classes=shards.classes)
     for key, strip in (had | strips).items():
         if key not in without:
             record = {"clip": key, "label": shards.classes[labels[key]], "flags": ""}
@@ -520,14 +520,14 @@ def test_shards_of_an_old_format(tree, doctor):
 def test_a_left_out_sum_that_is_wrong(tree, doctor):
     entry = {"clip": "99999", "bucket": "fold1", "reason": "zero bytes"}
     change_index(lambda index: index["left_out"].append(entry))
-    what = "105 in shards + 1 left out, manifest 105: has beside it 99999"
+    what = "70 in shards + 1 left out, manifest 70: has beside it 99999"
     expect(doctor(), 2, ("error", "shards-sum", SHARDS, what, "safe-cli shard"))
 
 
 def test_a_clip_that_neither_shards_nor_left_out_have(tree, doctor):
     clip = clips_of(2)[0]
     remake_shards({}, without=[clip])
-    what = f"104 in shards + 0 left out, manifest 105: lacks {clip}"
+    what = f"69 in shards + 0 left out, manifest 70: lacks {clip}"
     expect(doctor(), 2, ("error", "shards-sum", SHARDS, what, "safe-cli shard"))
 
 
@@ -565,7 +565,7 @@ def test_a_model_of_another_fold(tree, doctor):
 
 def test_a_model_of_clips_that_were_taken_out(tree, doctor):
     change_model(TRAIN, train_clips=1000)
-    what = "trained on 1,000 clips, the shards have 84 for it"
+    what = "trained on 1,000 clips, the shards have 56 for it"
     expect(doctor(), 1, ("warning", "model-clips", TRAIN, what, "`safe-cli train --fold 1`"))
 
 
@@ -668,11 +668,11 @@ def test_low_disk_by_what_is_asked_for(tree, doctor):
 def test_the_estimate_holds_what_the_stages_really_wrote(project):
     config = small_config(project)
     wrote = sum(path.stat().st_size for path in (project / "data").rglob("*") if path.is_file())
-    base = plan_gib(config, clips=105, raw=False, faces=False, shards=False)
-    plan = plan_gib(config, clips=105, raw=True, faces=True, shards=True) - base
+    base = plan_gib(config, clips=70, raw=False, faces=False, shards=False)
+    plan = plan_gib(config, clips=70, raw=True, faces=True, shards=True) - base
     assert wrote / 2**30 < plan < 4 * wrote / 2**30
     new = config.model_copy(update={"model": config.model.model_copy(update={"backbone": "new"})})
-    assert plan_gib(new, clips=105, raw=False, faces=False, shards=False) >= base
+    assert plan_gib(new, clips=70, raw=False, faces=False, shards=False) >= base
 
 
 def test_no_detector_weights(tree, doctor, monkeypatch):

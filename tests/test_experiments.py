@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from dvc_project import ENV, commit_all, dvc, make_repository, work_off_queue
+from dvc_project import ENV, commit_all, copy_repository, dvc, work_off_queue
 from PIL import Image
-from support import ROOT, TINY
+from support import ROOT
 
 from cli.experiments import gather, run_queue
 from cli.render import render, run_table
@@ -308,17 +308,15 @@ def test_a_dry_run_prints_what_would_be_queued_also_outside_of_a_repository(
         run_queue("tiny", None, [], dry_run=False)
 
 
-def test_from_a_sheet_through_the_queue_to_predictions(tmp_path, monkeypatch, capsys, unguarded):
+def test_from_a_sheet_through_the_queue_to_predictions(tiny, tmp_path, monkeypatch, capsys):
     """The run of DVC's queue is a real one; shards and model are in its cache.
 
     That of the other row is what is committed.
     """
-    short = [*TINY, "data.source=strips", "synthesize.size=48", "train.epochs=1"]
-    short += ["runtime.workers=0"]
-    clone = make_repository(tmp_path / "clone", *short, *BASE)
-    dvc("repro", clone)
+    clone = copy_repository(tiny, tmp_path / "clone", "train.epochs=1", *BASE)
     two = SHEET.replace("  not run: {set: {train.lr: 0.5}}\n", "")
     (clone / "experiments" / "tiny.yaml").write_text(two)
+    dvc("repro", clone)
     commit_all(clone)
     monkeypatch.chdir(clone)
     for key, value in ENV.items():

@@ -38,9 +38,10 @@ from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 
 OVERRIDES = (
-    "synthesize.clips=40",
+    "synthesize.clips=35",
     "synthesize.size=48",
     "shard.clips=3",
+    "shard.frames=4",
     "shard.size=32",
     "data.source=strips",
 )
@@ -84,13 +85,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     config, at = config_of(folder), places(folder)
     root = Path(config.data.root)
-    synthesize(root, config.synthesize, source="strips", workers=1)
+    synthesize(root, config.synthesize, source="strips", frames=4, workers=1)
     (root / "Clip" / "strips" / f"{LEFT_OUT}.jpg").unlink()
     build_index(config.data, at.manifest)
     pool = Pool(workers=1, deadline=60)
     with no_children():
         cache = StripCache(at.strips, config.shard)
-        find_faces(at.manifest, root, at.faces, settings=config.faces, cache=cache, pool=pool)
+        find_faces(
+            at.manifest, root, at.faces, settings=config.faces, frames=4, cache=cache, pool=pool
+        )
         settings = {"settings": config.shard, "faces_settings": config.faces}
         write_shards(at.manifest, at.faces, root, at.shards, **settings, pool=pool)
     random = np.random.default_rng(0)
@@ -324,11 +327,10 @@ def test_index_and_faces_make_the_same_tables_without_it(folder: Path) -> None:
     at, config = places(folder), config_of(folder)
     before = tree(folder / DATA)
     counts = build_index(config.data, at.manifest, forgotten=at.forgotten)
-    assert (counts["forgotten"], counts["clips"]) == (1, 39)
+    assert (counts["forgotten"], counts["clips"]) == (1, 34)
     root = Path(config.data.root)
-    find_faces(
-        at.manifest, root, at.faces, settings=config.faces, pool=Pool(workers=1, deadline=60)
-    )
+    pool = Pool(workers=1, deadline=60)
+    find_faces(at.manifest, root, at.faces, settings=config.faces, frames=4, pool=pool)
     assert tree(folder / DATA) == before
 
 
@@ -589,7 +591,7 @@ def test_the_command(
     with pytest.raises(SafeError, match="--file none"):
         said(file=Path("none"))
     run_index(Path("params.yaml"), [*SMALL, *OVERRIDES])
-    assert "39 clips, 1 missing, 1 forgotten" in capsys.readouterr().out
+    assert "34 clips, 1 missing, 1 forgotten" in capsys.readouterr().out
 
 
 def hold(lock: Path, pipe: Connection) -> None:

@@ -286,7 +286,10 @@ def test_every_module_stands_in_the_architecture():
 
 
 def test_tests_import_nothing_from_one_another():
-    """What several share is in modules of its own beside them, or a fixture in conftest.py."""
+    """What several share is in modules of its own beside them, or in shared_fixtures.py."""
     files = sorted((ROOT / "tests").glob("*.py"))
-    tests = {path.stem for path in files if path.stem.startswith("test_")} | {"conftest"}
+    tests = {path.stem for path in files if path.stem.startswith("test_")} | {
+        "conftest",
+        "shared_fixtures",
+    }
     assert not {path.name: imports(path) & tests for path in files if imports(path) & tests}

@@ -102,8 +102,8 @@ def test_no_file_under_home_tells_of_what_was_asked_and_nobody_is_called(
     own = f"data={{name:own,root:{folder / 'clips'},splits:clips.csv,folds:[1]}}"
     example = str(ROOT / "examples" / "onnx_predict.py")
     verbs = [
-        *([verb, "-S", own] for verb in ("index", "faces")),
-        ["predict", "clips/test.mp4", "--model", "model", "--device", "cpu"],
+        *([verb, "-S", own, "-S", "runtime.workers=1"] for verb in ("index", "faces")),
+        ["predict", "clips/test.mp4", "--model", "model", "--device", "cpu", "--workers", "1"],
         ["export", "--model", "model"],
     ]
     commands = [["-c", VERBS, json.dumps(verbs)], [example, "model.onnx", "faces.npy"]]
@@ -138,7 +138,7 @@ def imports_onnxruntime(tree: ast.AST) -> bool:
 
 
 def test_whoever_imports_onnxruntime_has_turned_its_telemetry_off() -> None:
-    """By our packages, of which conftest.py imports one for all tests, or by itself."""
+    """By our packages, of which shared_fixtures.py imports one for all tests, or by itself."""
     rooms = ("safe", "pipeline", "cli", "tools", "examples", "tests")
     texts = {path: path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py")}
     found = {

@@ -188,9 +188,9 @@ def _train(
 
 def test_thirty_steps_give_the_parameters_of_one_rank(project, shards):
     count = 3
-    settings = (project, shards, [*FCL, "train.select=test"], 30, False)
+    settings = (project, shards, [*FCL, "train.epochs=8", "train.select=test"], 30, False)
     expected, history, rows = _train(ALONE, *settings)
-    assert len(history) == 4
+    assert len(history) == 7
     start = Trainer(small_config(project, *SHORT_STEPS, *FCL), open_shards(shards), 1).tensors()
     moved = [np.abs(expected[name] - value.numpy()).max() for name, value in start.items()
              if name.startswith("model/") and name.endswith("weight")]  # fmt: skip
@@ -210,7 +210,7 @@ def test_thirty_steps_give_the_parameters_of_one_rank(project, shards):
     shares = [found[rank][2] for rank in range(count)]
     whole = [sorted(chain(*step)) for step in zip(*shares, strict=True)]
     assert whole == [sorted(step) for step in rows]
-    assert len(set(chain(*rows[:7]))) == 84  # 7 steps an epoch: each clip once over all ranks
+    assert len(set(chain(*rows[:4]))) == 48  # 4 steps an epoch: each clip once over all ranks
 
 
 def test_at_the_full_rate_float64_shows_that_only_rounding_differs(project, shards):
@@ -268,7 +268,7 @@ def test_another_number_of_ranks_goes_on_from_the_checkpoint(project, shards, tm
     assert on_ranks(2, _run, project, shards, parts, 2) == [False, False]
     (kept,) = (parts / "checkpoints").rglob("*.safetensors")
     assert kept.name == "0000000002.safetensors"
-    assert on_ranks(3, _run, project, shards, parts, 5) == [False] * 3
+    assert on_ranks(3, _run, project, shards, parts, 3) == [False] * 3
     assert _run(ALONE, project, shards, parts, None)
     one, ours = (load_file(p / "model" / "model.safetensors") for p in (tmp_path / "one", parts))
     for name, value in one.items():

@@ -473,7 +473,7 @@ def test_a_page_of_other_classes_chosen_on_test_clips_beside_a_run_of_the_basic_
 
 
 def test_a_page_of_many_classes(tmp_path):
-    count = 100
+    count = 50
     classes = tuple(f"class {i}" for i in range(count))
     calibration = Calibration(
         method="vector",

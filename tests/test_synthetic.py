@@ -10,6 +10,7 @@ import decord
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support import ROOT, small_config
 
 from pipeline.face.crop import crop_faces
 from pipeline.face.detect import Detector
@@ -53,17 +54,15 @@ def factors(root: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set of videos, written by one process."""
-    out = tmp_path_factory.mktemp("synthetic") / "one"
-    done: list[int] = []
-    counts = synthesize(out, settings(), workers=1, on_clip=done.append)
-    assert done[-1] == 35
-    assert done == sorted(done)
-    assert counts == dict.fromkeys(BASIC, 5)  # 35 clips: the least a class everywhere
-    return out
+def made(project: Path) -> Path:
+    """A small data set of videos."""
+    return project / "data" / "raw" / "synthetic"
 
 
+DRAWN = small_config(ROOT).synthesize
+"""The settings of `made`."""
+FEW = 4
+"""Frames of a strip."""
 VARIED = {"variety": 1.0, "occlusion": 0.5, "seed": 3}
 
 
@@ -71,25 +70,31 @@ VARIED = {"variety": 1.0, "occlusion": 0.5, "seed": 3}
 def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of strips, drawn as widely as can be, written by two processes."""
     out = tmp_path_factory.mktemp("strips") / "one"
-    synthesize(out, settings(**VARIED), source="strips", frames=8, workers=2)
+    done: list[int] = []
+    counts = synthesize(
+        out, settings(**VARIED), source="strips", frames=FEW, workers=2, on_clip=done.append
+    )
+    assert done[-1] == 35
+    assert done == sorted(done)
+    assert counts == dict.fromkeys(BASIC, 5)  # 35 clips: the least a class everywhere
+    assert [path.name for path in out.parent.iterdir()] == ["one"]  # no temporary folder stays
     return out
 
 
 def test_layout_is_that_of_dfew(made: Path) -> None:
     names = sorted(path.name for path in (made / "Clip" / "original").iterdir())
-    assert names == [f"{number:05d}.mp4" for number in range(1, 36)]
+    assert names == [f"{number:05d}.mp4" for number in range(1, 71)]
     for part in ("train", "test"):
         lists = made / LISTS / f"{part}(single-labeled)"
         assert sorted(p.name for p in lists.iterdir()) == [f"set_{k}.csv" for k in range(1, 6)]
         text = (lists / "set_1.csv").read_text(encoding="utf-8")
         assert text.startswith("video_name,label\n")
         assert all(not row["video_name"].startswith("0") for row in read_rows(lists / "set_1.csv"))
-    assert [path.name for path in made.parent.iterdir()] == ["one"]  # no temporary folder stays
 
 
 def test_split_lists_agree_with_the_factors(made: Path) -> None:
     people = {int(row["clip"]): row["plan"] for row in factors(made)}
-    assert sorted(people) == list(range(1, 36))
+    assert sorted(people) == list(range(1, 71))
     seen: list[int] = []
     for fold in range(1, 6):
         test, train = (
@@ -165,7 +170,7 @@ def test_class_counts() -> None:
 
 
 def test_same_seed_same_bytes_with_any_number_of_workers(strips: Path, tmp_path: Path) -> None:
-    synthesize(tmp_path / "one", settings(**VARIED), source="strips", frames=8, workers=1)
+    synthesize(tmp_path / "one", settings(**VARIED), source="strips", frames=FEW, workers=1)
     first = digests(strips)
     assert len(first) == 35 + 10 + 1  # lists and factors
     assert digests(tmp_path / "one") == first
@@ -177,21 +182,21 @@ def test_the_factors_are_what_was_drawn(strips: Path, made: Path) -> None:
     assert 8 <= 35 - kinds["nothing"] <= 27
     assert {row["pixels"] > 0 for row in rows} == {False, True}
     for row in rows[::6]:
-        again = draw_again(row, settings(**VARIED)).faces(64, 8, 0.1)
+        again = draw_again(row, settings(**VARIED)).faces(64, FEW, 0.1)
         assert hashlib.sha256(encode_strip(again, 92, "444")).hexdigest() == row["sha256"]
         assert sum(row["mixture"]) == pytest.approx(1)
         assert len(row["units"][0]) == len(UNITS)
-    plan = {clip.key: clip for clip in plan_clips(settings())}
-    for row in factors(made)[::17]:
-        again = draw_again(row, settings())
-        assert np.array_equal(again.frames(64), draw_clip(plan[row["clip"]], settings()).frames(64))
+    plan = {clip.key: clip for clip in plan_clips(DRAWN)}
+    for row in factors(made)[::30]:
+        again = draw_again(row, DRAWN)
+        assert np.array_equal(again.frames(64), draw_clip(plan[row["clip"]], DRAWN).frames(64))
 
 
 def test_strips_hold_the_faces_of_the_clips(strips: Path) -> None:
     clip = plan_clips(settings(**VARIED))[0]
-    read = read_clip(strips / "Clip" / "strips" / f"{clip.key}.jpg", "strips", frames=8)
-    drawn = draw_clip(clip, settings(**VARIED)).faces(64, 8, 0.1)
-    assert read.frames.shape == drawn.shape == (8, 64, 64, 3)
+    read = read_clip(strips / "Clip" / "strips" / f"{clip.key}.jpg", "strips", frames=FEW)
+    drawn = draw_clip(clip, settings(**VARIED)).faces(64, FEW, 0.1)
+    assert read.frames.shape == drawn.shape == (FEW, 64, 64, 3)
     assert np.abs(read.frames.astype(float) - drawn).mean() < 4  # of 255: compression
 
 
@@ -202,7 +207,7 @@ def test_a_strip_shows_what_the_clip_shows() -> None:
     cuts, strips, found = [], [], []
     for plan in plan_clips(settings())[:6]:
         clip = draw_clip(plan, settings())
-        drawn = clip.frames(192)
+        drawn = clip.frames(128)
         chosen = frame_indices(len(drawn))[::5]
         seen = [detector(drawn[i]) for i in chosen]
         found += [len(boxes) >= 1 for boxes in seen]
@@ -237,7 +242,7 @@ def test_wrong_labels_are_in_the_training_folds_alone(tmp_path: Path) -> None:
     assert [replace(clip, listed=clip.label) for clip in plan] == plain
     # What the lists say is the wrong label; what was drawn stays in the factors.
     noisy = settings(noise=0.5, size=32)
-    synthesize(tmp_path / "noisy", noisy, source="strips", frames=4, workers=1)
+    synthesize(tmp_path / "noisy", noisy, source="strips", frames=1, workers=1)
     lists = tmp_path / "noisy" / LISTS / "train(single-labeled)" / "set_1.csv"
     listed = {int(row["video_name"]): BASIC[int(row["label"]) - 1] for row in read_rows(lists)}
     shown = {clip.number: clip for clip in plan_clips(noisy)}
@@ -277,7 +282,7 @@ def test_an_expression_shows_in_as_many_frames_as_it_should(shown: float) -> Non
     assert (usual.places == brief.places).all()
 
 
-def test_another_seed_draws_other_people(made: Path) -> None:
+def test_another_seed_draws_other_people() -> None:
     assert plan_clips(settings(seed=1)) != plan_clips(settings())
     clip = plan_clips(settings())[0]
     one, two = draw_clip(clip, settings()), draw_clip(clip, settings(seed=1))
@@ -287,16 +292,16 @@ def test_another_seed_draws_other_people(made: Path) -> None:
 
 def test_clips_decode_to_what_was_drawn(made: Path) -> None:
     lengths = []
-    plan = plan_clips(settings())
+    plan = plan_clips(DRAWN)
     for clip in plan:
         path = made / "Clip" / "original" / f"{clip.key}.mp4"
         reader = decord.VideoReader(str(path), num_threads=1)
-        assert reader[0].shape == (64, 64, 3)
+        assert reader[0].shape == (96, 96, 3)
         assert reader.get_avg_fps() == pytest.approx(25)
         lengths.append(len(reader))
     assert all(8 <= length <= 28 for length in lengths)
-    drawn = draw_clip(plan[-1], settings()).frames(64).astype(float)
-    decoded = reader.get_batch(range(len(reader))).asnumpy().astype(float)
+    drawn = draw_clip(plan[-1], DRAWN).frames(96).astype(float)
+    decoded = np.stack([reader[i].asnumpy() for i in range(len(reader))]).astype(float)
     assert decoded.shape == drawn.shape
     assert np.abs(decoded - drawn).mean() < 8  # of 255: noise and compression
 

@@ -48,7 +48,7 @@ def test_stopping_and_going_on_equals_not_stopping_bit_for_bit(project, shards, 
     whole = small_config(project, "train.epochs=2", "runtime.workers=0", "train.select=val")
     again = small_config(project, "train.epochs=2", "runtime.workers=1", "train.select=val")
     assert run(whole, tmp_path / "whole", shards)
-    assert not run(whole, tmp_path / "parts", shards, stop_after=10)  # of 7 an epoch
+    assert not run(whole, tmp_path / "parts", shards, stop_after=7)  # of 5 an epoch
     assert run(again, tmp_path / "parts", shards)  # with another number of workers
     first, first_info = load_model(tmp_path / "whole" / "model")
     second, second_info = load_model(tmp_path / "parts" / "model")
@@ -69,17 +69,17 @@ def steps_in(folder: Path) -> list[int]:
 def test_checkpoints_by_steps_change_no_result_and_the_last_two_are_kept(project, shards, tmp_path):
     few, stop = (
         ("train.epochs=2", "runtime.workers=0"),
-        int(np.random.default_rng(7).integers(11, 18)),
+        int(np.random.default_rng(7).integers(8, 13)),
     )
     run(small_config(project, *few), tmp_path / "whole", shards)
-    for end in (10, stop):
+    for end in (7, stop):
         run(small_config(project, *few), tmp_path / "parts", shards, stop_after=end)
-    assert steps_in(tmp_path / "parts") == [10, stop]  # 10 steps an epoch
+    assert steps_in(tmp_path / "parts") == [7, stop]  # 7 steps an epoch
     often = small_config(
         project, "train.epochs=2", "runtime.workers=2", "runtime.checkpoint_steps=3"
     )
-    assert not run(often, tmp_path / "parts", shards, stop_after=20)
-    assert steps_in(tmp_path / "parts") == [18, 20]
+    assert not run(often, tmp_path / "parts", shards, stop_after=14)
+    assert steps_in(tmp_path / "parts") == [12, 14]
     assert run(often, tmp_path / "parts", shards)
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -88,17 +88,17 @@ def test_checkpoints_by_steps_change_no_result_and_the_last_two_are_kept(project
 
 def test_a_damaged_last_checkpoint_costs_steps_and_no_bytes(project, shards, tmp_path):
     config = small_config(
-        project, "train.epochs=1", "runtime.workers=0", "runtime.checkpoint_steps=4"
+        project, "train.epochs=1", "runtime.workers=0", "runtime.checkpoint_steps=2"
     )
     run(config, tmp_path / "whole", shards)
-    run(config, tmp_path / "parts", shards, stop_after=9)
+    run(config, tmp_path / "parts", shards, stop_after=5)
     last = checkpoints_in(tmp_path / "parts")[-1]
     last.write_bytes(last.read_bytes()[:-1] + b"?")
     notes: list[str] = []
     assert run(config, tmp_path / "parts", shards, on_note=notes.append)
     (note,) = notes
     assert f"{last.name}: its content does not have its sha256" in note
-    assert "going on from 0000000008.safetensors" in note
+    assert "going on from 0000000004.safetensors" in note
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -145,7 +145,7 @@ def test_going_on_is_exact_in_parts_and_recomputed_too(project, shards, tmp_path
     ways = ("train.accumulate=4", "train.recompute=true")
     config = small_config(project, "train.epochs=1", "runtime.workers=0", *ways)
     run(config, tmp_path / "whole", shards)
-    run(config, tmp_path / "parts", shards, stop_after=7)
+    run(config, tmp_path / "parts", shards, stop_after=4)
     run(config, tmp_path / "parts", shards)
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -203,7 +203,7 @@ def test_a_step_is_what_it_says_bit_for_bit(project, shards, strategy):
         clips = CropFlip(32, config.augment.flip)(batch["faces"], batch["label"], generator)
         clips = tam(clips, batch["label"], generator)
         for group in optimizer.param_groups:
-            group["lr"] = config.train.lr * (step + 1) / 10  # ten steps of warm-up
+            group["lr"] = config.train.lr * (step + 1) / 7  # seven steps of warm-up
         output = model(normalize(clips))
         losses = acl(output.logits, output.embedding, batch["label"])
         optimizer.zero_grad()
@@ -306,7 +306,7 @@ def test_tam_counts_are_logged_and_complete(project, shards, tmp_path):
     run(config, tmp_path, shards, on_epoch=lambda _, row: rows.append(row))
     chosen = math.floor(config.tam.ratio * config.train.batch)
     for row in rows:
-        assert row["tam_batch"] + row["tam_bank"] + row["tam_alone"] == 10 * chosen
+        assert row["tam_batch"] + row["tam_bank"] + row["tam_alone"] == 7 * chosen
     assert rows[-1]["tam_alone"] == 0
 
 
@@ -319,8 +319,8 @@ def test_the_model_says_how_its_epoch_was_selected(project, shards, tmp_path):
         assert found[rule]["selection"]["rule"] == rule
     assert found["last"]["selection"]["epoch"] == 2
     assert found["val"]["selection"]["epoch"] == best_epoch(found["val"])
-    assert found["last"]["train_clips"] == 84
-    assert found["val"]["train_clips"] == 84 - 7  # at least one a class
+    assert found["last"]["train_clips"] == 56
+    assert found["val"]["train_clips"] == 56 - 7  # at least one a class
 
 
 def best_epoch(info: dict) -> int:
@@ -333,18 +333,18 @@ def test_the_selected_weights_are_those_of_the_selected_epoch(project, shards, t
     config = small_config(project, "train.select=test", "runtime.workers=0", "train.epochs=3")
     run(config, tmp_path / "a", shards)
     _, info = load_model(tmp_path / "a" / "model")
-    assert (info["selection"]["rule"], info["train_clips"]) == ("test", 84)
+    assert (info["selection"]["rule"], info["train_clips"]) == ("test", 56)
     epoch = info["selection"]["epoch"]
     assert epoch == best_epoch(info)
     last = small_config(project, "train.select=last", "runtime.workers=0", "train.epochs=3")
-    run(last, tmp_path / "b", shards, stop_after=10 * epoch)
+    run(last, tmp_path / "b", shards, stop_after=7 * epoch)
     kept = load_file(checkpoints_in(tmp_path / "b")[-1])
     best = load_file(tmp_path / "a" / "model" / "model.safetensors")
     assert all(torch.equal(kept[f"model/{name}"], value) for name, value in best.items())
 
 
 def test_what_cannot_be_trained_is_one_line(project, shards, tmp_path):
-    with pytest.raises(ConfigError, match=r"train\.batch = 100: must be at most the 84 clips"):
+    with pytest.raises(ConfigError, match=r"train\.batch = 100: must be at most the 56 clips"):
         run(small_config(project, "train.batch=100"), tmp_path, shards)
     with pytest.raises(ConfigError, match=r"accumulate: 3 must cut batch, 8 clips, into equal"):
         small_config(project, "train.accumulate=3")
