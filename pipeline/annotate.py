@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -128,7 +127,7 @@ def _write(task: _Task) -> None:
     last = -1
     film = survey(task.video)
     with (
-        FileIO(task.video) as file,
+        open_file(task.video) as file,
         naming(task.out),
         av.open(str(task.out), "w", format="mp4") as target,
     ):
