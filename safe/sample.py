@@ -5,6 +5,8 @@ height T * S. S is a multiple of 16 so that no JPEG block crosses two frames.
 """
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -69,16 +71,24 @@ _MARKER: Final = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")
 _SCAN, _END = 0xDA, 0xD9
 
 
+def find_markers(jpeg: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the second byte of each marker of a JPEG up to its end, and where its segment begins.
+
+    Those without a segment, and those within the data of a scan, are left out.
+    """
+    at = 0
+    while (found := _MARKER.search(jpeg, at)) and found[1][0] != _END:
+        yield found[1][0], found.end()
+        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+
+
 def check_scans(jpeg: bytes) -> None:
     """Raise DataError if a JPEG has scans that would take minutes."""
     if jpeg.count(b"\xff\xda") <= _MAX_SCANS:  # microseconds; more may be of a preview inside it
         return
-    at, scans = 0, 0
-    while (found := _MARKER.search(jpeg, at)) and found[1][0] != _END:
-        scans += found[1][0] == _SCAN
-        if scans > _MAX_SCANS:
-            raise DataError(f"a JPEG of more than {_MAX_SCANS} scans, the most that are decoded")
-        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+    scans = (kind for kind, _ in find_markers(jpeg) if kind == _SCAN)
+    if next(islice(scans, _MAX_SCANS, None), None) is not None:
+        raise DataError(f"a JPEG of more than {_MAX_SCANS} scans, the most that are decoded")
 
 
 def decode_strip(

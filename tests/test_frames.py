@@ -202,7 +202,7 @@ def test_the_stage_goes_on_after_such_a_clip(tmp_path: Path) -> None:
             spoil(folder / "15.png", name)
             (folder / "._3.png").write_bytes(b"\0\5\x16\7Mac OS X")
     shutil.rmtree(folder)
-    manifest = write_manifest(tmp_path / "m.parquet", sorted(clips), source="frames")
+    manifest = write_manifest(tmp_path / "m.parquet", sorted(clips), "frames", never=["none"])
     out = tmp_path / "faces.parquet"
     settings = load_config(ROOT / "params.yaml").faces
     counts = find_faces(
@@ -246,7 +246,7 @@ def test_folder_without_frames(tmp_path: Path, names: list[str] | None, reason: 
         read_frames(folder)
 
 
-def test_a_folder_that_may_not_be_read_is_one_line(
+def test_a_folder_that_may_not_be_read_is_an_error_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid():
@@ -257,7 +257,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(
     monkeypatch.chdir(tmp_path)  # the folders above are not for everyone
     os.seteuid(65534)
     try:
-        with pytest.raises(DataError, match="folder cannot be read: Permission denied"):
+        with pytest.raises(PermissionError):
             read_frames(Path("clip"))
     finally:
         os.seteuid(0)

@@ -13,7 +13,6 @@ import resource
 import signal
 import struct
 import sys
-import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
@@ -213,8 +212,10 @@ def _start_method() -> ForkServerContext | SpawnContext:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Let what is started in the block say nothing: a server that may not fork ends in a traceback,
-    and decoders print what a Failure says. What children have to say comes through their pipes."""
+    """Let what is started in the block say nothing; what children have to say has their pipes.
+
+    A server that may not fork ends in a traceback, and decoders print what a Failure says.
+    """
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -208,7 +208,11 @@ class _Crew:
                 result = Failure(f"killed after {self._deadline:g} s")
             if result is NOT_YET:
                 continue
-            if isinstance(result, Failure) or child.ended or child.starting and result is not None:
+            if (
+                isinstance(result, Failure)
+                or child.ended
+                or (child.starting and result is not None)
+            ):
                 child.kill()
                 self._children.remove(child)
             if child.job is not None:

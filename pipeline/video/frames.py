@@ -22,14 +22,13 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from pipeline.video.container import MAX_PIXELS
 from pipeline.video.decode import Decoded, Decoder, Source, frame_indices, open_file, read_video
 from pipeline.video.listing import MAX_FRAMES
 from safe.errors import DataError, MachineError, MissingError, of_machine
-from safe.sample import DEFAULT_FRAMES, check_scans, is_frame
+from safe.sample import DEFAULT_FRAMES, check_scans, find_markers, is_frame
 
 _NUMBERS: Final = re.compile(r"(\d+(?:[.,]\d+)*)")
 _SPARSE: Final = 4
@@ -37,6 +36,9 @@ _SPARSE: Final = 4
 
 _MAX_BYTES: Final = 8 * MAX_PIXELS + 2**20
 """Largest file of an image: 16 bits of four colours a pixel without any compression."""
+
+_JPEG_FRAMES: Final = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of the segments of a JPEG that hold its size: a kind of coding each."""
 
 _OLD_BMP: Final = 12  # bytes of the second header of the oldest BMP files
 
@@ -59,10 +61,10 @@ def read_clip(
 
 
 def gone(path: Path) -> MachineError:
-    """Return the error of a clip that was there: the machine has lost it, or somebody removed it."""
+    """Return the error of a clip that was there: the machine lost it, or somebody removed it."""
     return MachineError(
-        f"{path}: not there any more; is the disk or the folder with the clips away? If the clip is "
-        "to be missing, run `safe-cli index` again"
+        f"{path}: not there any more; is the disk or the folder with the clips away? If the clip "
+        "is to be missing, run `safe-cli index` again"
     )
 
 
@@ -79,7 +81,7 @@ def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
         OSError, MachineError: an error of the machine.
     """
     try:
-        names = [name for name in os.listdir(folder) if is_frame(name)]
+        names = [file.name for file in folder.iterdir() if is_frame(file.name)]
     except OSError as error:
         if of_machine(error):
             raise
@@ -96,10 +98,17 @@ def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
         positions = list(range(len(names)))
     indices = frame_indices(length, count)
     wanted = {_nearest(positions, index) for index in indices}
-    read = {positions[at]: _read_frame(folder / names[at]) for at in sorted(wanted)}
-    images = {position: image for position, image in read.items() if image is not None}
+    images: dict[int, NDArray[np.uint8]] = {}
+    reasons = []
+    for at in sorted(wanted):
+        try:
+            images[positions[at]] = _read_image(folder / names[at])
+        except DataError as error:  # costs that frame alone
+            if isinstance(error, MissingError) and not os.path.lexists(folder / names[at]):
+                raise gone(folder / names[at]) from error  # it was there a moment ago
+            reasons.append(str(error))
     if not images:
-        raise DataError("no frame could be decoded")
+        raise DataError(f"no frame could be decoded: {reasons[0]}")
     there = list(images)
     nearest = [there[_nearest(there, index)] for index in indices]
     height, width = images[there[0]].shape[:2]
@@ -208,18 +217,6 @@ def _nearest(positions: Sequence[int], wanted: int) -> int:
     return before if wanted - positions[before] <= positions[after] - wanted else after
 
 
-def _read_frame(path: Path) -> NDArray[np.uint8] | None:
-    """Read a frame of a folder; None if it is no image that is read, which costs it alone."""
-    try:
-        return _read_image(path)
-    except MissingError as error:
-        if not os.path.lexists(path):  # it was there when the folder was listed
-            raise MachineError(f"{path}: went away while it was read") from error
-        return None
-    except DataError:
-        return None
-
-
 def _read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as RGB uint8 [H, W, 3].
 
@@ -229,7 +226,7 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
         encoded = file.read(_MAX_BYTES + 1)
     width, height = _read_size(encoded)
     if len(encoded) > _MAX_BYTES or not 0 < width * height <= MAX_PIXELS:
-        raise DataError(f"an image of {width} x {height} pixels or {_MAX_BYTES:,} bytes is too large")
+        raise DataError(f"an image of {width} x {height} pixels, or of its bytes, is too large")
     try:  # not cv2.imread, which writes to stderr
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -249,13 +246,14 @@ def _read_size(encoded: bytes) -> tuple[int, int]:
     head = encoded[:64].ljust(64, b"\0")
     if head.startswith(b"\xff\xd8\xff"):
         check_scans(encoded)
-        try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
-        except ValueError as error:
-            raise DataError(f"a JPEG image that is damaged: {error}") from error
+        frame = next((at for kind, at in find_markers(encoded) if kind in _JPEG_FRAMES), None)
+        if frame is None or frame + 7 > len(encoded):
+            raise DataError("a JPEG image that is damaged")
+        height, width = struct.unpack_from(">HH", encoded, frame + 3)
         return width, height
     if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR":
-        return struct.unpack_from(">II", head, 16)
+        width, height = struct.unpack_from(">II", head, 16)
+        return width, height
     if head.startswith(b"BM"):
         old = head[14] == _OLD_BMP
         width, height = struct.unpack_from("<HH" if old else "<ii", head, 18)

@@ -212,7 +212,9 @@ def _receive(pipe: Connection) -> None:
     try:
         problem = pipe.recv()
     except (EOFError, ConnectionResetError):
-        problem = MachineError("a process of the loader was killed (out of memory?); see runtime.workers")
+        problem = MachineError(
+            "a process of the loader was killed (out of memory?); see runtime.workers"
+        )
     if problem is not None:
         raise problem
 
