@@ -21,6 +21,7 @@ from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from pipeline.stretch import Survey, survey
 from pipeline.video.container import decoded_frames, open_video, reading
+from pipeline.video.decode import open_file
 from pipeline.video.picture import Pictures
 from safe.errors import DataError
 from safe.files import atomic_file, naming

@@ -208,11 +208,8 @@ class _Crew:
                 result = Failure(f"killed after {self._deadline:g} s")
             if result is NOT_YET:
                 continue
-            if (
-                isinstance(result, Failure)
-                or child.ended
-                or (child.starting and result is not None)
-            ):
+            died = child.ended or (child.starting and isinstance(result, Trouble))
+            if died or isinstance(result, Failure):
                 child.kill()
                 self._children.remove(child)
             if child.job is not None:
