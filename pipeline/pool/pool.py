@@ -216,9 +216,10 @@ class _Crew:
                 finished.append((child.job, result))
             elif isinstance(result, Failure):
                 raise ProcessError(f"a child process did not start: {result.reason}")
+            elif isinstance(result, Trouble):
+                self._start = self.again(self._start, result)
             else:
-                trouble = isinstance(result, Trouble)
-                self._start = self.again(self._start, result) if trouble else _START
+                self._start = _START
             child.job, child.starting = None, False
         return finished
 
