@@ -38,7 +38,7 @@ class Clip:
     path: str
     """Relative to data.root or runtime.clips."""
     source: Source
-    bytes: int | None
+    bytes: int | None = None
     """Of its file when the index was made; None: there was none."""
 
 
