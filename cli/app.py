@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, NoReturn
 
 import typer
 
-from safe.errors import DISK_EXIT_CODE, SafeError, explain
+from safe.errors import DISK_EXIT_CODE, SafeError, explain, of_machine
 
 Params = Annotated[Path, typer.Option(help="The file of parameters.")]
 Set = Annotated[
@@ -445,7 +445,9 @@ def main() -> None:
         app()
     except SafeError as error:
         _end(str(error), error.exit_code)
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, OSError) or of_machine(error)):
+            raise
         _end(explain(error), DISK_EXIT_CODE)
     except KeyboardInterrupt:
         sys.stderr.write("safe-cli: stopped\n")

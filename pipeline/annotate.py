@@ -9,7 +9,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from pipeline.stretch import Survey, survey
 from pipeline.video.container import decoded_frames, open_video, reading
+from pipeline.video.decode import open_file
 from pipeline.video.picture import Pictures
 from safe.errors import DataError
 from safe.files import atomic_file, naming
@@ -128,7 +128,7 @@ def _write(task: _Task) -> None:
     last = -1
     film = survey(task.video)
     with (
-        FileIO(task.video) as file,
+        open_file(task.video) as file,
         naming(task.out),
         av.open(str(task.out), "w", format="mp4") as target,
     ):

@@ -25,9 +25,9 @@ from pipeline.manifest import Rows, read_manifest
 from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from pipeline.video.decode import Decoded, Decoder, Source, load_decoder
-from pipeline.video.frames import read_clip
+from pipeline.video.frames import gone, read_clip
 from safe.config import Faces, Shard
-from safe.errors import DataError
+from safe.errors import DataError, MissingError
 from safe.sample import DEFAULT_FRAMES
 
 
@@ -38,6 +38,8 @@ class Clip:
     path: str
     """Relative to data.root or runtime.clips."""
     source: Source
+    bytes: int | None = None
+    """Of its file when the index was made; None: there was none."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def find_faces(
     Raises:
         DataError: if the manifest is missing or not readable, the detector is not installed, or the
             store fails for good.
+        MachineError, OSError: if the machine fails for longer than the pool's patience; a clip that
+            is not there any more counts as that.
     """
     table = read_manifest(manifest)
     keys: Rows[str] = Rows(table.select(["clip"]), str)
@@ -90,7 +94,7 @@ def find_faces(
     find = partial(find_clip, root=root.absolute(), settings=settings, frames=frames, strip=strip)
     results = pool.run(
         find,
-        Rows(table.select(["path", "source"]), Clip),
+        Rows(table.select(["path", "source", "bytes"]), Clip),
         setup=partial(prepare, settings) if detects else None,
         fallback=partial(find, decoder="pyav"),
         on_done=on_done,
@@ -135,6 +139,10 @@ def find_clip(
     """
     try:
         decoded = read_clip(root / clip.path, clip.source, decoder=decoder, frames=frames)
+    except MissingError as error:
+        if clip.bytes is not None:
+            raise gone(root / clip.path) from error
+        return Found(ClipFaces(status="error", reason=str(error)))
     except DataError as error:
         return Found(ClipFaces(status="error", reason=str(error)))
     faces = locate(decoded, source=clip.source, settings=settings)

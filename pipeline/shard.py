@@ -25,9 +25,9 @@ from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
 from pipeline.tars import ShardWriter, atomic_folder, write_index
 from pipeline.video.decode import Decoder, Source, load_decoder
-from pipeline.video.frames import read_clip
+from pipeline.video.frames import gone, read_clip
 from safe.config import Faces, Shard
-from safe.errors import DataError
+from safe.errors import DataError, MissingError
 from safe.taxonomy import Classes
 
 
@@ -63,6 +63,8 @@ def write_shards(
     Raises:
         DataError: if a table is missing or not readable, the two do not have the same clips, no
             clip can be stored, `out` is a folder of something else, or the store fails for good.
+        MachineError, OSError: if the machine fails for longer than the pool's patience; a clip that
+            is not there any more counts as that.
     """
     plan = plan_shards(manifest, faces, missing=faces_settings.missing)
     made = preprocessing(plan.source, faces=faces_settings, shard=settings)
@@ -237,9 +239,14 @@ def _among(table: pa.Table, keys: Iterable[str]) -> NDArray[np.bool_]:
 def encode_clip(
     clip: Clip, *, root: Path, settings: Shard, decoder: Decoder = "decord"
 ) -> bytes | Failure:
-    """Read a clip and encode its faces as a JPEG strip; a Failure says why it cannot be."""
+    """Read a clip and encode its faces as a JPEG strip; a Failure says why it cannot be.
+
+    Raises MachineError if it is not there, since the stage faces has read it.
+    """
     try:
         decoded = read_clip(root / clip.path, clip.source, decoder=decoder, frames=settings.frames)
+    except MissingError as error:
+        raise gone(root / clip.path) from error
     except DataError as error:
         return Failure(str(error))
     if tuple(decoded.indices) != clip.face.frame_index:

@@ -57,6 +57,8 @@ _PERIODS: Final = 4.0
 _FULL: Final = 0.75
 """Part of the wanted length from which a window is not called short."""
 
+_SECTOR: Final = 512  # bytes of the unit of st_blocks
+
 _DISK: Final = 20e6
 """Bytes a second at which a file is read at the least, for the deadline of its survey."""
 
@@ -152,7 +154,7 @@ def find_windows(
 
 def _survey(video: Path, pool: Pool) -> Survey:
     """Survey a video in a child process. Raises DataError."""
-    size = video.stat().st_size if video.is_file() else 0
+    size = video.stat().st_blocks * _SECTOR if video.is_file() else 0  # holes take no time to read
     (found,) = replace(pool, deadline=pool.deadline + size / _DISK).run(survey, [video])
     if isinstance(found, Failure):
         raise DataError(f"the list of its frames could not be read: {found.reason}")

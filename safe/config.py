@@ -332,8 +332,8 @@ class Runtime(Section):
     """URL of the folder that the manifest's paths lie in, such as s3://bucket/DFEW, for index,
     faces and shard; split lists stay in data.root. null: data.root. Not with frames"""
     patience: Annotated[float, Field(gt=0)] = 300.0
-    """seconds for which a store that fails is tried again, and for which Dask may be without a
-    scheduler or a worker"""
+    """seconds for which a store or a disk that fails is tried again, and for which Dask may be
+    without a scheduler or a worker"""
 
     @model_validator(mode="after")
     def _has_no_secret(self) -> Self:

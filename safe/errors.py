@@ -3,6 +3,8 @@
 Every error that a user can cause or mend is a SafeError whose text is one line: what is wrong,
 where, and what would be right. The command line prints that line and ends with the error's exit
 code. Errors of the system, such as a full disk, stay OSError; `explain` makes a line of them.
+Which errors tell of the machine, and which of a file's own content or name, stands here alone:
+`of_machine`.
 """
 
 import errno
@@ -18,6 +20,8 @@ PARTLY_EXIT_CODE: Final = 7
 
 _SPACE = "free some space or choose another folder, then run it again"
 _RIGHTS = "check the owner and the permissions of the file and of its folders"
+_AWAY = "the disk or the share does not answer; is it there and mounted?"
+_FEWER = "the system refuses more processes or threads; raise `ulimit -u` or lower runtime.workers"
 _REMEDIES: Final = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
@@ -26,10 +30,24 @@ _REMEDIES: Final = {
     errno.EPERM: _RIGHTS,
     errno.EIO: "the disk fails; check it and the system's log",
     errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine; close some",
+    **dict.fromkeys((errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN), _AWAY),
+    errno.EAGAIN: _FEWER,
     errno.EISDIR: "a folder is where a file is expected; move it away",
     errno.ENOTDIR: "a file is where a folder is expected; move it away",
     errno.ENOMEM: "free some memory, or use fewer processes (runtime.workers)",
 }
+
+_OF_THE_FILE: Final = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+        *(errno.ENXIO, errno.EINVAL, errno.EILSEQ),  # no file but a socket; no name on this disk
+    }
+)
+"""What the system says of a name alone. All else it says of itself: EIO, EACCES, EMFILE, ..."""
+
+_FOR_GOOD: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""What does not pass by itself."""
 
 
 def as_utf8(name: str) -> str:
@@ -71,7 +89,7 @@ class DataError(SafeError):
 
 
 class MissingError(DataError):
-    """A store answers, and has no such file."""
+    """A store or a disk answers, and has no such file."""
 
 
 class ModelError(SafeError):
@@ -86,8 +104,37 @@ class ProcessError(SafeError, RuntimeError):
     exit_code = 5
 
 
-def explain(error: OSError) -> str:
+class MachineError(SafeError):
+    """The machine fails where the file that was asked for may be fine: a disk that is away."""
+
+    exit_code = DISK_EXIT_CODE
+
+
+def of_machine(error: BaseException) -> bool:
+    """Say whether an error tells of the machine, and nothing of the file that it was met at.
+
+    What a clip is recorded as must not depend on it. A file that is not there is of the list that
+    names it; who knows that it was there raises MachineError.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _OF_THE_FILE
+    if isinstance(error, RuntimeError):
+        return "start new thread" in str(error)
+    return isinstance(error, MachineError | MemoryError)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Say whether an error of the machine is worth another try."""
+    return of_machine(error) and getattr(error, "errno", None) not in _FOR_GOOD
+
+
+def explain(error: BaseException) -> str:
     """Say in one line which file, what the system says of it, and what would be right."""
+    if isinstance(error, MemoryError):
+        return f"no memory is left; {_REMEDIES[errno.ENOMEM]}"
+    if not isinstance(error, OSError):
+        text = " ".join(str(error).split())
+        return f"{text}; {_FEWER}" if isinstance(error, RuntimeError) else text
     words = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
     where = f"{error.filename}: " if error.filename is not None else ""
     remedy = _REMEDIES.get(error.errno or 0)

@@ -5,6 +5,8 @@ height T * S. S is a multiple of 16 so that no JPEG block crosses two frames.
 """
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -59,6 +61,36 @@ def encode_strip(faces: NDArray[np.uint8], quality: int, chroma: str) -> bytes:
     return bytes(simplejpeg.encode_jpeg(strip, quality, "RGB", chroma, fastdct=False))
 
 
+_MAX_SCANS: Final = 100
+"""Scans of a JPEG, which each take the time of the whole image; encoders make ten or so."""
+
+
+_MARKER: Final = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")
+"""A marker of a JPEG, but for those that may stand within a scan."""
+
+_SCAN, _END = 0xDA, 0xD9
+
+
+def find_markers(jpeg: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the second byte of each marker of a JPEG up to its end, and where its segment begins.
+
+    Those without a segment, and those within the data of a scan, are left out.
+    """
+    at = 0
+    while (found := _MARKER.search(jpeg, at)) and found[1][0] != _END:
+        yield found[1][0], found.end()
+        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+
+
+def check_scans(jpeg: bytes) -> None:
+    """Raise DataError if a JPEG has scans that would take minutes."""
+    if jpeg.count(b"\xff\xda") <= _MAX_SCANS:  # microseconds; more may be of a preview inside it
+        return
+    scans = (kind for kind, _ in find_markers(jpeg) if kind == _SCAN)
+    if next(islice(scans, _MAX_SCANS, None), None) is not None:
+        raise DataError(f"a JPEG of more than {_MAX_SCANS} scans, the most that are decoded")
+
+
 def decode_strip(
     jpeg: bytes, size: int, frames: int = DEFAULT_FRAMES, *, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
@@ -71,9 +103,10 @@ def decode_strip(
         out: contiguous, to decode into; else a new array is made.
 
     Raises:
-        DataError: if it is no JPEG, or its header claims another size (checked before any
-        decoding).
+        DataError: if it is no JPEG, or its header claims another size or it has too many scans
+        (checked before any decoding).
     """
+    check_scans(jpeg)
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
         if (height, width) != (frames * size, size):

@@ -4,7 +4,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import chdir, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import datetime
 from fractions import Fraction
@@ -213,9 +213,13 @@ def labels_of(project: Path) -> dict[str, str]:
     return {f"{int(number):05d}": BASIC[int(label) - 1] for number, label in rows}
 
 
-def write_manifest(path: Path, clips: list[tuple[str, str]], source: str = "video") -> Path:
+def write_manifest(
+    path: Path, clips: list[tuple[str, str]], source: str = "video", never: Collection[str] = ()
+) -> Path:
+    """Write a manifest of clips, of which the files of `never` were not there when it was made."""
     rows = [
-        {"clip": clip, "path": file, "label": 0, "bucket": "fold1", "source": source, "bytes": 1}
+        {"clip": clip, "path": file, "label": 0, "bucket": "fold1", "source": source}
+        | {"bytes": None if clip in never else 1}
         for clip, file in clips
     ]
     pq.write_table(pa.Table.from_pylist(rows, MANIFEST), path)

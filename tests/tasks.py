@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from pipeline.video.decode import Decoder, read_video
 from safe.errors import DataError
 
@@ -49,8 +52,51 @@ def refuse(x: int) -> int:
     return x
 
 
-def give_lambda(x: int) -> object:
-    return lambda: x
+def raise_one(kind: str) -> object:
+    """Raise an exception of this name, or give what cannot travel."""
+    if kind == "a lambda":
+        return lambda: kind
+    if kind == "error":  # OpenCV's
+        cv2.cvtColor(np.zeros((1, 1), np.uint8), 10_000)
+    kinds = {one.__name__: one for one in (ValueError, OverflowError, KeyError, RecursionError)}
+    kinds["DataError"] = DataError
+    if kind in kinds:
+        raise kinds[kind]("a fault\nof the user")
+    return kind
+
+
+def again(note: Path, times: int) -> bool:
+    """Say whether this is one of the first times that it is called with the file `note`."""
+    before = note.read_text() if note.exists() else ""
+    if len(before) < times:
+        note.write_text(f"{before}x")
+    return len(before) < times
+
+
+def fail_at_first(task: tuple[int, int, Path]) -> int:
+    """Fail so many times as the machine does: with this errno, or for want of a thread."""
+    number, times, note = task
+    if again(note, times):
+        raise OSError(number, "", str(note)) if number else RuntimeError("can't start new thread")
+    return times
+
+
+def kill_at_first(task: tuple[str, int, Path]) -> str:
+    """Send this process a signal so many times."""
+    name, times, note = task
+    if again(note, times):
+        os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
+        time.sleep(60)
+    return name
+
+
+def tell_and_wait(seconds: float) -> float:
+    """Say which process this is in the file $NOTE, and work for so long."""
+    with Path(os.environ["NOTE"]).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    for _ in range(20):
+        time.sleep(seconds / 20)
+    return seconds
 
 
 def note_process() -> None:

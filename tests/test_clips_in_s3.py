@@ -4,6 +4,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from s3 import KEY, SECRET, Proxy, go_to
@@ -87,18 +88,21 @@ def test_all_three_stages_give_the_bytes_of_local_clips(
         assert (tmp_path / "shards" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
-def few(project: Path, tmp_path: Path, count: int) -> Path:
-    """Write a manifest of the first clips alone."""
-    table = pq.read_table(project / "data" / "synthetic" / "manifest.parquet")
-    pq.write_table(table.slice(0, count), tmp_path / "few.parquet")
+def few(project: Path, tmp_path: Path, count: int, never: tuple[int, ...] = ()) -> Path:
+    """Write a manifest of the first clips alone; the files of `never` were not there for it."""
+    table = pq.read_table(project / "data" / "synthetic" / "manifest.parquet").slice(0, count)
+    sizes = [None if row in never else size for row, size in enumerate(table["bytes"].to_pylist())]
+    at = table.schema.get_field_index("bytes")
+    table = table.set_column(at, table.schema.field(at), pa.array(sizes, pa.int64()))
+    pq.write_table(table, tmp_path / "few.parquet")
     return tmp_path / "few.parquet"
 
 
 @pytest.mark.usefixtures("unguarded")
-def test_a_clip_that_is_not_there_costs_that_clip(
+def test_a_clip_that_never_was_there_costs_that_clip(
     project: Path, proxy: Proxy, lists: Path, tmp_path: Path
 ) -> None:
-    manifest, config = few(project, tmp_path, 3), small_config(project)
+    manifest, config = few(project, tmp_path, 3, never=(1,)), small_config(project)
     here, path, there = pq.read_table(manifest)["path"].to_pylist()
     client = boto3.client("s3")
     client.create_bucket(Bucket="two")

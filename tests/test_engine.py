@@ -1,21 +1,27 @@
 """Do tasks come back in order, whatever hangs, crashes or raises?"""
 
+import errno
 import multiprocessing
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tasks import (
     burn,
     die_in_set_up,
+    fail_at_first,
     fail_to_set_up,
-    give_lambda,
+    kill_at_first,
     kill_server,
     misbehave,
     note_process,
+    raise_one,
     refuse,
     rescue,
     square,
@@ -26,8 +32,12 @@ from tasks import (
 
 from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
+from safe.errors import DataError, MachineError, ProcessError, explain
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
 
 
 def children() -> list[object]:
@@ -71,16 +81,97 @@ def test_fallback_is_tried_once_on_what_failed() -> None:
     assert results == ["A", "rescued hang", Failure("crashed (signal 6)"), "rescued segfault"]
 
 
-def test_exception_of_a_task_is_raised_with_the_childs_traceback() -> None:
-    with pytest.raises(ValueError, match="two is wrong") as caught:
-        list(Pool(workers=2, deadline=20).run(refuse, [0, 1, 2, 3], fallback=square))
-    assert "in refuse" in "".join(caught.value.__notes__)
+def test_what_a_task_raises_costs_that_task_with_its_reason() -> None:
+    kinds = ["ValueError", "OverflowError", "KeyError", "RecursionError", "error", "a lambda"]
+    results = list(Pool(workers=1, deadline=20).run(raise_one, ["fine", *kinds, "fine"]))
+    assert (results[0], results[-1]) == ("fine", "fine")
+    for kind, result in zip(kinds, results[1:-1], strict=True):
+        assert isinstance(result, Failure)
+        assert re.search("pickle" if kind == "a lambda" else f"^{kind}: .*line", result.reason)
+        assert "\n" not in result.reason
+    assert list(Pool(deadline=20).run(refuse, [1, 2], fallback=square)) == [1, 4]
+
+
+def test_an_error_that_a_user_can_meet_is_raised_with_the_childs_traceback() -> None:
+    with pytest.raises(DataError, match="of the user") as caught:
+        list(Pool(workers=2, deadline=20).run(raise_one, ["fine", "DataError", "fine"]))
+    assert "in raise_one" in "".join(caught.value.__notes__)
     assert not children()
 
 
-def test_result_that_cannot_travel_is_an_error() -> None:
-    with pytest.raises(Exception, match="pickle"):
-        list(Pool(workers=1, deadline=20).run(give_lambda, [1]))
+# The machine fails
+
+OF_MACHINE = ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "EACCES", "ENOTCONN")
+
+
+def test_what_the_machine_fails_is_tried_again_and_is_as_if_it_had_not(tmp_path: Path) -> None:
+    tasks = [(getattr(errno, name), 1, tmp_path / name) for name in OF_MACHINE]
+    assert list(Pool(workers=2, deadline=20).run(fail_at_first, tasks)) == [1] * len(tasks)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOSPC, 0])
+def test_what_the_machine_fails_for_good_ends_the_run(tmp_path: Path, number: int) -> None:
+    tasks = [(number, count, tmp_path / str(count)) for count in (0, 10_000)]
+    kind = OSError if number else RuntimeError  # of a thread that may not be started
+    results = Pool(workers=1, deadline=20, patience=0.3).run(fail_at_first, tasks)
+    assert next(results) == 0
+    with pytest.raises(kind) as caught:
+        next(results)
+    tried = len((tmp_path / "10000").read_text())
+    assert tried == 1 if number == errno.ENOSPC else tried > 1
+    assert str(tmp_path / "10000") in explain(caught.value) or not number
+    assert not children()
+
+
+def test_a_set_up_that_the_machine_fails_is_tried_again(tmp_path: Path) -> None:
+    setup = partial(fail_at_first, (errno.EIO, 1, tmp_path / "note"))
+    assert list(Pool(deadline=20).run(square, [3], setup=setup)) == [9]
+    assert (tmp_path / "note").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["KILL", "TERM"])
+def test_a_child_that_is_killed_from_outside_costs_no_task(tmp_path: Path, name: str) -> None:
+    tasks = [("a", 0, tmp_path / "a"), (name, 1, tmp_path / "b"), ("c", 0, tmp_path / "c")]
+    assert list(Pool(deadline=20).run(kill_at_first, tasks)) == ["a", name, "c"]
+    results = Pool(deadline=20, patience=0).run(kill_at_first, [(name, 9, tmp_path / "d")])
+    with pytest.raises(MachineError, match="was killed"):
+        next(results)
+
+
+@linux
+def test_a_stop_that_is_longer_than_the_deadline_costs_no_task(tmp_path: Path) -> None:
+    """Of both processes, as by Ctrl-Z or a laptop's lid; of the child alone; of the parent."""
+    (tmp_path / "main.py").write_text(
+        "from pipeline.pool.pool import Pool\n"
+        "from tasks import tell_and_wait\n"
+        "if __name__ == '__main__':\n"
+        "    print(*Pool(deadline=1).run(tell_and_wait, [0.6] * 3))\n"
+    )
+    note, path = tmp_path / "note", os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    note.touch()
+    parent = subprocess.Popen(
+        [sys.executable, "main.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": path, "NOTE": str(note)},
+    )  # fmt: skip
+    for turn, whom in enumerate(("both", "child", "parent"), start=1):
+        late = time.monotonic() + 60
+        while len(note.read_text().split()) < turn:
+            assert time.monotonic() < late
+            time.sleep(0.01)
+        child = int(note.read_text().split()[-1])
+        stopped = {"both": [child, parent.pid], "child": [child], "parent": [parent.pid]}[whom]
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(1.3)
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
+    assert parent.communicate(timeout=60)[0] == "0.6 0.6 0.6\n"
+
+
+@linux
+def test_a_child_that_is_stopped_for_longer_than_patience_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="stopped"):
+        list(Pool(deadline=1, patience=0.5).run(kill_at_first, [("STOP", 1, tmp_path / "a")]))
     assert not children()
 
 
@@ -92,7 +183,10 @@ def test_setup_runs_once_in_each_child() -> None:
 
 @pytest.mark.parametrize(
     ("setup", "error", "message"),
-    [(fail_to_set_up, OSError, "no model here"), (die_in_set_up, RuntimeError, "did not start")],
+    [
+        (fail_to_set_up, ProcessError, "no model here"),
+        (die_in_set_up, ProcessError, "did not start"),
+    ],
 )
 def test_failing_setup_ends_the_run(setup, error, message) -> None:
     with pytest.raises(error, match=message):
@@ -141,9 +235,6 @@ def test_children_die_with_a_killed_parent() -> None:
             return
         time.sleep(0.05)
     pytest.fail("the child outlived its parent by 5 s")
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's limits are Linux's")
 
 
 @linux

@@ -6,11 +6,14 @@ import shutil
 import zlib
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 import torch
 
 from safe.errors import DataError
@@ -218,3 +221,34 @@ def test_a_strip_of_another_size_is_refused_from_its_header():
         decode_strip(strip, 48)
     with pytest.raises(DataError, match="not a readable JPEG"):
         decode_strip(b"no jpeg", 32)
+
+
+def progressive(scans: int) -> bytes:
+    """Return a strip of 16 faces of 32 pixels whose last scan is there again and again."""
+    image = np.random.default_rng(0).integers(0, 256, (512, 32, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last = jpeg.rindex(b"\xff\xda")
+    more = scans - jpeg.count(b"\xff\xda")
+    return jpeg[:-2] + jpeg[last:-2] * more + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("scans", [101, 1000, 100_000])
+def test_a_strip_of_too_many_scans_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch, scans: int
+) -> None:
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
+    with pytest.raises(DataError, match="scans"):
+        decode_strip(progressive(scans), 32)
+
+
+def test_scans_that_encoders_make_are_decoded_and_those_of_a_preview_do_not_count() -> None:
+    plain = progressive(0)
+    assert 5 < plain.count(b"\xff\xda") < 20
+    preview = b"\xff\xe1\x40\x02" + b"\xff\xda\xff\xd9" * 0x1000  # a segment of 0x4000 bytes
+    for jpeg in (plain[:2] + preview + plain[2:], plain + b"\xff\xda" * 200):
+        assert np.array_equal(decode_strip(jpeg, 32), decode_strip(plain, 32))
+
+
+def test_the_strip_of_many_scans_of_an_enemy_is_refused(shared: Path) -> None:
+    with pytest.raises(DataError, match="scans"):
+        decode_strip((shared / "cases/attacks/jpeg-scans/48px.jpg").read_bytes(), 48)

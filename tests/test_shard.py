@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import ROOT, write_video
+from support import ROOT, touch, write_video
 
 from pipeline.face.crop import cut_faces
 from pipeline.face.preprocessing import preprocessing
@@ -319,12 +319,14 @@ def test_folder_appears_whole_or_not_at_all(
 
 @pytest.mark.usefixtures("in_process")
 def test_nothing_to_store_is_an_error_with_the_first_reason(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no clip can be stored; the first, 00001: file missing"):
+    for clip, *_ in CLIPS:
+        touch(tmp_path / "v" / f"{clip}.mp4")
+    with pytest.raises(DataError, match="no clip can be stored; the first, 00001: empty file"):
         write_shards(
             dataset / "manifest.parquet", dataset / "faces.parquet", tmp_path, tmp_path / "s",
             settings=SHARD, faces_settings=CONFIG.faces, pool=Pool(deadline=60),
         )  # fmt: skip
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
 
 
 def test_id_is_of_everything_that_decides_the_pixels_and_of_nothing_else() -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from pipeline.clips import ClipStore
 from pipeline.manifest import Clip
 from safe.config import Data
-from safe.errors import DataError, MissingError, as_utf8
+from safe.errors import DataError, MissingError, as_utf8, of_machine
 from safe.sample import is_frame
 from safe.taxonomy import BASIC, Classes, check_classes
 
@@ -142,12 +142,13 @@ def walk_files(
         full = os.path.join(folder, here)  # noqa: PTH118  a Path for each would take longer
         try:
             status = os.stat(full)  # noqa: PTH116
-        except OSError:  # gone since
+        except OSError as error:  # gone since
+            _check(error, folder)
             continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in list_folder(full, on_note):
+        for entry in list_folder(full, on_note, top=folder):
             path = f"{here}/{entry.name}" if here else entry.name
             if not _is_folder(entry):
                 yield path, entry
@@ -155,20 +156,36 @@ def walk_files(
                 (links if entry.is_symlink() else todo).append(path)
 
 
-def list_folder(folder: str, on_note: Note | None = None) -> list[os.DirEntry[str]]:
-    """Return what is in a folder: nothing, and a note, if it cannot be read."""
+def list_folder(
+    folder: str, on_note: Note | None = None, *, top: str = ""
+) -> list[os.DirEntry[str]]:
+    """Return what is in a folder: nothing, and a note, if it is not for this user.
+
+    Raises OSError where the disk fails, and if `top`, which it is below, is not there any more.
+    """
     try:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
+        if not isinstance(error, PermissionError):
+            _check(error, top)
         (on_note or silent)(f"folder {as_utf8(folder)} is passed over: {error.strerror}")
         return []
+
+
+def _check(error: OSError, top: str = "") -> None:
+    """Raise an error of the machine, or that of a folder that went away while it was walked."""
+    if of_machine(error):
+        raise error
+    if top:
+        os.stat(top)  # noqa: PTH116
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError as error:  # a link to itself
+        _check(error)
         return False
 
 
@@ -176,7 +193,8 @@ def _size(entry: os.DirEntry[str]) -> int | None:
     """Return the bytes of a file; None if it is no file that can be looked at."""
     try:
         return entry.stat().st_size if entry.is_file() else None
-    except OSError:
+    except OSError as error:
+        _check(error, os.path.dirname(entry.path))  # noqa: PTH120
         return None
 
 

@@ -24,7 +24,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from itertools import islice
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -52,7 +51,7 @@ from pipeline.datasets.base import (
 )
 from pipeline.manifest import BLOCK, SCHEMA, Clip, untabulate, with_classes
 from safe.config import Data
-from safe.errors import DataError
+from safe.errors import DataError, of_machine
 from safe.sample import KEY
 from safe.taxonomy import Classes
 
@@ -66,8 +65,6 @@ _PLAIN: Final = re.compile(r"\w+(/\w+)*(\.mp4)?", re.ASCII)
 _LONGEST: Final = 80  # characters of a key before its hash
 _CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")  # line ends, what moves a cursor
 _CHUNK: Final = 2**22  # bytes of the list that are in work at a time
-_MISSING: Final = (ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG, EACCES, EPERM)
-"""What the system says of a file that is not there, or not for this user; else the disk fails."""
 
 _WORD: Final = pa.dictionary(pa.int32(), pa.string())
 LINES: Final = pa.schema(
@@ -493,7 +490,7 @@ def _measure(root: Path, path: str, source: str, here: str) -> int | None:
     try:
         about = os.stat(f"{root}/{path}")  # noqa: PTH116  a Path for each would take longer
     except OSError as error:
-        if error.errno not in _MISSING:
+        if of_machine(error):
             raise
         return None
     frames = source == "frames"

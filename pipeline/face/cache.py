@@ -59,12 +59,14 @@ def filling(cache: StripCache | None) -> Iterator[ZipFile | None]:
 
 def add(file: ZipFile, key: str, strip: bytes) -> None:
     """Write the strip of a clip."""
-    file.writestr(ZipInfo(key), strip)  # a date would stay in memory, a quarter of what a clip does
+    # Without a date, which would stay in memory, a quarter of what a clip does; a zip has none
+    # before 1980 or after 2107.
+    file.writestr(ZipInfo(key), strip)
 
 
 def seal(file: ZipFile, made: dict[str, Any]) -> None:
     """Write last what made_by says."""
-    file.writestr(_MADE, json.dumps(made, sort_keys=True))
+    add(file, _MADE, json.dumps(made, sort_keys=True).encode())
 
 
 class Leftover:

@@ -13,13 +13,12 @@ import resource
 import signal
 import struct
 import sys
-import time
 import traceback
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import count
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection
@@ -29,7 +28,15 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final
 
-from safe.errors import ProcessError
+from safe.errors import MachineError, ProcessError, SafeError, may_pass, of_machine
+
+_HELD_UP: Final = (b"D", b"T", b"t")
+"""States of a process, in /proc: it waits for a disk, is stopped, is held by a debugger."""
+
+_FROM_OUTSIDE: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+"""What ends a child by another's will: the system's, when memory runs out, or a person's."""
+
+_SMALLER: Final = "out of memory? lower runtime.workers or runtime.memory"
 
 NOT_YET: Final = object()
 """What a child has answered while it has not."""
@@ -38,7 +45,11 @@ _PATIENCE: Final = 120.0
 """Seconds that a child may take to start and set up, when the deadline of a task is shorter."""
 
 _FAREWELL: Final = 10.0
-"""Seconds from the end of a child's pipe to the end of its process."""
+"""Seconds from the end of a child's pipe to the end of its process, and from a kill to its end:
+one that waits for a disk that does not answer takes no signal."""
+
+_LONGEST: Final = 200
+"""Characters of an exception's text in a reason."""
 
 _TIDY: Final = 16
 """Jobs after which freed memory is given back, which takes a millisecond."""
@@ -60,37 +71,54 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """The result of a task that the machine failed: nothing is known of the task."""
+
+    error: Exception
+    """Of those that safe.errors.may_pass knows."""
+
+
+@dataclass(frozen=True)
 class Job:
     """What a child does next: one function of the task with that number."""
 
     number: int
     function: Callable[[Any], Any]
+    after: float = 0.0
+    """By time.monotonic(), when to begin it."""
+    since: float | None = None
+    """When the machine first failed it."""
 
 
 class Child:
     """One child process; it starts at once and answers once after its set-up, then once a job."""
 
-    def __init__(self, serve: Callable[[Connection], None], deadline: float):
+    def __init__(self, serve: Callable[[Connection], None], deadline: float, patience: float):
+        """Start it. Raises OSError or MachineError, of which the next try may know nothing."""
         method = _start_method()
         self.pipe, end = method.Pipe()
         self.process = method.Process(target=serve, args=(end,), daemon=True)
         try:
-            try:
-                self.process.start()
-            except ConnectionRefusedError:  # an interrupted start ended the server: a new one forks
-                time.sleep(0.2)
-                self.process = method.Process(target=serve, args=(end,), daemon=True)
-                self.process.start()
-        except (EOFError, ConnectionError) as error:
-            raise ProcessError(
-                "a child process did not start: the one that forks it was killed (out of memory?)"
-            ) from error
-        end.close()  # now the pipe ends when the child does
-        self._deadline = deadline
+            self.process.start()
+        except BaseException as error:
+            self.pipe.close()
+            if isinstance(error, EOFError | ConnectionError):
+                raise MachineError(
+                    "a child process did not start: the one that forks it ended; out of memory, or "
+                    "of processes (ulimit -u)? lower runtime.workers"
+                ) from error
+            raise
+        finally:
+            end.close()  # now the pipe ends when the child does
+        self._deadline, self._patience = deadline, patience
         self._inbox = Inbox(self.pipe)
         self.job: Job | None = None
         self.starting = True
-        self.due = time.monotonic() + max(deadline, _PATIENCE)
+        self.ended = False
+        """Whether its end of the pipe is closed."""
+        self.left = max(deadline, _PATIENCE)
+        """Seconds for what it does now."""
+        self._held_up = 0.0
 
     @property
     def idle(self) -> bool:
@@ -99,18 +127,42 @@ class Child:
 
     def give(self, job: Job, task: Any) -> None:
         """Hand it a job and the task as it is here."""
-        self.job, self.due = job, time.monotonic() + self._deadline
+        self.job, self.left, self._held_up = job, self._deadline, 0.0
         with suppress(BrokenPipeError):  # it has died: its answer will be a Failure
             self.pipe.send((job.function, task))
 
-    def answer(self) -> Any:
-        """Return the result if all of it has come, else NOT_YET, or a Failure that says its end.
+    def spend(self, seconds: float) -> None:
+        """Count time in which it was waited for and could run.
 
-        Raises what the task raised.
+        One that waits for a disk, or was stopped, could not. Raises MachineError if that lasts.
+        """
+        if self._can_run():
+            self.left -= seconds
+            return
+        self._held_up += seconds
+        if self._held_up > self._patience:
+            raise MachineError(
+                f"a child process could do nothing for {self._patience:g} s: it was stopped, or "
+                "waits for a disk that does not answer"
+            )
+
+    def _can_run(self) -> bool:
+        """Say whether the kernel lets it run; as far as is known, where that cannot be asked."""
+        try:
+            about = Path(f"/proc/{self.process.pid}/stat").read_bytes()
+        except OSError:
+            return True
+        return about.rpartition(b") ")[2][:1] not in _HELD_UP
+
+    def answer(self) -> Any:
+        """Return the result if all of it has come, else NOT_YET; or a Failure, or a Trouble.
+
+        Raises what the task raised, if that is an error that a user can meet.
         """
         try:
             payload = self._inbox.read()
         except EOFError:
+            self.ended = True
             return self._how_it_ended()
         except GarbledError:
             return Failure("sent something that is no answer")
@@ -121,23 +173,26 @@ class Child:
             raise value
         return value
 
-    def _how_it_ended(self) -> Failure:
+    def _how_it_ended(self) -> Failure | Trouble:
         self.process.join(_FAREWELL)
         code = self.process.exitcode
         if code is None:
             return Failure("closed its pipe and went on")
         if code == -signal.SIGXCPU:
             return Failure(f"killed after {self._deadline:g} s of computing")
+        if -code in _FROM_OUTSIDE:
+            return Trouble(MachineError(f"a child process was killed (signal {-code}); {_SMALLER}"))
+        if self.starting and code == 1:  # what Python says of it goes nowhere
+            return Failure('crashed; a script must start it below `if __name__ == "__main__":`')
         return Failure(f"crashed (signal {-code})" if code < 0 else f"crashed (exit code {code})")
 
     def kill(self) -> None:
         """End it, whatever it does."""
         self.process.kill()  # not SIGTERM: it may be deep in native code
-        self.process.join()
+        self.process.join(_FAREWELL)
         self.pipe.close()
 
 
-@cache
 def _start_method() -> ForkServerContext | SpawnContext:
     """Return how this process starts children, without a second of imports where that can be.
 
@@ -149,9 +204,27 @@ def _start_method() -> ForkServerContext | SpawnContext:
         server = get_context("forkserver")
         server.set_forkserver_preload(_PACKAGES)
         with suppress(OSError):  # no temporary folder for its socket, or one of too long a name
-            forkserver.ensure_running()
+            with _without_stderr():
+                forkserver.ensure_running()
             return server
     return get_context("spawn")
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Let what is started in the block say nothing; what children have to say has their pipes.
+
+    A server that may not fork ends in a traceback, and decoders print what a Failure says.
+    """
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def serve(
@@ -172,12 +245,7 @@ def serve(
         pipe: for each job (function, task) comes in, its pickled answer goes out.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _end_with_parent()
-    import cv2  # here, because the parent has no need of it
-
-    cv2.setNumThreads(1)  # the processes are the parallelism
-    send(pipe, _reply(setup or _nothing))
-    _limit_memory(memory)
+    send(pipe, _reply(partial(_set_up, setup, memory)))
     for done in count(1):
         try:
             function, task = pipe.recv()
@@ -189,21 +257,44 @@ def serve(
             give_back()
 
 
-def _nothing() -> None:
-    """Be the set-up where none is wanted."""
+def _set_up(setup: Callable[[], None] | None, memory: float | None) -> None:
+    """Become a child that can do jobs."""
+    _end_with_parent()
+    import cv2  # here, because the parent has no need of it
+
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    if setup is not None:
+        setup()
+    _limit_memory(memory)
 
 
 def _reply(work: Callable[[], Any], memory: float | None = None) -> bytes:
-    """Pickle (True, what `work` returns) or (False, what it raised); a Failure at the limit."""
+    """Pickle (True, what `work` returns) or (False, what it raised, if a user can mend that).
+
+    What else it raised, whatever that is, is a Failure or, if the machine raised it, a Trouble.
+    """
     try:
         return bytes(ForkingPickler.dumps((True, work())))
-    except Exception as error:  # noqa: BLE001  every other exception is raised again, in the parent
-        if _is_memory(error):
-            most = "there is" if memory is None else f"{memory:g} GiB"
-            failure = Failure(f"took more memory than {most}")
-            return bytes(ForkingPickler.dumps((True, failure)))
+    except Exception as error:  # noqa: BLE001  nothing that a task raises ends the others
+        return bytes(ForkingPickler.dumps(_judge(error, memory)))
+
+
+def _judge(error: Exception, memory: float | None) -> tuple[bool, Any]:
+    """Say what an exception makes of its task."""
+    if _is_memory(error):
+        most = "there is" if memory is None else f"{memory:g} GiB"
+        return True, Failure(f"took more memory than {most}")
+    if may_pass(error):
+        if isinstance(error, OSError):  # as the system says it: a library's own may not travel
+            error = OSError(error.errno, os.strerror(error.errno or 0), error.filename)
+        return True, Trouble(error)
+    if isinstance(error, SafeError) or of_machine(error):
         error.add_note(traceback.format_exc())
-        return bytes(ForkingPickler.dumps((False, error)))
+        return False, error
+    text = " ".join(str(error).split())[:_LONGEST]
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    return True, Failure(f"{type(error).__name__}: {text} ({where})")
 
 
 def _end_with_parent() -> None:
@@ -236,11 +327,21 @@ def _limit_memory(memory: float | None) -> None:
     What is mapped already does not count: libraries map gigabytes that they never touch. On other
     systems than Linux, whose kernels keep no such limit, nothing is set. A crash leaves no core
     file, which would hold the faces and fill the disk.
+
+    Raises ProcessError if the system allows less.
     """
     _lower(resource.RLIMIT_CORE, 0)
     if memory is not None and sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + round(memory * _GIB))
+        limit = pages * resource.getpagesize() + round(memory * _GIB)
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if most not in (resource.RLIM_INFINITY, max(most, limit)):
+            raise ProcessError(  # else clips would be left out here that are not elsewhere
+                f"a child process needs {limit / _GIB:.1f} GiB of address space, runtime.memory "
+                f"among them, and the system allows {most / _GIB:.1f}; raise `ulimit -v` or lower "
+                "runtime.memory"
+            )
+        _lower(resource.RLIMIT_AS, limit)
 
 
 def _limit_cpu(seconds: float) -> None:
@@ -261,7 +362,9 @@ def _lower(what: int, limit: int) -> None:
 
 
 def _is_memory(error: BaseException) -> bool:
-    """Tell whether an exception says that there was no memory."""
+    """Tell whether an exception says that there was no memory for what a task wanted."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return False  # the system had none for itself
     return isinstance(error, MemoryError) or any(word in str(error) for word in _WORDS)
 
 

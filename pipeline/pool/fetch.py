@@ -16,8 +16,8 @@ from typing import IO, Any, Final
 from safe.errors import DataError, MissingError
 from safe.shards.store import BLOCK, Store
 
-_NOWHERE: Final = f"{os.devnull}/clip"
-"""No file is ever there: who looks for the clip finds it missing, and says so in his words."""
+_NOWHERE: Final = os.devnull
+"""No file is ever below it: who looks for the clip finds it missing, and says so in his words."""
 
 
 class StoredClips(Store):
@@ -48,7 +48,7 @@ class StoredClips(Store):
                     file.write(far.read(start, size))
                 file.flush()
             except MissingError:
-                path = _NOWHERE
+                path = f"{_NOWHERE}/{clip.path}"
             yield replace(clip, path=path)
 
 

@@ -4,7 +4,6 @@ Tasks in, results out in the same order. What a stage knows of processes, limits
 fetched and clusters is this one object.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +18,24 @@ from threading import Thread
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from pipeline.clips import ClipStore
-from pipeline.pool.children import NOT_YET, Child, Failure, Job, serve
+from pipeline.pool.children import NOT_YET, Child, Failure, Job, Trouble, serve
 from safe.config import Runtime
-from safe.errors import ProcessError
+from safe.errors import MachineError, ProcessError
 
 _LOOK_AHEAD: Final = 8
 """Tasks a worker that may be under way or finished before their turn; bounds the memory."""
+
+_TICK: Final = 1.0
+"""Seconds from one look at the children to the next, at most; a tenth of a shorter deadline. Of a
+time in which this process stood still, as while the machine slept, no more is counted."""
+
+_LEAST: Final = 30.0
+"""Seconds for which an error of the machine is waited for at the least, if patience allows it: a
+run that has hardly begun is soon done again."""
+
+_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 10.0
+"""Seconds until a task is tried again: half as long as the trouble has lasted, within these."""
 
 _STREAMS: Final = 2
 """Threads a worker that fetch tasks, where they must be fetched."""
@@ -58,11 +69,14 @@ class Pool:
     Attributes:
         workers: child processes; 0 counts as 1, because a task always needs a guard.
         deadline: seconds after which a task is killed, of wall clock and of computing. The start
-            of a child and the fetching of a clip are no part of a task.
+            of a child and the fetching of a clip are no part of a task, nor is time in which
+            this process or the child was stopped, or the child waited for a disk.
         memory: GiB that a task may take besides what its process has after the set-up, on Linux;
             one that asks for more is a Failure. None: no limit.
         clips: a store where the clips are, which are the tasks; each is fetched before its turn.
         cluster: whose workers run the tasks, one child a thread of theirs, in place of `workers`.
+        patience: seconds for which a task is tried again that the machine fails, or as long as the
+            run has lasted before, if that is less and over half a minute.
     """
 
     deadline: float
@@ -70,6 +84,7 @@ class Pool:
     memory: float | None = None
     clips: ClipStore | None = None
     cluster: Cluster | None = None
+    patience: float = 300.0
 
     @classmethod
     def of(
@@ -82,6 +97,7 @@ class Pool:
             memory=runtime.memory,
             clips=clips,
             cluster=cluster,
+            patience=runtime.patience,
         )
 
     def require(self) -> None:
@@ -105,7 +121,9 @@ class Pool:
         stops all children.
 
         Args:
-            function: what to do with a task. An exception it raises is raised here, at once.
+            function: what to do with a task. A SafeError that it raises is raised here, at once; an
+                error of the machine (safe.errors.of_machine) once patience is over, and that of a
+                full disk at once; any other exception is a Failure.
             tasks: what to do it with.
             setup: called once in each child, before its first task.
             fallback: tried once, under the same limits, on a task that was killed or crashed.
@@ -113,6 +131,7 @@ class Pool:
 
         Raises:
             DataError: if the store of the clips fails for good.
+            MachineError, OSError: if the machine fails a task for longer than the patience.
             ProcessError: if a child process dies or hangs in its own start or set-up, or the
                 cluster fails for good.
         """
@@ -137,7 +156,7 @@ class Pool:
         fallback: Callable[[T], R] | None,
     ) -> Iterator[R | Failure]:
         child = partial(serve, (function, fallback), setup, self.deadline, self.memory)
-        crew = _Crew(max(self.workers, 1), self.deadline, child)
+        crew = _Crew(max(self.workers, 1), self.deadline, self.patience, child)
         fetching = _Fetching(self.clips, threads=_STREAMS * crew.size)
         todo: deque[Job] = deque()
         finished: dict[int, R | Failure] = {}
@@ -150,7 +169,9 @@ class Pool:
                 while turn not in finished:
                     for job, result in crew.advance(todo, fetching):
                         failed = isinstance(result, Failure) and job.function is not fallback
-                        if failed and fallback is not None:
+                        if isinstance(result, Trouble):
+                            todo.appendleft(crew.again(job, result))
+                        elif failed and fallback is not None:
                             todo.appendleft(Job(job.number, fallback))
                         else:
                             fetching.drop(job.number)
@@ -164,45 +185,95 @@ class Pool:
 class _Crew:
     """The children: handed jobs, watched, killed when late, replaced when dead."""
 
-    def __init__(self, size: int, deadline: float, serve: Callable[[Connection], None]):
+    def __init__(
+        self, size: int, deadline: float, patience: float, serve: Callable[[Connection], None]
+    ):
         self.size = size
         self._deadline = deadline
+        self._patience = patience
         self._serve = serve
         self._children: list[Child] = []
+        self._began = time.monotonic()
+        self._start = _START
 
     def advance(self, todo: deque[Job], fetching: "_Fetching") -> list[tuple[Job, Any]]:
         """Hand out jobs from `todo`, wait until something happens, return what was finished."""
-        busy = sum(child.job is not None for child in self._children)
-        while len(self._children) < min(self.size, len(todo) + busy):
-            self._children.append(Child(self._serve, self._deadline))
-        for child in self._children:
-            if child.idle and todo and fetching.is_ready(todo[0].number):
-                job = todo.popleft()
-                child.give(job, fetching.take(job.number))
-        due = min((child.due for child in self._children if not child.idle), default=math.inf)
-        if todo and any(child.idle for child in self._children):
-            due = min(due, time.monotonic() + _GLANCE)
-        ready = wait([child.pipe for child in self._children], max(due - time.monotonic(), 0))
+        self._hire(len(todo))
+        self._hand_out(todo, fetching)
+        ready = self._wait(glance=bool(todo))
         finished = []
         for child in list(self._children):
             result = child.answer() if child.pipe in ready else NOT_YET
-            if result is NOT_YET and not child.idle and time.monotonic() >= child.due:
+            if result is NOT_YET and not child.idle and child.left <= 0:
                 result = Failure(f"killed after {self._deadline:g} s")
             if result is NOT_YET:
                 continue
-            if isinstance(result, Failure):
+            died = child.ended or (child.starting and isinstance(result, Trouble))
+            if died or isinstance(result, Failure):
                 child.kill()
                 self._children.remove(child)
-                if child.starting:
-                    raise ProcessError(f"a child process did not start: {result.reason}")
             if child.job is not None:
                 finished.append((child.job, result))
+            elif isinstance(result, Failure):
+                raise ProcessError(f"a child process did not start: {result.reason}")
+            elif isinstance(result, Trouble):
+                self._start = self.again(self._start, result)
+            else:
+                self._start = _START
             child.job, child.starting = None, False
         return finished
+
+    def again(self, job: Job, trouble: Trouble) -> Job:
+        """Return a job that the machine failed, to be tried again; or raise what it failed by."""
+        now = time.monotonic()
+        since = now if job.since is None else job.since
+        if now - since >= min(self._patience, max(_LEAST, since - self._began)):
+            raise trouble.error
+        pause = min(max(_PAUSE, (now - since) / 2), _LONGEST_PAUSE)
+        return replace(job, since=since, after=now + pause)
+
+    def _hire(self, waiting: int) -> None:
+        busy = sum(child.job is not None for child in self._children)
+        while (
+            len(self._children) < min(self.size, waiting + busy)
+            and self._start.after <= time.monotonic()
+        ):
+            try:
+                self._children.append(Child(self._serve, self._deadline, self._patience))
+            except (OSError, MachineError) as error:
+                self._start = self.again(self._start, Trouble(error))
+
+    def _hand_out(self, todo: deque[Job], fetching: "_Fetching") -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if child.idle:
+                able = (job for job in todo if job.after <= now and fetching.is_ready(job.number))
+                job = next(able, None)
+                if job is None:
+                    return
+                todo.remove(job)
+                child.give(job, fetching.take(job.number))
+
+    def _wait(self, *, glance: bool) -> list[Any]:
+        """Wait for an answer or a moment; let those that are busy spend it. Return ready pipes."""
+        busy = [child for child in self._children if not child.idle]
+        seconds = min(_TICK, self._deadline / 10, *(max(child.left, 0) for child in busy))
+        if glance and len(busy) < self.size:
+            seconds = min(seconds, _GLANCE)
+        began = time.monotonic()
+        ready = wait([child.pipe for child in self._children], seconds)
+        spent = min(max(time.monotonic() - began, 0), seconds)
+        for child in busy:
+            child.spend(spent)
+        return ready
 
     def stop(self) -> None:
         for child in self._children:
             child.kill()
+
+
+_START: Final = Job(-1, bool)
+"""The start of a child, as what may be tried again."""
 
 
 class _Fetching:

@@ -19,11 +19,13 @@ that list ends. All else, and all damage, is PyAV's, whose every frame is held a
 its stamp or its order.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -41,7 +43,7 @@ from pipeline.video.picture import (
     pixel_shape,
     turns,
 )
-from safe.errors import DataError
+from safe.errors import DataError, MissingError, of_machine
 from safe.sample import DEFAULT_FRAMES
 
 Source = Literal["video", "frames", "strips"]
@@ -120,6 +122,7 @@ def read_video(path: Path, *, decoder: Decoder = "decord", frames: int = DEFAULT
 
     Raises:
         DataError: "file missing", "empty file", "not a video ..." or "no frame could be decoded".
+        OSError: an error of the machine.
     """
     # Opened once: what is checked is what is decoded, and no path reaches a decoder.
     with open_file(path) as file:
@@ -168,20 +171,51 @@ def notes_of(indices: Sequence[int], notes: set[str]) -> tuple[str, ...]:
     return tuple(note for note in NOTES if note in notes | few)
 
 
-def open_file(path: Path) -> FileIO:
-    """Open a file for reading, without a buffer.
+class ClipFile(FileIO):
+    """A file of a clip, open for reading. An error of the machine is raised when it is closed.
+
+    A decoder would take it for the end of the file, or print it.
+    """
+
+    _trouble: OSError | None = None
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read so many bytes; none from an error on."""
+        try:
+            return b"" if self._trouble else super().read(size) or b""
+        except OSError as error:
+            self._trouble = OSError(error.errno, os.strerror(error.errno or 0), str(self.name))
+            return b""
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+        if self._trouble:
+            raise self._trouble
+
+
+def open_file(path: Path) -> ClipFile:
+    """Open a file of a clip for reading, without a buffer. The only place where one is opened.
 
     Raises:
-        DataError: "file missing", "empty file" or "file cannot be opened: ...".
+        MissingError: "file missing", of what is no regular file too.
+        DataError: "empty file".
+        OSError: an error of the machine, as that the file may not be read.
     """
-    if not path.is_file():
-        raise DataError("file missing")
-    if path.stat().st_size == 0:
-        raise DataError("empty file")
+    # Without O_NONBLOCK the opening of a pipe would wait for its writer for ever.
     try:
-        return FileIO(path)
+        file = ClipFile(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
-        raise DataError(f"file cannot be opened: {error.strerror}") from error
+        if of_machine(error):
+            raise
+        raise MissingError("file missing") from error
+    about = os.fstat(file.fileno())
+    if not S_ISREG(about.st_mode):
+        file.close()
+        raise MissingError("file missing")
+    if about.st_size == 0:
+        file.close()
+        raise DataError("empty file")
+    return file
 
 
 def _begins_plain(file: FileIO, listing: Listing) -> bool:

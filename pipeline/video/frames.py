@@ -2,12 +2,16 @@
 
 In: a folder of jpg or png frames, or one image of 16 faces. Out: a Decoded, as of a video. A frame
 is where its number puts it, counted from the first in the step of that folder (1, 2, 3; 0, 5, 10;
-0.04, 0.08), so a number that is not there is time that is missing. A name decides what is a frame;
-one that is no image (a folder, a dangling link, damage) costs itself.
+0.04, 0.08), so a number that is not there is time that is missing. A name decides what is a frame,
+the content what kind of image: JPEG, PNG, BMP or WebP, by a header that is read before anything is
+decoded. One that is none of them (a folder, a dangling link, damage, another format), or is too
+large, costs itself.
 """
 
 import math
+import os
 import re
+import struct
 from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,14 +24,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.video.decode import Decoded, Decoder, Source, frame_indices, read_video
+from pipeline.video.container import MAX_PIXELS
+from pipeline.video.decode import Decoded, Decoder, Source, frame_indices, open_file, read_video
 from pipeline.video.listing import MAX_FRAMES
-from safe.errors import DataError
-from safe.sample import DEFAULT_FRAMES, is_frame
+from safe.errors import DataError, MachineError, MissingError, of_machine
+from safe.sample import DEFAULT_FRAMES, check_scans, find_markers, is_frame
 
 _NUMBERS: Final = re.compile(r"(\d+(?:[.,]\d+)*)")
 _SPARSE: Final = 4
 """Steps from most frames to the next where frames were taken out; above, stamps are rounded."""
+
+_MAX_BYTES: Final = 8 * MAX_PIXELS + 2**20
+"""Largest file of an image: 16 bits of four colours a pixel without any compression."""
+
+_JPEG_FRAMES: Final = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of the segments of a JPEG that hold its size: a kind of coding each."""
+
+_OLD_BMP: Final = 12  # bytes of the second header of the oldest BMP files
 
 _NO_STEP: Final = 1e18
 """Stands for the length of a folder whose numbers have no step in common."""
@@ -36,10 +49,23 @@ _NO_STEP: Final = 1e18
 def read_clip(
     path: Path, source: Source, *, decoder: Decoder = "decord", frames: int = DEFAULT_FRAMES
 ) -> Decoded:
-    """Read so many frames of a clip as its source says. Raises DataError."""
+    """Read so many frames of a clip as its source says.
+
+    Raises:
+        DataError: what is wrong with the content of the clip; MissingError if it is not there.
+        OSError, MachineError: what is wrong with the machine, and says nothing of the clip.
+    """
     if source == "video":
         return read_video(path, decoder=decoder, frames=frames)
     return read_frames(path, frames) if source == "frames" else read_strip(path, frames)
+
+
+def gone(path: Path) -> MachineError:
+    """Return the error of a clip that was there: the machine lost it, or somebody removed it."""
+    return MachineError(
+        f"{path}: not there any more; is the disk or the folder with the clips away? If the clip "
+        "is to be missing, run `safe-cli index` again"
+    )
 
 
 def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
@@ -49,15 +75,17 @@ def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
     another size than the first one read are resized to it.
 
     Raises:
-        DataError: "folder missing", "folder cannot be read: ...", "no jpg or png frames", "no frame
-            could be decoded", or what is wrong with the numbers.
+        MissingError: "folder missing".
+        DataError: "no jpg or png frames", "no frame could be decoded", or what is wrong with the
+            numbers.
+        OSError, MachineError: an error of the machine.
     """
     try:
-        if not folder.is_dir():
-            raise DataError("folder missing")
         names = [file.name for file in folder.iterdir() if is_frame(file.name)]
     except OSError as error:
-        raise DataError(f"folder cannot be read: {error.strerror}") from error
+        if of_machine(error):
+            raise
+        raise MissingError("folder missing") from error
     if not names:
         raise DataError("no jpg or png frames")
     names, positions = place_frames(names)
@@ -70,10 +98,17 @@ def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
         positions = list(range(len(names)))
     indices = frame_indices(length, count)
     wanted = {_nearest(positions, index) for index in indices}
-    read = {positions[at]: _read_image(folder / names[at]) for at in sorted(wanted)}
-    images = {position: image for position, image in read.items() if image is not None}
+    images: dict[int, NDArray[np.uint8]] = {}
+    reasons = []
+    for at in sorted(wanted):
+        try:
+            images[positions[at]] = _read_image(folder / names[at])
+        except DataError as error:  # costs that frame alone
+            if isinstance(error, MissingError) and not os.path.lexists(folder / names[at]):
+                raise gone(folder / names[at]) from error  # it was there a moment ago
+            reasons.append(str(error))
     if not images:
-        raise DataError("no frame could be decoded")
+        raise DataError(f"no frame could be decoded: {reasons[0]}")
     there = list(images)
     nearest = [there[_nearest(there, index)] for index in indices]
     height, width = images[there[0]].shape[:2]
@@ -87,11 +122,9 @@ def read_frames(folder: Path, count: int = DEFAULT_FRAMES) -> Decoded:
 
 
 def read_strip(path: Path, count: int = DEFAULT_FRAMES) -> Decoded:
-    """Read the faces of a strip, all of them. Raises DataError."""
-    if not path.is_file():
-        raise DataError("file missing")
+    """Read the faces of a strip, all of them. Raises DataError and errors of the machine."""
     image = _read_image(path)
-    if image is None or image.shape[0] != count * image.shape[1]:
+    if image.shape[0] != count * image.shape[1]:
         raise DataError(f"not a strip of {count} square faces below one another")
     side = image.shape[1]
     frames = image.reshape(count, side, side, 3)
@@ -184,16 +217,65 @@ def _nearest(positions: Sequence[int], wanted: int) -> int:
     return before if wanted - positions[before] <= positions[after] - wanted else after
 
 
-def _read_image(file: Path) -> NDArray[np.uint8] | None:
-    """Read an image as RGB uint8 [H, W, 3]; None if it is none, or damaged."""
-    try:
-        if not file.is_file():  # a pipe would be waited for
-            return None
-        encoded = np.fromfile(file, np.uint8)  # not cv2.imread, which writes to stderr
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except (OSError, cv2.error):
-        return None
-    return None if image is None else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as RGB uint8 [H, W, 3].
+
+    Raises DataError if it is none, too large or damaged; OSError if the machine fails.
+    """
+    with open_file(path) as file:
+        encoded = file.read(_MAX_BYTES + 1)
+    width, height = _read_size(encoded)
+    if len(encoded) > _MAX_BYTES or not 0 < width * height <= MAX_PIXELS:
+        raise DataError(f"an image of {width} x {height} pixels, or of its bytes, is too large")
+    try:  # not cv2.imread, which writes to stderr
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        if "memory" in str(error):
+            raise
+        image = None
+    if image is None or image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise DataError("an image that is damaged")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _read_size(encoded: bytes) -> tuple[int, int]:
+    """Return width and height as the header of an image has them.
+
+    Raises DataError if it is of no format that is read: each decoder more is more to attack.
+    """
+    head = encoded[:64].ljust(64, b"\0")
+    if head.startswith(b"\xff\xd8\xff"):
+        check_scans(encoded)
+        frame = next((at for kind, at in find_markers(encoded) if kind in _JPEG_FRAMES), None)
+        if frame is None or frame + 7 > len(encoded):
+            raise DataError("a JPEG image that is damaged")
+        height, width = struct.unpack_from(">HH", encoded, frame + 3)
+        return width, height
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR":
+        width, height = struct.unpack_from(">II", head, 16)
+        return width, height
+    if head.startswith(b"BM"):
+        old = head[14] == _OLD_BMP
+        width, height = struct.unpack_from("<HH" if old else "<ii", head, 18)
+        return width, abs(height)  # below 0: from the top down
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return _read_webp(head)
+    raise DataError("not an image of a kind that is read (JPEG, PNG, BMP, WebP)")
+
+
+def _read_webp(head: bytes) -> tuple[int, int]:
+    """Return width and height of a WebP image: lossy, lossless, or with a header before either."""
+    kind = head[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", head, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X":
+        sides = (int.from_bytes(head[at : at + 3], "little") + 1 for at in (24, 27))
+        return next(sides), next(sides)
+    raise DataError("a WebP image that is damaged")
 
 
 def _fit(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

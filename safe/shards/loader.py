@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from safe.errors import DataError
+from safe.errors import DataError, MachineError, SafeError, explain, of_machine
 from safe.files import die_with_parent
 from safe.sample import decode_strip
 from safe.shards.folder import ShardFolder
@@ -34,6 +34,12 @@ from safe.shards.verify import check_tar
 _AHEAD: Final = 3
 """Batches that each worker may be ahead of the consumer. With 2, where three processes share two
 cores, a worker waits now and then for one that waits for a core: 5 % fewer clips a second."""
+
+_DEADLINE: Final = 900
+"""Seconds that a batch may take: with shards in a store as long as its patience, and more."""
+
+_FAREWELL: Final = 10.0
+"""Seconds from a kill to the end of a process; one that waits for a disk may take no signal."""
 
 Faces = NDArray[np.uint8]
 Rows = NDArray[np.int64]
@@ -55,7 +61,10 @@ class ClipReader:
         self._tars = open_tars(folder)
 
     def read(self, rows: Rows, out: Faces) -> None:
-        """Decode the clips of `rows` into out, uint8 [B, T, S, S, 3]. Raises DataError."""
+        """Decode the clips of `rows` into out, uint8 [B, T, S, S, 3].
+
+        Raises DataError, or MachineError if the disk fails.
+        """
         for row, faces in zip(rows.tolist(), out, strict=True):
             with self._tars.open(int(self.folder.shard[row])) as file:
                 self._decode(file, row, faces)
@@ -70,9 +79,11 @@ class ClipReader:
                 raise DataError("altered, its checksum is not that of clips.parquet")
             decode_strip(jpeg, folder.face_size, folder.frames, out=out)
         except (DataError, OSError) as error:
-            raise DataError(
+            mine = of_machine(error)
+            told = explain(error) if mine else f"{error}; make the shards again"
+            raise (MachineError if mine else DataError)(
                 f"{folder.location / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
-                f"{error}; make the shards again"
+                f"{told}"
             ) from error
 
     def close(self) -> None:
@@ -104,7 +115,8 @@ def load_batches(
         device: where the faces are to be.
 
     Raises:
-        DataError: one line, also when a worker met it, or was killed.
+        DataError: one line, also when a worker met it.
+        MachineError: one line, if the disk fails, or a worker was killed or does not answer.
     """
     batches = iter(plan)
     first = next(batches, None)
@@ -156,16 +168,16 @@ def _read_there(
     """Batch b is worker b mod N's; its slot is free again once the consumer asks for b + 1."""
     context = multiprocessing.get_context("fork")  # the children share the buffers by inheritance
     pipes, processes = [], []
-    for _ in range(workers):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(folder, buffers, theirs), daemon=True)
-        process.start()
-        theirs.close()  # so that a worker's death is seen as the end of its pipe
-        pipes.append(ours)
-        processes.append(process)
     asked: deque[Rows] = deque()
     number = 0  # of the batch that the consumer has
     try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            pipes.append(ours)
+            process = context.Process(target=_work, args=(folder, buffers, theirs), daemon=True)
+            process.start()
+            processes.append(process)
+            theirs.close()  # so that a worker's death is seen as the end of its pipe
         for ahead, rows in enumerate(islice(plan, len(buffers))):
             with suppress(ConnectionError):  # its end is told where its batch is waited for
                 pipes[ahead % workers].send((ahead % len(buffers), rows))
@@ -181,20 +193,30 @@ def _read_there(
                 asked.append(following)
             number += 1
     finally:
-        for pipe, process in zip(pipes, processes, strict=True):
+        for pipe in pipes:
             pipe.close()
-            process.terminate()
-            process.join()
+        for process in processes:
+            process.kill()  # SIGTERM would wait for one that is stopped
+            process.join(_FAREWELL)
 
 
 def _receive(pipe: Connection) -> None:
-    """Wait until a worker has filled its slot. Raises DataError."""
+    """Wait until a worker has filled its slot. Raises what it met."""
+    left = _DEADLINE
+    while not pipe.poll(1):  # a second at a time: one in which all stood still counts as one
+        left -= 1
+        if left <= 0:
+            raise MachineError(
+                f"a process of the loader does not answer for {_DEADLINE} s; is the disk there?"
+            )
     try:
         problem = pipe.recv()
     except (EOFError, ConnectionResetError):
-        problem = "a process of the loader was killed (out of memory?); see runtime.workers"
-    if problem:
-        raise DataError(problem)
+        problem = MachineError(
+            "a process of the loader was killed (out of memory?); see runtime.workers"
+        )
+    if problem is not None:
+        raise problem
 
 
 def _work(folder: ShardFolder, buffers: Faces, pipe: Connection) -> None:
@@ -205,11 +227,14 @@ def _work(folder: ShardFolder, buffers: Faces, pipe: Connection) -> None:
         try:
             slot, rows = pipe.recv()
             reader.read(rows, buffers[slot, : len(rows)])
-            pipe.send("")
-        except DataError as error:
-            pipe.send(str(error))
+            pipe.send(None)
+        except SafeError as error:
+            pipe.send(error)
         except (EOFError, BrokenPipeError, KeyboardInterrupt):
             return
+        except Exception as error:  # noqa: BLE001  it is one line there, whatever it is
+            text = explain(error) if of_machine(error) else f"{type(error).__name__}: {error}"
+            pipe.send(MachineError(f"a process of the loader failed: {text}"))
 
 
 def _copy_ahead(batches: Iterator[Batch], buffers: Faces, device: torch.device) -> Iterator[Batch]:
