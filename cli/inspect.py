@@ -20,6 +20,7 @@ from safe.api import find_model
 from safe.config import Config
 from safe.errors import ConfigError, as_utf8
 from safe.files import fitting
+from safe.info import read_info
 from safe.report.canvas import save
 from safe.report.contact import Frames, Row, contact_figure
 from safe.report.inspect import (
@@ -31,9 +32,8 @@ from safe.report.inspect import (
     read_answers,
 )
 from safe.sample import decode_strip
-from safe.saved import read_info
+from safe.shards.clips import read_clips
 from safe.shards.folder import open_shards
-from safe.shards.loader import read_clips
 
 _SUFFIXES: Final = (".png", ".svg", ".pdf")
 

@@ -14,8 +14,9 @@ from cli.layout import Layout, read
 from cli.progress import say
 from safe.errors import ConfigError, DataError, SafeError
 from safe.evaluation.held import Held, held, read_out
+from safe.evaluation.predictions import PREDICTIONS_BYTES
 from safe.evaluation.sheet import PARAMS
-from safe.files import atomic_file
+from safe.files import atomic_file, read_bounded
 from safe.params import read_mapping
 from safe.report.gather import Experiment, Reader, Sources, gather
 from safe.report.page import render_page
@@ -31,7 +32,7 @@ def run_report(
 ) -> None:
     """Write the page of the experiment of params.yaml, beside others."""
     config, layout = read(params, overrides)
-    experiment = _gather("workspace", Path.read_bytes, layout, config.data.folds)
+    experiment = _gather("workspace", partial(_read_there, Path()), layout, config.data.folds)
     beside = _others(others, layout, config.data.folds)
     given = _sources(layout, params, faces=faces)
     page = render_page(experiment, beside, given, now=datetime.now())
@@ -76,7 +77,7 @@ def _others(names: list[str], layout: Layout, folds: list[int]) -> list[Experime
 
 
 def _read_there(root: Path, path: Path) -> bytes:
-    return (root / path).read_bytes()
+    return read_bounded(root / path, most=PREDICTIONS_BYTES, error=DataError)
 
 
 def _read_held(rev: str, path: Path) -> bytes:

@@ -20,11 +20,12 @@ from safe.errors import ConfigError, DataError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.metrics import Floats, Ints
 from safe.evaluation.predictions import Split, read_predictions
+from safe.info import read_info
 from safe.report.contact import Row, Said, contact_figure
-from safe.saved import load_model, read_info
+from safe.saved import load_model
+from safe.shards.clips import read_clips
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.index import Index, read_index, read_table
-from safe.shards.loader import read_clips
 from safe.taxonomy import Classes
 
 Facts = dict[str, dict[str, Any] | list[dict[str, Any]]]

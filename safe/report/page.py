@@ -34,8 +34,8 @@ from safe.report.pictures import (
     silhouette,
     tsne,
 )
+from safe.shards.clips import ClipReader
 from safe.shards.folder import ShardFolder
-from safe.shards.loader import ClipReader
 
 CASES: Final = 6
 """Clips shown of each kind."""
