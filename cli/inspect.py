@@ -18,7 +18,7 @@ from pipeline.pool.children import Failure
 from pipeline.view import Kind, View, box_kinds, face_facts, face_of, frame_rows, look_up, view_clip
 from safe.api import find_model
 from safe.config import Config
-from safe.errors import ConfigError, as_utf8
+from safe.errors import ConfigError, as_utf8, printable
 from safe.files import fitting
 from safe.info import read_info
 from safe.report.canvas import save
@@ -223,10 +223,11 @@ def lines(facts: Facts) -> list[str]:
     for heading, section in facts.items():
         if not section:
             continue
-        written += ["", heading] if written else [heading]
+        written += ["", printable(heading)] if written else [printable(heading)]
         if isinstance(section, Mapping):
-            wide = max(map(len, section))
-            written += [f"  {name:{wide}}  {_plain(value)}" for name, value in section.items()]
+            named = {printable(name): value for name, value in section.items()}
+            wide = max(map(len, named))
+            written += [f"  {name:{wide}}  {_plain(value)}" for name, value in named.items()]
         else:
             written += [f"  {line}" for line in _table(section)]
     return written
@@ -265,4 +266,4 @@ def _plain(value: Any) -> str:
         return f"{value:,}" if abs(value) > 99_999 else str(value)
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value)) or "-"
-    return str(value)
+    return printable(str(value))

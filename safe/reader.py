@@ -97,6 +97,7 @@ _GROUPS: Final = 10_000  # row groups; the writer makes one of a million rows
 _CODECS: Final = {"SNAPPY", "UNCOMPRESSED"}
 _ENCODINGS: Final = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 _THRIFT: Final = 2**24
+_UNPACKED: Final = 2**31
 _SMALL: Final = 2**24
 """Numbers in lists that any file may hold: with what Arrow and numpy make of them 400 MB."""
 _PACKED: Final = 8
@@ -109,13 +110,15 @@ def read_columns(
     *,
     rows: int,
     exactly: bool = False,
+    others: bool = False,
     wanted: Collection[str] | None = None,
 ) -> pa.Table:
-    """Read a Parquet file that has these columns and no others.
+    """Read columns of a Parquet file.
 
     Args:
         data: the file.
         columns: what each may hold, in their order.
+        others: whether the file may have more columns, which are not read, and be packed by zstd.
         rows: how many there may be; there must be one.
         exactly: whether there must be so many.
         wanted: names of those to read; all by default.
@@ -134,8 +137,10 @@ def read_columns(
             thrift_string_size_limit=_THRIFT,
         )
         schema = pq.ParquetFile(pa.BufferReader(data), thrift_string_size_limit=_THRIFT)
-        _check_schema(schema.schema_arrow, columns)
-        _check_packing(file.metadata, columns, len(data), rows, exactly=exactly)
+        _check_schema(schema.schema_arrow, columns, others=others)
+        codecs = _CODECS | ({"ZSTD"} if others else set())
+        _check_rows(file.metadata, rows, exactly=exactly)
+        _check_packing(file.metadata, columns, len(data), codecs)
         names = [name for name in columns if wanted is None or name in wanted]
         found: dict[str, pa.Array] = {}
         for name in sorted(names, key=lambda name: not columns[name].differs):  # cheapest to refuse
@@ -149,36 +154,44 @@ def read_columns(
     return pa.table({name: found[name] for name in names}).replace_schema_metadata(metadata)
 
 
-def _check_schema(schema: pa.Schema, columns: Mapping[str, Column]) -> None:
+def _check_schema(schema: pa.Schema, columns: Mapping[str, Column], *, others: bool) -> None:
     right = pa.schema([(name, column.kind) for name, column in columns.items()])
-    if not schema.equals(right):
+    names = [name for name in schema.names if name in columns] if others else schema.names
+    if sorted(names) != sorted(columns) or (not others and names != list(columns)):
+        raise ValueError(f"its columns are not {', '.join(columns)}")
+    if not pa.schema([schema.field(name) for name in columns]).equals(right):
         raise ValueError(f"its columns are not {', '.join(columns)} of the right types")
 
 
-def _check_packing(
-    about: pq.FileMetaData, columns: Mapping[str, Column], size: int, rows: int, *, exactly: bool
-) -> None:
-    """Compare what a file says of its rows and columns with what it may hold."""
+def _check_rows(about: pq.FileMetaData, rows: int, *, exactly: bool) -> None:
     count = about.num_rows
     if not 1 <= count <= rows or (exactly and count != rows):
         raise ValueError(f"{count:,} rows; there must be {'' if exactly else '1 to '}{rows:,}")
     if about.num_row_groups > _GROUPS:
         raise ValueError(f"{about.num_row_groups:,} row groups")
-    values = dict.fromkeys(range(about.num_columns), 0)
-    for group in range(about.num_row_groups):
-        for number in values:
-            column = about.row_group(group).column(number)
-            if column.compression not in _CODECS or not _ENCODINGS.issuperset(column.encodings):
-                raise ValueError(f"column {column.path_in_schema} is packed in a foreign way")
-            if column.num_values < 0:
-                raise ValueError(f"column {column.path_in_schema} has fewer than no values")
-            values[number] += column.num_values
+
+
+def _check_packing(
+    about: pq.FileMetaData, columns: Mapping[str, Column], size: int, codecs: Collection[str]
+) -> None:
+    """Compare what a file says of its columns with what they may hold."""
+    values = dict.fromkeys(columns, 0)
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for part in map(group.column, range(about.num_columns)):
+            name = part.path_in_schema.partition(".")[0]
+            if name not in columns:
+                continue
+            if part.compression not in codecs or not _ENCODINGS.issuperset(part.encodings):
+                raise ValueError(f"column {name} is packed in a foreign way")
+            if part.num_values < 0 or not 0 <= part.total_uncompressed_size <= _UNPACKED:
+                raise ValueError(f"column {name} has no size that can be")
+            values[name] += part.num_values
     lists = 0
-    for number, (name, column) in enumerate(columns.items()):
+    for name, column in columns.items():
         is_list = pa.types.is_list(column.kind)
-        lists += values[number] if is_list else 0
-        if values[number] > count * (column.longest if is_list else 1):
-            raise ValueError(f"{name}: {values[number]:,} values in {count:,} rows")
+        lists += values[name] if is_list else 0
+        if values[name] > about.num_rows * (column.longest if is_list else 1):
+            raise ValueError(f"{name}: {values[name]:,} values in {about.num_rows:,} rows")
     if lists > max(_SMALL, _PACKED * size):
         raise ValueError(f"{lists:,} numbers in {size:,} bytes")
 

@@ -25,6 +25,8 @@ from safe.info import AGAIN, MODEL_FORMAT, info_digest, read_info
 from safe.models.registry import build_model
 from safe.reader import parse_json
 
+WEIGHTS: Final = "model.safetensors"
+
 HEADER_BYTES: Final = 2**20
 """What model.safetensors may have beside the numbers: names and shapes take some 100 bytes each."""
 
@@ -40,7 +42,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in weights.items()
     }
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     with atomic_file(path) as temporary:
         save_file(plain, temporary)
     about = {"sha256": file_digest(path), "bytes": path.stat().st_size}
@@ -54,8 +56,8 @@ def save_calibrated(folder: Path, source: Path, calibration: Calibration) -> Non
         ModelError: if model.json of `source` is not what it should be.
     """
     info = read_info(source / "model.json")
-    with atomic_file(folder / "model.safetensors") as temporary:
-        shutil.copyfile(source / "model.safetensors", temporary)
+    with atomic_file(folder / WEIGHTS) as temporary:
+        shutil.copyfile(source / WEIGHTS, temporary)
     _write_info(folder, {**info, "calibration": calibration.record()})
 
 
@@ -71,7 +73,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         section = Model.model_validate({**info["architecture"], "weights": None})
         sizes = {"classes": len(info["classes"]), "frames": info["frames"]}
         architecture = {**sizes, **section.model_dump()}
-        weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
+        weights = _read_weights(folder / WEIGHTS, info["weights"], architecture)
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder}: no model there; run `safe-cli train`, then `safe-cli calibrate`"

@@ -29,9 +29,10 @@ from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.pool.pool import Pool
 from pipeline.synthetic.clip import draw_video
 from pipeline.tars import ShardWriter, write_index
-from safe.config import Config, Synthesize
+from safe.config import Config, Model, Synthesize
 from safe.evaluation.answers import ABSTAIN, Answer, Verdict
 from safe.evaluation.calibration import Calibration
+from safe.evaluation.cost import describe
 from safe.evaluation.metrics import summarize
 from safe.models.registry import build_model
 from safe.models.safe import SAFE
@@ -453,6 +454,7 @@ def write_fold(
             | {"clips_per_s": 50.0}
             for e in range(2)
         ],
+        "cost": describe(Model(**SMALL_NETWORK, hidden=16), classes=k, frames=16, crop=32),
         **more,
     }
     if calibration:

@@ -215,9 +215,9 @@ def gather(
             metrics = {}
         info, problem = _read_model(read, [folder / f"fold-{number}" for folder in models])
         if info and tuple(info["classes"]) != split.classes:
-            info, problem = {}, "the model is of other classes than the predictions"
+            info, problem = {}, "has a model of other classes than its predictions"
         if problem:
-            missing.append(f"Fold {number}: {problem}; its params and curves are not known.")
+            missing.append(f"Fold {number} {problem}: its params and curves are not known.")
         scaled = Calibration.from_info(info).scaled(split.logits)
         found[number] = Fold(replace(split, scaled=scaled), metrics, info)
     if not found:
@@ -230,14 +230,14 @@ def gather(
 
 def _read_model(read: Reader, folders: Sequence[Path]) -> tuple[dict[str, Any], str]:
     """Read the first model.json there is; empty, with a reason, where none can be used."""
-    problem = "no model.json"
+    problem = "has no model.json"
     for path in (folder / "model.json" for folder in folders):
         try:
             return parse_info(read(path), path), ""
         except FileNotFoundError:
             continue
         except (OSError, DataError, ModelError) as error:
-            problem = _said(error, path)
+            problem = f"has no model ({_said(error, path)})"
     return {}, problem
 
 
