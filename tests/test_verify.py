@@ -381,7 +381,7 @@ def test_an_index_without_a_field_or_with_a_tar_twice_is_refused(folder):
     refused(folder, "fold1-000000.tar is there twice")
     (folder / "index.json").write_text(json.dumps(whole))
     change_index(folder, lambda index: index["shards"].pop())
-    refused(folder, "5 clips, but 4 in index.json")
+    refused(folder, "5 rows; there must be 4")
 
 
 def rewrite_table(folder: Path, table: pa.Table, **options: Any) -> None:

@@ -33,10 +33,10 @@ CLIPS: Final = 10_000_000
 """Most clips of a split: as many as a shard folder may have."""
 
 _AGAIN: Final = "`safe-cli eval` makes it"
-_FLOATS: Final = pa.list_(pa.float32())
+_FLOATS: Final = (pa.list_(pa.float32()), pa.list_(pa.float64()))  # the latter from other tools
 _COLUMNS: Final = {
     "clip": Column(pa.string(), differs=True),
-    "label": Column(pa.int8()),
+    "label": Column((pa.int8(), pa.int64())),
     "logits": Column(_FLOATS, MOST),
     "embedding": Column(_FLOATS, 2**16),
     "attention": Column(_FLOATS, MOST_FRAMES),
@@ -106,7 +106,7 @@ def parse_predictions(data: bytes, name: str) -> Split:
         clips, label = tuple(table["clip"].to_pylist()), table["label"].to_numpy()
         numbers = {k: _matrix(table[k]) for k in ("logits", "embedding", "attention")}
         if numbers["logits"].shape[1] != (k := len(classes)):
-            raise ValueError(f"{numbers['logits'].shape[1]} logits a clip, of {k} classes")
+            raise ValueError(f"must hold {k} logits for each clip")
         if label.min() < 0 or label.max() >= k:
             raise ValueError(f"label: holds labels that are not in 0..{k - 1}")
         if len(set(clips)) < len(clips):

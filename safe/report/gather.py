@@ -250,4 +250,4 @@ def _said(error: Exception, path: Path) -> str:
     """Say what is wrong with a file in a few words."""
     if isinstance(error, FileNotFoundError):
         return f"{path} not found"
-    return f"{path} cannot be read" if isinstance(error, OSError) else str(error)
+    return f"{path} cannot be read ({error})" if isinstance(error, OSError) else str(error)
