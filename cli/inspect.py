@@ -236,7 +236,10 @@ def lines(facts: Facts) -> list[str]:
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Align columns: numbers to the right, words to the left."""
     names = list(rows[0])
-    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    cells = [
+        [printable(name) for name in names],
+        *([_cell(row[name]) for name in names] for row in rows),
+    ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     right = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
     aligned = (

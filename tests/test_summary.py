@@ -137,7 +137,7 @@ def test_calibrated_figures_are_of_all_clips_each_read_by_its_own_fold(tmp_path)
 
 def test_a_missing_fold_or_mixed_rules_are_one_line(tmp_path):
     write_fold(tmp_path, 1, [0], [0])
-    with pytest.raises(DataError, match=r"fold-2/metrics\.json: not found; `safe-cli eval`"):
+    with pytest.raises(DataError, match=r"fold-2/predictions\.parquet: not found; `safe-cli eval`"):
         run(tmp_path, [1, 2])
     write_fold(tmp_path, 2, [0], [0], selection="test")
     with pytest.raises(DataError, match="different rules"):
