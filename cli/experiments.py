@@ -4,8 +4,6 @@ A sheet (safe/evaluation/sheet.py) says what to run; what DVC holds (safe/evalua
 run again, and is what a table is made from.
 """
 
-import io
-import json
 import shlex
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from pipeline.datasets.registry import check_data
 from safe.errors import DataError, SafeError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.held import Held, held, identity, known, matching, read_out
-from safe.evaluation.predictions import Split, pool, read_predictions
+from safe.evaluation.predictions import Split, parse_predictions, pool
 from safe.evaluation.sheet import (
     CALIBRATED,
     Planned,
@@ -31,6 +29,7 @@ from safe.evaluation.sheet import (
     read_settings,
     sheet_names,
 )
+from safe.info import parse_info
 
 
 @dataclass(frozen=True)
@@ -139,12 +138,11 @@ def _read(
 ) -> tuple[Split, dict[str, Any]]:
     """Read a fold's predictions and, if asked, its model.json."""
     path = layout.evals / f"fold-{fold}" / "predictions.parquet"
-    data = io.BytesIO(read_out(root, rev, path.as_posix()))
-    split = read_predictions(data, name=f"{path} of {rev[:7]}")
+    split = parse_predictions(read_out(root, rev, path.as_posix()), f"{path} of {rev[:7]}")
     if not with_model:
         return split, {}
-    text = read_out(root, rev, (layout.calibrates / f"fold-{fold}" / "model.json").as_posix())
-    info = json.loads(text)
+    path = layout.calibrates / f"fold-{fold}" / "model.json"
+    info = parse_info(read_out(root, rev, path.as_posix()), path)
     calibration = Calibration.from_info(info)
     scaled = calibration.scaled(split.logits) if calibration.clips else None
     return replace(split, scaled=scaled), info

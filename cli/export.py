@@ -12,7 +12,7 @@ def run_export(run: Path, out: Path, *, clips: int) -> None:
     """Write a run's model as ONNX; compare it on clips of its test split where they are there."""
     folder = find_model(run)
     from safe.export import TOLERANCE, export_model
-    from safe.saved import read_info
+    from safe.info import read_info
 
     info = read_info(folder / "model.json")
     faces = read_test_faces(info, folder, clips)
@@ -35,8 +35,8 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
     import numpy as np
 
     from safe.evaluation.evaluate import check_fit
+    from safe.shards.clips import read_clips
     from safe.shards.folder import open_shards
-    from safe.shards.loader import read_clips
 
     opened = open_shards(shards)
     check_fit(info, opened, info["fold"], folder)
@@ -50,8 +50,8 @@ def read_test_faces(info: dict[str, Any], folder: Path, clips: int) -> Any:
 def run_card(run: Path, evaluation: Path | None, out: Path) -> None:
     """Write the card of a run's model, with its evaluation where there is one."""
     folder = find_model(run)
+    from safe.info import read_info
     from safe.report.card import write_card
-    from safe.saved import read_info
 
     if evaluation is None:  # runs/<name>/calibrate/fold-1 has its evaluation in eval/fold-1
         beside = folder.parent.parent / "eval" / folder.name

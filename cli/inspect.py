@@ -18,8 +18,9 @@ from pipeline.pool.children import Failure
 from pipeline.view import Kind, View, box_kinds, face_facts, face_of, frame_rows, look_up, view_clip
 from safe.api import find_model
 from safe.config import Config
-from safe.errors import ConfigError, as_utf8
+from safe.errors import ConfigError, as_utf8, printable
 from safe.files import fitting
+from safe.info import read_info
 from safe.report.canvas import save
 from safe.report.contact import Frames, Row, contact_figure
 from safe.report.inspect import (
@@ -31,9 +32,8 @@ from safe.report.inspect import (
     read_answers,
 )
 from safe.sample import decode_strip
-from safe.saved import read_info
+from safe.shards.clips import read_clips
 from safe.shards.folder import open_shards
-from safe.shards.loader import read_clips
 
 _SUFFIXES: Final = (".png", ".svg", ".pdf")
 
@@ -223,10 +223,11 @@ def lines(facts: Facts) -> list[str]:
     for heading, section in facts.items():
         if not section:
             continue
-        written += ["", heading] if written else [heading]
+        written += ["", printable(heading)] if written else [printable(heading)]
         if isinstance(section, Mapping):
-            wide = max(map(len, section))
-            written += [f"  {name:{wide}}  {_plain(value)}" for name, value in section.items()]
+            named = {printable(name): value for name, value in section.items()}
+            wide = max(map(len, named))
+            written += [f"  {name:{wide}}  {_plain(value)}" for name, value in named.items()]
         else:
             written += [f"  {line}" for line in _table(section)]
     return written
@@ -235,7 +236,10 @@ def lines(facts: Facts) -> list[str]:
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Align columns: numbers to the right, words to the left."""
     names = list(rows[0])
-    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    cells = [
+        [printable(name) for name in names],
+        *([_cell(row[name]) for name in names] for row in rows),
+    ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     right = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
     aligned = (
@@ -265,4 +269,4 @@ def _plain(value: Any) -> str:
         return f"{value:,}" if abs(value) > 99_999 else str(value)
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value)) or "-"
-    return str(value)
+    return printable(str(value))

@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from safe.errors import printable
+
 
 class _Rate(ProgressColumn):
     """Things a second since the start."""
@@ -40,7 +42,7 @@ def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(printable(title), total=total)
 
         def done(count: int, total: int | None = total) -> None:
             bar.update(task, completed=count, total=total)
@@ -48,14 +50,18 @@ def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         yield done
 
 
-def say(line: str) -> None:
-    """Print one line of result."""
-    print(line)
+def say(text: str) -> None:
+    """Print lines of result. What a terminal would act on in them is written out.
+
+    Line ends are kept: who puts a foreign name into a text of several lines makes it printable.
+    """
+    for line in text.split("\n"):
+        print(printable(line))
 
 
 def note(line: str) -> None:
     """Print one line about how the run goes, which is no result, on stderr."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 def counts(title: str, numbers: dict[str, int]) -> str:

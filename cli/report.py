@@ -10,13 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from cli.layout import Layout, read
 from cli.progress import say
+from safe.config import Data
 from safe.errors import ConfigError, DataError, SafeError
 from safe.evaluation.held import Held, held, read_out
+from safe.evaluation.predictions import PREDICTIONS_BYTES
 from safe.evaluation.sheet import PARAMS
-from safe.files import atomic_file
-from safe.params import read_mapping
+from safe.files import atomic_file, read_bounded
+from safe.params import YAML_BYTES, one_line, parse_mapping, read_mapping
 from safe.report.gather import Experiment, Reader, Sources, gather
 from safe.report.page import render_page
 
@@ -31,7 +35,7 @@ def run_report(
 ) -> None:
     """Write the page of the experiment of params.yaml, beside others."""
     config, layout = read(params, overrides)
-    experiment = _gather("workspace", Path.read_bytes, layout, config.data.folds)
+    experiment = _gather("workspace", partial(_read_there, Path()), layout, config.data.folds)
     beside = _others(others, layout, config.data.folds)
     given = _sources(layout, params, faces=faces)
     page = render_page(experiment, beside, given, now=datetime.now())
@@ -69,14 +73,24 @@ def _others(names: list[str], layout: Layout, folds: list[int]) -> list[Experime
         else:
             one = _named(name, there)
             title, params, reader = one.name, one.params, partial(_read_held, one.rev)
-        data = params.get("data") or {}
-        where = Layout(str(data.get("name", layout.name)))
-        found.append(_gather(title, reader, where, data.get("folds", folds)))
+        data = _data(params, name, Data(name=layout.name, folds=folds))
+        found.append(_gather(title, reader, Layout(data.name), data.folds))
     return found
 
 
+def _data(params: dict[str, Any], name: str, ours: Data) -> Data:
+    """Return which data set and folds the params of another experiment name, else ours."""
+    given = params.get("data")
+    given = given if isinstance(given, dict) else {}
+    known = {key: given[key] for key in ("name", "folds") if key in given}
+    try:
+        return Data.model_validate({"name": ours.name, "folds": ours.folds} | known)
+    except ValidationError as error:
+        raise ConfigError(one_line(error, f"--with {name}: data", see="params.yaml")) from error
+
+
 def _read_there(root: Path, path: Path) -> bytes:
-    return (root / path).read_bytes()
+    return read_bounded(root / path, most=PREDICTIONS_BYTES, error=DataError)
 
 
 def _read_held(rev: str, path: Path) -> bytes:
@@ -145,13 +159,18 @@ def _face_counts(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
 
 def _defaults(params: Path) -> tuple[dict[str, Any] | None, str]:
     """Return params.yaml as last committed, since DVC writes what `-S` says into the file."""
-    import yaml
-
     command = ["git", "show", f"HEAD:./{params.name}"]
-    with suppress(OSError, subprocess.CalledProcessError, yaml.YAMLError):
-        folder = params.absolute().parent
-        done = subprocess.run(command, capture_output=True, check=True, cwd=folder)
-        return yaml.safe_load(done.stdout), f"{params.name} as committed"
+    with (
+        suppress(OSError, ConfigError),
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=params.absolute().parent
+        ) as done,
+    ):
+        assert done.stdout is not None
+        data = done.stdout.read(YAML_BYTES + 1)  # it may be a file of gigabytes
+        done.stdout.close()
+        if done.wait() == 0:
+            return parse_mapping(data, params.name), f"{params.name} as committed"
     try:
         return read_mapping(params, missing=""), f"{params.name} as it is now"
     except ConfigError:

@@ -29,7 +29,7 @@ def run_votes(params: Path, overrides: list[str] | None) -> None:
     from safe.evaluation.metrics import softmax
     from safe.evaluation.predictions import read_predictions
     from safe.evaluation.votes import vote_metrics
-    from safe.saved import read_info
+    from safe.info import read_info
 
     votes = read_votes(Path(config.data.root))
     plain, calibrated, counts = [], [], []

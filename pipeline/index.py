@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.clips import ClipStore
-from pipeline.datasets.base import Note, choose_classes
+from pipeline.datasets.base import LIST_BYTES, Note, choose_classes
 from pipeline.datasets.registry import ENTRIES
 from pipeline.manifest import (
     ROW_GROUP,
@@ -28,7 +28,7 @@ from pipeline.manifest import (
 )
 from safe.config import Data
 from safe.errors import DataError
-from safe.files import atomic_file
+from safe.files import atomic_file, read_bounded
 from safe.sample import KEY
 from safe.taxonomy import Classes
 
@@ -192,10 +192,11 @@ def add_forgotten(path: Path, dataset: str, clips: Iterable[str]) -> None:
 
 def _read(path: Path) -> set[tuple[str, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = read_bounded(path, most=LIST_BYTES, error=DataError)
+        lines = data.decode("utf-8").splitlines()
     except FileNotFoundError:
         return set()
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if lines[:1] != [",".join(HEADER)]:
         raise DataError(f"{path}: the first line must be {','.join(HEADER)}")

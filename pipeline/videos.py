@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from pipeline.datasets.base import silent, walk_files
 from safe.errors import ConfigError, DataError, as_utf8
-from safe.files import atomic_file, fitting
+from safe.files import atomic_file, fitting, read_bounded
 from safe.finding import number, some
 
 Entry = dict[str, Any]
@@ -34,6 +34,9 @@ SUFFIXES: Final = (
 )
 """What counts as a video in a folder. A file that is named itself may be called anything: what a
 file is, its content decides (pipeline/video/container.py)."""
+
+_SUMMARY_BYTES: Final = 2**28
+"""Largest summary.json; a video takes some 600 bytes."""
 
 LOCK: Final = ".lock"
 """File in the folder of the answers that says which process is writing there."""
@@ -321,9 +324,10 @@ def stamp(video: Path) -> dict[str, int | None]:
 def _read(folder: Path) -> dict[str, Entry]:
     """Return the entries of summary.json by path; none if it is not there, or not of this form."""
     try:
-        entries = json.loads((folder / SUMMARY).read_text("utf-8"))["videos"]
+        data = read_bounded(folder / SUMMARY, most=_SUMMARY_BYTES, error=DataError)
+        entries = json.loads(data)["videos"]
         return {entry["path"]: entry for entry in entries if _is_entry(entry)}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, DataError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -336,6 +340,6 @@ def _is_entry(entry: Entry) -> bool:
         and all(
             name is None or (isinstance(name, str) and name == Path(name).name) for name in files
         )
-        and all(isinstance(entry[name], int | float) for name in _SUMS)
+        and all(isinstance(entry[name], int | float) and 0 <= entry[name] < 1e12 for name in _SUMS)
         and {"bytes", "modified", "reason", "video"} <= entry.keys()
     )

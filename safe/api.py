@@ -205,7 +205,7 @@ class Predictor:
 
         from safe.evaluation.calibration import Calibration
         from safe.evaluation.inference import Inference
-        from safe.saved import load_model
+        from safe.saved import WEIGHTS, load_model
         from safe.training.device import pick_device
 
         where = pick_device(device)
@@ -215,7 +215,11 @@ class Predictor:
         self.calibration = Calibration.from_info(self.info)
         self._other_crops = other_crops
         self._answer = Inference(
-            self.model, crop=self.info["crop"], device=where, precision=torch.float32
+            self.model,
+            crop=self.info["crop"],
+            device=where,
+            precision=torch.float32,
+            name=self.folder / WEIGHTS,
         )
 
     @property

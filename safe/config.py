@@ -281,7 +281,7 @@ class Eval(Section):
     precision: Literal["float32", "bf16"] = "float32"
     """float32 | bf16: faster, on CPUs too, and refused where the device lacks it; its metrics
     are not those of float32 to the last digit; metrics say which"""
-    bins: Positive = 15
+    bins: Annotated[int, Field(ge=1, le=1000)] = 15
     """equal-width bins of the ECE"""
     perturb: Literal[
         "none",

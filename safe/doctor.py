@@ -15,7 +15,8 @@ import numpy as np
 from safe.errors import DataError, ModelError, explain
 from safe.evaluation.predictions import Split, read_predictions
 from safe.finding import Bar, Examination, number, silent, some, tell_duplicates, tell_forgotten
-from safe.saved import load_model, read_info
+from safe.info import read_info
+from safe.saved import load_model
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.index import read_index
 from safe.shards.verify import verify

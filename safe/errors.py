@@ -18,6 +18,9 @@ DISK_EXIT_CODE: Final = 6
 PARTLY_EXIT_CODE: Final = 7
 """Of a command that is done, but could not use some of the files that it was given."""
 
+_END: Final = 2000
+"""Letters of a text that are shown of its beginning, and of its end."""
+
 _SPACE = "free some space or choose another folder, then run it again"
 _RIGHTS = "check the owner and the permissions of the file and of its folders"
 _AWAY = "the disk or the share does not answer; is it there and mounted?"
@@ -72,8 +75,11 @@ class SafeError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return the text as `printable` has it."""
-        return printable(super().__str__())
+        """Return the text as `printable` has it; of a very long one the ends."""
+        text = super().__str__()
+        if len(text) > 2 * _END:  # a file may hold a name of megabytes
+            text = f"{text[:_END]} ... {text[-_END:]}"
+        return printable(text)
 
 
 class ConfigError(SafeError):
@@ -136,6 +142,7 @@ def explain(error: BaseException) -> str:
         text = " ".join(str(error).split())
         return f"{text}; {_FEWER}" if isinstance(error, RuntimeError) else text
     words = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-    where = f"{error.filename}: " if error.filename is not None else ""
+    name = error.filename
+    where = "" if name is None else f"{os.fsdecode(name) if isinstance(name, bytes) else name}: "
     remedy = _REMEDIES.get(error.errno or 0)
-    return f"{where}{words}{f'; {remedy}' if remedy else ''}"
+    return printable(f"{where}{words}{f'; {remedy}' if remedy else ''}")

@@ -27,7 +27,7 @@ from safe.evaluation.metrics import Floats
 from safe.files import atomic_file
 from safe.models.backbones import fold_norms
 from safe.report.card import MEANING, licence_of
-from safe.saved import load_model
+from safe.saved import WEIGHTS, load_model
 from safe.training.transforms import MEAN, STD, center_crop
 
 INPUT: Final = "faces"
@@ -63,8 +63,9 @@ def export_model(folder: Path, out: Path, *, faces: Faces | None = None) -> Expo
         faces: uint8 [n, T, S, S, 3], n >= 8, to compare on; drawn at random where there are none.
 
     Raises:
-        ModelError: one line, if the model cannot be read or exported, the faces do not fit it, or
-            the file does not give what PyTorch gives; then nothing is written.
+        ModelError: one line, if the model cannot be read or exported, the faces do not fit it, its
+            answers are not finite, or the file does not give what PyTorch gives; then nothing is
+            written.
     """
     model, info = load_model(folder)
     size, frames = face_size(info, folder), int(info["frames"])
@@ -82,7 +83,9 @@ def export_model(folder: Path, out: Path, *, faces: Faces | None = None) -> Expo
         example = torch.from_numpy(np.zeros_like(faces[:2]))
         _write(Whole(model, crop, calibration), example, _metadata(info), temporary, folder)
         seconds = time.perf_counter() - start
-        recogniser = Inference(model, crop=crop, device=cpu, precision=torch.float32)
+        recogniser = Inference(
+            model, crop=crop, device=cpu, precision=torch.float32, name=folder / WEIGHTS
+        )
         difference, rates = _compare(temporary, recogniser, calibration, faces)
         if not difference <= TOLERANCE:  # nan too
             raise ModelError(

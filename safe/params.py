@@ -3,56 +3,104 @@
 Once, before any work; what is wrong is one line with the key, the value and what is allowed.
 """
 
-import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError, YAMLStreamError, YAMLWarning
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+)
 
 from safe.config import Config
 from safe.errors import ConfigError
 from safe.files import read_bounded
 
-EXPONENT: Final = (
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-"""For add_implicit_resolver of a YAML loader: 1e-06, which DVC writes, is a number, not a text."""
-
-
 YAML_BYTES: Final = 2**20
-"""Largest YAML file; params.yaml has some 8,000 bytes."""
+"""Largest YAML file; params.yaml has some 12,000 bytes, a dvc.lock 100,000."""
+
+_EVENTS: Final = 20_000
+"""Keys, values and ends of lists: a second's work. A dvc.lock of five folds has 6,000."""
+
+_DEEP: Final = 20
+"""Lists and mappings within one another."""
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader without two things that YAML allows.
+def parse_mapping(data: bytes, name: str) -> dict[str, Any]:
+    """Return the keys and values of YAML 1.2, as DVC reads it: yes is a word, 010 ten.
 
-    A key given twice is refused, instead of keeping the last one in silence. So is an alias: nine
-    lines of them, each naming the one before ten times, become a billion entries.
+    What YAML allows beside plain values is refused: an alias (nine lines of them, each naming the
+    one before ten times, become a billion entries), a tag, another version of YAML, in which the
+    same letters mean something else, and depth without end.
+
+    Raises:
+        ConfigError: one line that begins with `name`.
     """
+    if len(data) > YAML_BYTES:
+        raise ConfigError(f"{name}: larger than {YAML_BYTES:,} bytes, the most that it may have")
+    try:
+        text = data.decode("utf-8")
+        _check_events(text)
+        raw = YAML(typ="safe").load(text)
+        _check_values(raw)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1
+        key = str(error.problem).partition('"')[2].partition('"')[0]
+        raise ConfigError(f"{name}: key '{key}' is given twice (line {line}); keep one") from error
+    except (YAMLError, YAMLStreamError, YAMLWarning) as error:
+        raise ConfigError(f"{name} is not valid YAML: {_told(error)}") from error
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # Beside YAMLError: what ruamel lets through of a value that does not fit its tag.
+        raise ConfigError(f"{name} is not valid YAML: {_told(error)}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{name} must hold sections with keys, not {type(raw).__name__}")
+    return raw
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
-            raise ConfigError(f"an alias (line {line}) is not allowed; write the value out")
-        return super().compose_node(parent, index)
+
+def _check_events(text: str) -> None:
+    """Raise ValueError at the first thing that is not allowed, before a value is made."""
+    depth = 0
+    for number, event in enumerate(YAML(typ="safe").parse(text)):
+        line = f"line {event.start_mark.line + 1}"
+        if number > _EVENTS:
+            raise ValueError(f"more than {_EVENTS:,} keys and values ({line})")
+        if isinstance(event, AliasEvent):
+            raise ValueError(f"an alias ({line}) is not allowed; write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"a tag ({line}) is not allowed; write the value alone")
+        if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
+            raise ValueError(f"another version of YAML ({line}) than 1.2")
+        if isinstance(event, CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEP:
+            raise ValueError(f"nested too deeply ({line})")
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-        if key in seen:
-            line = key_node.start_mark.line + 1
-            raise ConfigError(f"key '{key}' is given twice (line {line}); keep one")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
+def _check_values(value: Any) -> None:
+    """Raise ValueError at a number that could not be written out, or a key that is no word."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ValueError("a whole number of more than 64 bits")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str | int):
+                raise ValueError("a key that is no word")
+            _check_values(inner)
+    if isinstance(value, list):
+        for inner in value:
+            _check_values(inner)
 
 
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_StrictLoader.add_implicit_resolver(*EXPONENT)
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def read_mapping(path: Path, *, missing: str) -> dict[str, Any]:
@@ -67,21 +115,9 @@ def read_mapping(path: Path, *, missing: str) -> dict[str, Any]:
     """
     try:
         data = read_bounded(path, most=YAML_BYTES, error=ConfigError)
-        raw = yaml.load(data.decode("utf-8"), Loader=_StrictLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path.absolute()} not found: {missing}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is not valid YAML: nested too deeply") from error
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # Beside YAMLError: what PyYAML lets through of a value that does not fit its tag.
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason[:300]}") from error
-    except ConfigError as error:
-        told = str(error)
-        raise ConfigError(told if told.startswith(str(path)) else f"{path}: {told}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections with keys, not {type(raw).__name__}")
-    return raw
+    return parse_mapping(data, str(path))
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -120,14 +156,66 @@ def one_line(error: ValidationError, where: str, *, see: str) -> str:
     more = len(error.errors()) - 1
     tail = f" ({more} more)" if more else ""
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{key}'; see {see} for the keys there are{tail}"
+        return f"{where}: unknown key '{key}'; {_nearest(key, see)}{tail}"
     if first["type"] == "missing":
         return f"{where}: key '{key}' is missing; see {see} of the project{tail}"
     message = first["msg"]
     if first["type"] == "value_error":  # our own checks name their key themselves
         message = message.removeprefix("Value error, ")
         return f"{where}: {key + '.' if key else ''}{message}{tail}"
-    return f"{where}: {key} = {_shown(first['input'])}: {message[0].lower() + message[1:]}{tail}"
+    given = first["input"]
+    told = f"{message[0].lower()}{message[1:]}{_hint(given, first['type'])}"
+    return f"{where}: {key} = {_shown(given)}: {told}{tail}"
+
+
+_NOTHING: Final = ("none", "nil", "nan", "n/a", "undefined", "")
+_SWITCHES: Final = {
+    **dict.fromkeys(("yes", "on", "y", "1"), "true"),
+    **dict.fromkeys(("no", "off", "n", "0"), "false"),
+}
+
+
+def _hint(given: Any, kind: str) -> str:
+    """Say how a value is written that looks like what is meant; nothing where none is known."""
+    word = str(given).lower() if isinstance(given, str | int) else None
+    if kind == "list_type" and isinstance(given, str | int | float):
+        return f"; a list of one is written [{_shown(given).strip(chr(39))}]"
+    if kind.startswith("bool") and word in _SWITCHES:
+        return f"; write {_SWITCHES[word]}"
+    if word in _NOTHING:
+        return "; nothing is written null, where a key allows it"
+    if isinstance(given, str) and _is_number(given):
+        return f"; a number is written without quotes: {given}"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text[:100])
+    except ValueError:
+        return False
+    return True
+
+
+def _keys(section: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Yield every key of nested sections: train.epochs."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _keys(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def _nearest(key: str, see: str) -> str:
+    """Name the keys that are meant by one that is not there."""
+    known = list(_keys(Config().model_dump()))
+    same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = same or get_close_matches(key, known, n=1, cutoff=0.75)
+    if not near:  # train.epoc may also be written epoc
+        near = [k for k in known if get_close_matches(key, [k.rpartition(".")[2]], cutoff=0.75)]
+    if not near:
+        return f"see {see} for the keys there are"
+    return f"there is {' and '.join(near[:4])}; see {see} for all"
 
 
 def _shown(value: Any) -> str:
@@ -158,7 +246,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not isinstance(node, dict) or last not in node:
         raise ConfigError(
             f"-S {override}: unknown key '{parsed.key_or_group}'; "
-            "see params.yaml for the keys there are"
+            f"{_nearest(parsed.key_or_group, 'params.yaml')}"
         )
     value = parsed.value()
     if isinstance(node[last], dict) and isinstance(value, dict):

@@ -1,42 +1,36 @@
 """Model folders: `model.safetensors`, the weights, and `model.json`, all else about a model.
 
-model.json has every number needed to rebuild and to judge it: architecture, classes by name,
-preprocessing id, params, git commit, selection rule, seed. Both files are read as if an enemy had
-written them: sizes, checksums, types and ranges, names, shapes and dtypes are compared before a
-module is built or a tensor takes memory.
+Both files are read as if an enemy had written them: sizes, checksums, types and ranges
+(safe/info.py), names, shapes and dtypes are compared before a module is built or a tensor takes
+memory.
 """
 
 import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from safe.config import Model, Positive
+from safe.config import Model
 from safe.errors import ModelError
 from safe.evaluation.calibration import Calibration
 from safe.files import atomic_file, read_bounded
+from safe.info import AGAIN, MODEL_FORMAT, info_digest, read_info
 from safe.models.registry import build_model
-from safe.sample import DEFAULT_FRAMES, MOST_FRAMES
-from safe.taxonomy import MOST, check_classes
+from safe.reader import parse_json
 
-MODEL_FORMAT: Final = 2
-
-INFO_BYTES: Final = 2**24
-"""Largest model.json: its history takes some 300 bytes an epoch."""
+WEIGHTS: Final = "model.safetensors"
 
 HEADER_BYTES: Final = 2**20
 """What model.safetensors may have beside the numbers: names and shapes take some 100 bytes each."""
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # those that our modules have
-_AGAIN = "train again, or take the folder from where it was whole"
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -48,7 +42,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: dict[str, Any]) -
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in weights.items()
     }
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     with atomic_file(path) as temporary:
         save_file(plain, temporary)
     about = {"sha256": file_digest(path), "bytes": path.stat().st_size}
@@ -62,8 +56,8 @@ def save_calibrated(folder: Path, source: Path, calibration: Calibration) -> Non
         ModelError: if model.json of `source` is not what it should be.
     """
     info = read_info(source / "model.json")
-    with atomic_file(folder / "model.safetensors") as temporary:
-        shutil.copyfile(source / "model.safetensors", temporary)
+    with atomic_file(folder / WEIGHTS) as temporary:
+        shutil.copyfile(source / WEIGHTS, temporary)
     _write_info(folder, {**info, "calibration": calibration.record()})
 
 
@@ -74,16 +68,12 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         ModelError: one line, if a file is missing, damaged or altered, or the format, the classes
             or the weights do not fit.
     """
-    path = folder / "model.json"
     try:
-        info = read_info(path)
-        # Checked as the section model of params.yaml is, with its defaults for what is newer.
+        info = read_info(folder / "model.json")
         section = Model.model_validate({**info["architecture"], "weights": None})
         sizes = {"classes": len(info["classes"]), "frames": info["frames"]}
         architecture = {**sizes, **section.model_dump()}
-        weights = _read_weights(folder / "model.safetensors", info["weights"], architecture)
-    except ValidationError as error:
-        raise ModelError(f"{path}: architecture.{_first(error)}; {_AGAIN}") from error
+        weights = _read_weights(folder / WEIGHTS, info["weights"], architecture)
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder}: no model there; run `safe-cli train`, then `safe-cli calibrate`"
@@ -93,117 +83,16 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), info
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """Read and check model.json.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ModelError: one line, if it is too large, damaged, altered or of another format.
-    """
-    data = read_bounded(path, most=INFO_BYTES, error=ModelError)
-    try:
-        info = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged; {_AGAIN}") from error
-    if not isinstance(info, dict):
-        raise ModelError(f"{path}: damaged; {_AGAIN}")
-    if info.get("format") != MODEL_FORMAT:
-        raise ModelError(f"{path}: not of format {MODEL_FORMAT}; train again")
-    try:
-        checked = _Info.model_validate(info)
-    except ValidationError as error:
-        raise ModelError(f"{path}: damaged or altered: {_first(error)}; {_AGAIN}") from error
-    k = len(checked.classes)
-    for name in ("scale", "bias", "cutoffs") if checked.calibration else ():
-        given = len(getattr(checked.calibration, name))
-        if given not in (1, k):
-            what = f"calibration.{name}: {given} numbers for {k} classes"
-            raise ModelError(f"{path}: damaged or altered: {what}; {_AGAIN}")
-    if info["sha256"] != info_digest(info):
-        raise ModelError(f"{path}: altered, it does not have the checksum that it gives; {_AGAIN}")
-    return {**info, "frames": checked.frames}
-
-
-def info_digest(info: dict[str, Any]) -> str:
-    """Return the sha256 of the canonical JSON of model.json without its key sha256."""
-    plain = json.loads(json.dumps({**info, "sha256": None}))  # tuples as lists, as it is read back
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file in hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# model.json: what the code uses of it; the rest is for people.
-
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Scale = Annotated[float, Field(gt=0, le=1e3)]
-Bias = Annotated[float, Field(ge=-1e3, le=1e3)]
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class _Weights(_Block):
-    sha256: Sha256
-    bytes: Count
-
-
-class _Preprocessing(_Block):
-    id: Annotated[str, Field(max_length=64)]
-
-
-class _Selection(_Block):
-    rule: Literal["last", "val", "test"]
-    epoch: Count
-
-
-class _Calibration(_Block):
-    """The fields of safe.evaluation.calibration.Calibration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    method: Literal["none", "temperature", "vector"]
-    scale: Annotated[list[Scale], Field(min_length=1, max_length=MOST)]
-    bias: Annotated[list[Bias], Field(min_length=1, max_length=MOST)]
-    level: Share | None
-    cutoffs: Annotated[list[Share], Field(min_length=1, max_length=MOST)]
-    risk: Share | None
-    threshold: Annotated[float, Field(ge=0, le=2)]
-    clips: Count
-
-
-class _Info(_Block):
-    sha256: Sha256
-    weights: _Weights
-    classes: Annotated[list[str], AfterValidator(check_classes)]
-    architecture: dict[str, Any]
-    frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] = DEFAULT_FRAMES
-    """Not in models made before version 0.2."""
-    crop: Annotated[int, Field(ge=16, le=512)]
-    preprocessing: _Preprocessing
-    fold: Positive
-    selection: _Selection
-    history: list[dict[str, float]]
-    calibration: _Calibration | None = None
-
-
 def _write_info(folder: Path, whole: dict[str, Any]) -> None:
     with atomic_file(folder / "model.json") as temporary:
         text = json.dumps({**whole, "sha256": info_digest(whole)}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    told = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(str(part) for part in first['loc'])}: {told}"[:200]
 
 
 # model.safetensors
@@ -241,7 +130,7 @@ def _read_weights(
         _check_shapes(data, right, path)
         weights = load(data)
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged; {_AGAIN}") from error
+        raise ModelError(f"{path}: damaged; {AGAIN}") from error
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise ModelError(
@@ -261,7 +150,7 @@ def _check_shapes(data: bytes, right: dict[str, Tensor], path: Path) -> None:
         ModelError: if it lists others.
         ValueError: if it is none.
     """
-    found = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    found = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
     if not isinstance(found, dict):
         raise ValueError
     found.pop("__metadata__", None)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from pydantic_core import from_json
+
 Classes = tuple[str, ...]
 """Names of the classes; label i is Classes[i]."""
 
@@ -66,7 +68,7 @@ def decode(metadata: Mapping[bytes, bytes] | None) -> Classes:
     text = (metadata or {}).get(KEY.encode())
     if text is None:
         raise ValueError("it does not say which classes its labels mean")
-    names = json.loads(text)
+    names = from_json(text)
     if not isinstance(names, list):
         raise ValueError("its classes are no list")
     return check_classes(names)

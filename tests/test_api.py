@@ -12,7 +12,7 @@ import safe
 from safe.config import Config
 from safe.errors import DataError, ModelError
 from safe.evaluation.answers import schema
-from safe.shards.loader import ClipReader
+from safe.shards.clips import ClipReader
 from safe.taxonomy import BASIC
 
 

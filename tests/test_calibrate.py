@@ -14,7 +14,8 @@ from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.evaluate import evaluate
 from safe.evaluation.metrics import softmax
 from safe.evaluation.predictions import read_predictions
-from safe.saved import info_digest, load_model, save_calibrated
+from safe.info import info_digest
+from safe.saved import load_model, save_calibrated
 from safe.shards.folder import open_shards
 from safe.training.split import choose_rows, next_fold
 from safe.training.train import train

@@ -19,9 +19,10 @@ from safe.errors import DataError, ModelError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.metrics import softmax, summarize
 from safe.evaluation.predictions import Split, write_predictions
+from safe.info import info_digest, read_info
 from safe.models.registry import build_model
 from safe.report.card import write_card
-from safe.saved import info_digest, read_info, save_model
+from safe.saved import save_model
 from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC
 

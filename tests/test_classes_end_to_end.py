@@ -28,8 +28,8 @@ from pipeline.synthetic.clip import draw_clip
 from pipeline.synthetic.plan import plan_clips
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.predictions import read_predictions
+from safe.info import read_info
 from safe.params import load_config
-from safe.saved import read_info
 from safe.taxonomy import ABSTAIN, BASIC, decode
 
 ELEVEN: Final = (

@@ -27,9 +27,10 @@ from pipeline.doctor import exchanged
 from safe.config import Data
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.evaluate import evaluate
+from safe.info import read_info
 from safe.models.registry import build_model
 from safe.sample import DEFAULT_FRAMES
-from safe.saved import read_info, save_calibrated, save_model
+from safe.saved import save_calibrated, save_model
 from safe.shards.folder import open_shards
 
 DATA = Path("data/synthetic")

@@ -19,8 +19,8 @@ from safe.evaluation.evaluate import check_fit, evaluate
 from safe.evaluation.metrics import summarize
 from safe.evaluation.predictions import read_predictions
 from safe.evaluation.summary import summarize_folds
+from safe.info import info_digest
 from safe.sample import DEFAULT_FRAMES, encode_strip
-from safe.saved import info_digest
 from safe.shards.folder import open_shards
 from safe.taxonomy import BASIC, decode
 from safe.training.device import cpu_has_bf16

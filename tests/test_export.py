@@ -22,8 +22,8 @@ from safe.export import TOLERANCE, PlainPool, export_model, random_faces
 from safe.models.registry import build_model
 from safe.models.safe import Output
 from safe.saved import load_model, save_model
+from safe.shards.clips import ClipReader
 from safe.shards.folder import open_shards
-from safe.shards.loader import ClipReader
 from safe.taxonomy import BASIC
 from safe.training.transforms import MEAN, STD
 

@@ -16,8 +16,8 @@ from pipeline.shard import write_shards
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
 from safe.evaluation.evaluate import check_fit, evaluate
+from safe.info import read_info
 from safe.models.registry import SYSTEMS, build_model
-from safe.saved import read_info
 from safe.shards.folder import open_shards
 from safe.shards.loader import load_batches
 from safe.training.loop import Trainer

@@ -27,8 +27,8 @@ from pipeline.shard import write_shards
 from pipeline.video.decode import frame_indices
 from safe.params import load_config
 from safe.sample import decode_strip
+from safe.shards.clips import ClipReader
 from safe.shards.folder import open_shards
-from safe.shards.loader import ClipReader
 from safe.taxonomy import Classes
 
 CLASSES: Classes = ("calm", "笑顔", "very tense")

@@ -280,7 +280,7 @@ def test_what_is_missing_is_a_sentence(tmp_path):
     )
     for told in (
         "Fold 2 has no predictions",
-        "Fold 1: runs/synthetic/eval/fold-1/metrics.json cannot be read",
+        "Fold 1: runs/synthetic/eval/fold-1/metrics.json: damaged",
         "Fold 1 has no model.json",
         "This model is not calibrated",
         "No threshold was fitted: every clip gets a decision",

@@ -15,8 +15,9 @@ from safetensors.torch import load, save, save_file
 from safe import saved
 from safe.errors import ModelError
 from safe.evaluation.calibration import Calibration
+from safe.info import info_digest, read_info
 from safe.models.registry import build_model
-from safe.saved import info_digest, load_model, read_info, save_calibrated, save_model
+from safe.saved import load_model, save_calibrated, save_model
 from safe.taxonomy import BASIC
 
 ARCHITECTURE = {

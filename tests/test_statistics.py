@@ -25,10 +25,10 @@ from safe.evaluation.intervals import (
 from safe.evaluation.metrics import aurc, risk_at, softmax, summarize
 from safe.evaluation.predictions import read_predictions
 from safe.evaluation.summary import summarize_folds
+from safe.info import read_info
 from safe.report.card import card_metrics
 from safe.report.results import by_class, by_set, compare, plain_metrics
 from safe.report.results import trust_metrics as shown_trust
-from safe.saved import read_info
 from safe.taxonomy import BASIC
 
 K = len(BASIC)

@@ -19,8 +19,9 @@ from support import ROOT, SMALL, call, small_config
 from safe.errors import ConfigError, DataError
 from safe.evaluation.evaluate import evaluate
 from safe.shards.cache import StoredShards
+from safe.shards.clips import open_tars
 from safe.shards.folder import open_shards
-from safe.shards.loader import load_batches, open_tars
+from safe.shards.loader import load_batches
 from safe.shards.order import TrainPlan
 from safe.shards.push import push_shards
 from safe.training.train import train

@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import bare_info
 
 from safe.errors import DataError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.metrics import summarize
 from safe.evaluation.predictions import read_predictions
 from safe.evaluation.summary import summarize_folds
+from safe.info import info_digest
 from safe.taxonomy import BASIC, encode
 
 
@@ -49,8 +51,9 @@ def write_fold(
     model = folder / "calibrate" / f"fold-{fold}"
     model.mkdir(parents=True)
     history = [{"loss": fold + epoch / 10, "clips_per_s": 1.0} for epoch in range(3)]
-    info = {"history": history, "calibration": calibration and calibration.record()}
-    (model / "model.json").write_text(json.dumps(info))
+    info = bare_info(classes=list(classes), fold=fold, history=history)
+    info["calibration"] = calibration and calibration.record()
+    (model / "model.json").write_text(json.dumps({**info, "sha256": info_digest(info)}))
 
 
 def run(folder: Path, folds: list[int]) -> dict:
@@ -134,7 +137,7 @@ def test_calibrated_figures_are_of_all_clips_each_read_by_its_own_fold(tmp_path)
 
 def test_a_missing_fold_or_mixed_rules_are_one_line(tmp_path):
     write_fold(tmp_path, 1, [0], [0])
-    with pytest.raises(DataError, match=r"fold-2/metrics\.json: not found; `safe-cli eval`"):
+    with pytest.raises(DataError, match=r"fold-2/predictions\.parquet: not found; `safe-cli eval`"):
         run(tmp_path, [1, 2])
     write_fold(tmp_path, 2, [0], [0], selection="test")
     with pytest.raises(DataError, match="different rules"):

@@ -381,7 +381,7 @@ def test_an_index_without_a_field_or_with_a_tar_twice_is_refused(folder):
     refused(folder, "fold1-000000.tar is there twice")
     (folder / "index.json").write_text(json.dumps(whole))
     change_index(folder, lambda index: index["shards"].pop())
-    refused(folder, "5 clips, but 4 in index.json")
+    refused(folder, "5 rows; there must be 4")
 
 
 def rewrite_table(folder: Path, table: pa.Table, **options: Any) -> None:
@@ -438,7 +438,7 @@ def test_a_table_of_other_columns_rows_or_packing_is_refused(folder):
     rewrite_table(folder, table, compression="zstd")
     refused(folder, "packed in a foreign way")
     rewrite_table(folder, table.slice(0, 4))
-    refused(folder, "4 clips, but 5 in index.json")
+    refused(folder, "4 rows; there must be 5")
     rewrite_table(folder, table.take([1, 0, 2, 3, 4]))
     refused(folder, "row 0: offset: the next row is not behind it")
     rewrite_table(folder, table, row_group_size=1)

@@ -20,8 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from safe.evaluation.sheet import hydra_text, read_settings
+from safe.info import read_info
 from safe.report.card import write_card
-from safe.saved import file_digest, read_info
+from safe.saved import file_digest
 from tools.harness import ROOT, write_json
 
 SETTINGS: Final = "default"

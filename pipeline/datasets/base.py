@@ -22,9 +22,13 @@ import pyarrow as pa
 from pipeline.clips import ClipStore
 from pipeline.manifest import Clip
 from safe.config import Data
-from safe.errors import DataError, MissingError, as_utf8, of_machine
+from safe.errors import DataError, MissingError, of_machine, printable
+from safe.files import read_bounded
 from safe.sample import is_frame
 from safe.taxonomy import BASIC, Classes, check_classes
+
+LIST_BYTES: Final = 2**30
+"""Largest list: ten million lines of 100 bytes."""
 
 Note = Callable[[str], None]
 """Takes a line for what a person should know."""
@@ -82,13 +86,15 @@ def read_text(root: Path, file: Path) -> str:
     if not root.is_dir():
         raise DataError(f"data.root: no folder {root.absolute()} (looked for {file} in it)")
     try:
-        return (root / file).read_text(encoding="utf-8-sig")
+        data = read_bounded(root.absolute() / file, most=LIST_BYTES, error=DataError)
+        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(
             f"no {file} in data.root {root.absolute()}: is this the dataset's folder?"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{root.absolute() / file} cannot be read: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def read_lines(root: Path, file: Path) -> list[str]:
@@ -169,7 +175,7 @@ def list_folder(
     except OSError as error:
         if not isinstance(error, PermissionError):
             _check(error, top)
-        (on_note or silent)(f"folder {as_utf8(folder)} is passed over: {error.strerror}")
+        (on_note or silent)(f"folder {printable(folder)} is passed over: {error.strerror}")
         return []
 
 
@@ -202,7 +208,7 @@ def _is_text(path: str, on_note: Note | None) -> bool:
     """Whether a path can stand in a table; if not, it is told."""
     if (told := as_utf8(path)) == path:
         return True
-    (on_note or silent)(f"{told} is passed over: its name is not UTF-8; rename it")
+    (on_note or silent)(f"{printable(told)} is passed over: its name is not UTF-8; rename it")
     return False
 
 

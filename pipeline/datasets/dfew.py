@@ -7,6 +7,7 @@ written in buckets that rely on it.
 """
 
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from pipeline.datasets.base import (
 from pipeline.manifest import Clip
 from safe.config import Data
 from safe.errors import DataError
+from safe.files import read_bounded
 from safe.taxonomy import BASIC
 
 CLASSES: Final = BASIC
@@ -109,16 +111,20 @@ def _read_set(root: Path, splits: str, part: str, fold: int) -> dict[int, int]:
     file = next((name for name in names if (root / name).is_file()), names[0])
     header, *lines = read_lines(root, file) or [""]
     if header != "video_name,label":
-        raise DataError(f"{root / file}: the first line must be video_name,label, not {header!r}")
+        raise DataError(
+            f"{root / file}: the first line must be video_name,label, not {header[:120]!r}"
+        )
     labels: dict[int, int] = {}
     for line in lines:
         name, _, code = line.partition(",")
         number = safe_number(name)
         if number is None or number > 99_999:
-            raise DataError(f"{root / file}: {line!r} must be a clip's number, a comma, a label")
+            raise DataError(
+                f"{root / file}: {line[:120]!r} must be a clip's number, a comma, a label"
+            )
         if not (len(code) == 1 and code in "1234567"):
             raise DataError(
-                f"{root / file}: label {code!r} of clip {number} must be 1 to {len(CLASSES)}"
+                f"{root / file}: label {code[:40]!r} of clip {number} must be 1 to {len(CLASSES)}"
             )
         if number in labels:
             raise DataError(f"{root / file}: clip {number} is listed twice")
@@ -210,10 +216,11 @@ def _rows(path: Path) -> list[tuple[Any, ...]]:
     import openpyxl  # slow to import, and only DFEW has such a file
 
     try:
-        with zipfile.ZipFile(path) as packed:
+        data = BytesIO(read_bounded(path, most=_MOST, error=DataError))
+        with zipfile.ZipFile(data) as packed:
             if sum(entry.file_size for entry in packed.infolist()) > _MOST:
                 raise DataError(f"{path}: unpacks to more than {_MOST >> 20} MiB")
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(data, read_only=True, data_only=True)
         return list(book.worksheets[0].iter_rows(values_only=True))
     except FileNotFoundError as error:
         raise DataError(f"no {FILE} in data.root {path.parents[1].absolute()}") from error

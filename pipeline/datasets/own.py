@@ -172,7 +172,10 @@ def _read_lines(root: Path, file: Path) -> pa.Table:
 
 def _read_header(line: str, where: Path) -> tuple[str, list[str]]:
     """Return the separator and the columns' names, in lower case. Raises DataError."""
-    read = [(each, next(csv.reader([line], delimiter=each))) for each in _SEPARATORS]
+    try:
+        read = [(each, next(csv.reader([line], delimiter=each))) for each in _SEPARATORS]
+    except csv.Error as error:  # a name of more than 131,072 characters
+        raise DataError(f"{where}, line 1: {error}; it must name {', '.join(_COLUMNS)}") from error
     read = [(each, [name.strip().lower() for name in names]) for each, names in read]
     separator, names = max(read, key=lambda one: len(set(_COLUMNS) & set(one[1])))
     missing = [name for name in _COLUMNS if name not in names]
@@ -450,9 +453,12 @@ def _choose(
     classes, labels = choose_classes(given, data.classes, owner=data.splits, own=True)
     by_name = {name.casefold(): label for name, label in zip(given, labels, strict=True)}
     basic = isinstance(data.classes, list) and is_basic(data.classes)
+    use = ""
+    if isinstance(data.classes, list):
+        use = "; to use it, add it there, or name the class that it is: {contempt: disgust, ...}"
     for word, count in sorted(counts.items()):
         if by_name[word.casefold()] is None:
-            note(f"label {word!r} is left out by data.classes (lines: {count:,})")
+            note(f"label {word!r} is left out by data.classes (lines: {count:,}){use}")
         elif basic and word.casefold() in SYNONYMS:
             note(f"label {word!r} is read as {SYNONYMS[word.casefold()]} (lines: {count:,})")
     return classes, {word: by_name[word.casefold()] for word in counts}

@@ -3,7 +3,9 @@
 It says whether the clip's face was found, where, and in which frames.
 """
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,6 +146,8 @@ class FaceFile:
         """Open it. Raises DataError as read_faces does."""
         self._path = path
         with self._reading():
+            if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  a pipe would be waited for
+                raise OSError("not a regular file")
             self._file = pq.ParquetFile(path)
             if self._file.schema_arrow != SCHEMA:
                 raise DataError(

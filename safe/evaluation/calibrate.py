@@ -25,7 +25,7 @@ from safe.evaluation.evaluate import check_fit
 from safe.evaluation.inference import predict
 from safe.evaluation.metrics import Floats, Ints, nll, threshold_for
 from safe.evaluation.predictions import write_predictions
-from safe.saved import load_model, save_calibrated
+from safe.saved import WEIGHTS, load_model, save_calibrated
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.source import Source
 from safe.shards.verify import verify
@@ -71,7 +71,7 @@ def calibrate(
         safe.evaluation.calibration after.
 
     Raises:
-        ModelError: if the model does not fit the shards or the fold.
+        ModelError: if the model does not fit the shards or the fold, or an answer is not finite.
         DataError: if the shards cannot be read, or are not what their index says.
     """
     model, info = load_model(model_folder)
@@ -92,6 +92,7 @@ def calibrate(
         device=device,
         precision=pick_precision("float32", device, trains=False),
         workers=runtime.workers,
+        name=model_folder / WEIGHTS,
     )
     calibration = fit(found.logits.astype(np.float64), found.label, settings)
     write_predictions(out / "predictions.parquet", found)

@@ -11,14 +11,15 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from safe.config import Config
+from safe.config import Config, Model
 from safe.models.backbones import build_backbone
 from safe.models.r3d import R3D18
 from safe.models.registry import SYSTEMS, build_model
@@ -105,6 +106,21 @@ def count(model: nn.Module, *, clip: Clip = PAPER_CLIP) -> Cost:
     if any(rest):
         parts[REST] = rest
     return Cost(clip, *whole, parts)
+
+
+def describe(section: Model, *, classes: int, frames: int, crop: int) -> dict[str, Any]:
+    """Return the block `cost` of model.json: `count` of the network of a section of params.yaml."""
+    return copy.deepcopy(
+        _counted(section.model_copy(update={"weights": None}), classes, frames, crop)
+    )
+
+
+@lru_cache(maxsize=32)
+def _counted(section: Model, classes: int, frames: int, crop: int) -> dict[str, Any]:
+    network = build_model(classes=classes, frames=frames, **section.model_dump())
+    found = count(network, clip=(3, frames, crop, crop))
+    parts = {name: part._asdict() for name, part in found.parts.items()}
+    return Part(found.parameters, found.multiply_adds)._asdict() | {"parts": parts}
 
 
 def _on_meta(model: nn.Module) -> nn.Module:

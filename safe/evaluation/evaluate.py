@@ -13,7 +13,7 @@ from safe.evaluation.metrics import summarize
 from safe.evaluation.perturb import perturb
 from safe.evaluation.predictions import write_predictions
 from safe.files import atomic_file
-from safe.saved import load_model
+from safe.saved import WEIGHTS, load_model
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.source import Source
 from safe.shards.verify import verify
@@ -42,7 +42,7 @@ def evaluate(
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, of other classes, or
-            for another fold.
+            for another fold; or if an answer of it is not finite.
         DataError: if the shards cannot be read, or are not what their index says.
     """
     model, info = load_model(model_folder)
@@ -60,6 +60,7 @@ def evaluate(
         device=device,
         precision=pick_precision(settings.precision, device, trains=False),
         workers=runtime.workers,
+        name=model_folder / WEIGHTS,
         change=None
         if settings.perturb == "none"
         else partial(

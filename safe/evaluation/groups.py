@@ -5,7 +5,6 @@ group by: words, or numbers with `edges` between the groups, a JSON list, and a 
 of test clips.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from safe.errors import DataError
+from safe.evaluation.predictions import CLIPS
+from safe.files import read_bounded
+from safe.reader import Column, parse_json, read_columns
+
+FACTOR_BYTES: Final = 2**30
+"""Largest factor table."""
 
 LEAST: Final = 5
 """Clips that a group has at least to be shown."""
@@ -38,14 +43,34 @@ class Group:
 def read_factors(path: Path) -> pa.Table:
     """Read the columns to group by, and `clip`. Raises DataError where it is no factor table."""
     try:
-        schema = pq.read_schema(path)
-        names = [field.name for field in schema if b"title" in (field.metadata or {})]
-        table = pq.read_table(path, columns=["clip", *names])
-    except (OSError, pa.ArrowException) as error:
+        data = read_bounded(path, most=FACTOR_BYTES, error=DataError)
+        schema = pq.read_schema(pa.BufferReader(data))
+        about = {field.name: field.metadata for field in schema if _is_factor(field)}
+        kinds = {name: schema.field(name).type for name in ("clip", *about)}
+        columns = {name: Column(kind, differs=name == "clip") for name, kind in kinds.items()}
+        table = read_columns(data, columns, rows=CLIPS, others=True)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} is no factor table: {' '.join(str(error).split())}") from error
     if len(set(table["clip"].to_pylist())) != len(table):
         raise DataError(f"{path}: a clip has several rows")
-    return table
+    fields = [schema.field(name) for name in columns]
+    return pa.table(table.columns, schema=pa.schema(fields))
+
+
+def _is_factor(field: pa.Field) -> bool:
+    """Whether a column is one to group by. Raises ValueError if what it says of itself is wrong."""
+    about = field.metadata or {}
+    if b"title" not in about:
+        return False
+    edges = parse_json(about.get(b"edges", b"[]"))
+    texts = [about.get(key, b"").decode() for key in (b"title", b"unit")]
+    numbers = isinstance(edges, list) and all(isinstance(edge, int | float) for edge in edges)
+    if not numbers or edges != sorted(edges) or len(edges) > 100 or max(map(len, texts)) > 100:
+        raise ValueError(f"{field.name}: edges must be a few ascending numbers, a title short")
+    plain = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    if not (plain or (not edges and field.type in (pa.string(), pa.bool_()))):
+        raise ValueError(f"{field.name}: must be numbers, or words without edges")
+    return True
 
 
 def groups_of(table: pa.Table, clips: Sequence[str]) -> list[Group]:
@@ -78,12 +103,12 @@ def groups_of(table: pa.Table, clips: Sequence[str]) -> list[Group]:
 
 def _part(values: NDArray[Any], about: dict[bytes, bytes]) -> tuple[list[str], NDArray[np.int64]]:
     """Return the names of the groups and which of them each value is in."""
-    edges = json.loads(about[b"edges"])
+    edges = parse_json(about.get(b"edges", b"[]"))
     if not edges:
         kinds, which = np.unique(values.astype(str), return_inverse=True)
         words = {"True": "yes", "False": "no"}
         return [words.get(str(kind), str(kind)) for kind in kinds], which
-    unit = f" {about[b'unit'].decode()}".rstrip()
+    unit = f" {about.get(b'unit', b'').decode()}".rstrip()
     middle = [f"{a:g} to {b:g}{unit}" for a, b in pairwise(edges)]
     names = [f"below {edges[0]:g}{unit}", *middle, f"from {edges[-1]:g}{unit}"]
     return names, np.searchsorted(edges, values, side="right").astype(np.int64)

@@ -1,22 +1,46 @@
-"""Predictions: what a model said of each clip of a split, and the file predictions.parquet.
+"""Predictions: what a model said of each clip of a split, and the two files of an evaluation.
 
-Every metric, table and picture is made from that file, never by running the model again.
+Every metric, table and picture is made from predictions.parquet, never by running the model again;
+metrics.json says of what model they are, and how they were made. Both are read as if an enemy had
+written them.
 Shapes: n clips, K classes, D features, N windows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from safe.errors import DataError
 from safe.evaluation.metrics import Floats, Ints, softmax
-from safe.files import atomic_file
-from safe.taxonomy import BASIC, KEY, Classes, decode, encode
+from safe.files import atomic_file, read_bounded
+from safe.reader import Block, Column, Plain, Sha256, parse_model, read_columns
+from safe.sample import MOST_FRAMES
+from safe.taxonomy import BASIC, KEY, MOST, Classes, decode, encode
+
+PREDICTIONS_BYTES: Final = 2**30
+"""Largest predictions.parquet; a clip takes some 4 KB."""
+
+METRICS_BYTES: Final = 2**20
+"""Largest metrics.json; it has some 2 KB."""
+
+CLIPS: Final = 10_000_000
+"""Most clips of a split: as many as a shard folder may have."""
+
+_AGAIN: Final = "`safe-cli eval` makes it"
+_FLOATS: Final = (pa.list_(pa.float32()), pa.list_(pa.float64()))  # the latter from other tools
+_COLUMNS: Final = {
+    "clip": Column(pa.string(), differs=True),
+    "label": Column((pa.int8(), pa.int64())),
+    "logits": Column(_FLOATS, MOST),
+    "embedding": Column(_FLOATS, 2**16),
+    "attention": Column(_FLOATS, MOST_FRAMES),
+}
 
 
 @dataclass(frozen=True)
@@ -59,41 +83,43 @@ def write_predictions(path: Path, split: Split) -> None:
         pq.write_table(table, temporary)
 
 
-def read_predictions(source: Path | IO[bytes], name: str | None = None) -> Split:
-    """Read a predictions.parquet from its path or the open file; numbers are float64.
-
-    `name` is what an error calls it; the path by default.
+def read_predictions(path: Path) -> Split:
+    """Read a predictions.parquet; its numbers are finite, and float64.
 
     Raises:
-        DataError: if it is missing, damaged or empty, or its labels or logits do not fit its
-            classes.
+        DataError: one line, if it is missing, damaged, or its rows do not fit its classes.
     """
-    name = name or str(source)
     try:
-        table = pq.read_table(source)
+        data = read_bounded(path, most=PREDICTIONS_BYTES, error=DataError)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found; {_AGAIN}") from error
+    return parse_predictions(data, str(path))
+
+
+def parse_predictions(data: bytes, name: str) -> Split:
+    """Read the bytes of a predictions.parquet, which errors call `name`, as read_predictions."""
+    try:
+        table = read_columns(data, _COLUMNS, rows=CLIPS)
         metadata = table.schema.metadata or {}
-        split = Split(
-            clip=tuple(table["clip"].to_pylist()),
-            label=np.array(table["label"], dtype=np.int64),
-            # files of earlier versions name no classes, and have the basic seven
-            classes=decode(metadata) if KEY.encode() in metadata else BASIC,
-            **{k: _matrix(table[k]) for k in ("logits", "embedding", "attention")},
-        )
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{name}: not found or damaged; `safe-cli eval` makes it") from error
-    k = len(split.classes)
-    if not split.clip or split.logits.shape != (len(split.clip), k):
-        raise DataError(f"{name}: must hold {k} logits for each of at least one clip")
-    if split.label.min() < 0 or split.label.max() >= k:
-        raise DataError(f"{name}: holds labels that are not in 0..{k - 1}")
-    return split
+        # files of earlier versions name no classes, and have the basic seven
+        classes = decode(metadata) if KEY.encode() in metadata else BASIC
+        clips, label = tuple(table["clip"].to_pylist()), table["label"].to_numpy()
+        numbers = {k: _matrix(table[k]) for k in ("logits", "embedding", "attention")}
+        if numbers["logits"].shape[1] != (k := len(classes)):
+            raise ValueError(f"must hold {k} logits for each clip")
+        if label.min() < 0 or label.max() >= k:
+            raise ValueError(f"label: holds labels that are not in 0..{k - 1}")
+        if len(set(clips)) < len(clips):
+            raise ValueError("clip: the same in two rows")
+    except ValueError as error:
+        raise DataError(f"{name}: damaged or altered: {error}; {_AGAIN}") from error
+    return Split(clips, label.astype(np.int64), classes, **numbers)
 
 
 def _matrix(column: pa.ChunkedArray) -> Floats:
-    """Lists of one length as float64 [n, length]; an error if they are not."""
-    values = column.cast(pa.list_(pa.float64())).combine_chunks()
-    (length,) = np.unique(values.value_lengths()) if len(values) else (0,)
-    found: Floats = values.flatten().to_numpy().reshape(len(values), length)
+    """Lists of one length as float64 [n, length]."""
+    lists = column.combine_chunks()
+    found: Floats = lists.flatten().to_numpy().reshape(len(lists), -1).astype(np.float64)
     return found
 
 
@@ -119,3 +145,60 @@ def pool(splits: Sequence[Split]) -> Split:
         attention=np.concatenate([split.attention for split in splits]),
         scaled=np.concatenate(scaled) if len(scaled) == len(splits) else None,
     )
+
+
+# metrics.json
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0, le=CLIPS)]
+Word = Annotated[str, Field(max_length=100)]
+
+
+class _Metrics(Block, extra="allow"):
+    """What is used of it by name; all else is a number, a word or nothing."""
+
+    __pydantic_extra__: dict[str, Plain]
+    war: Percent | None = None
+    uar: Percent | None = None
+    ece: float | None = None
+    nll: float | None = None
+    brier: float | None = None
+    weights: Sha256 | None = None
+    n_test: Count | None = None
+    n_left_out: Count | None = None
+    fold: Count | None = None
+    selection: Literal["last", "val", "test"] | None = None
+    perturb: Word = "none"
+    severity: Annotated[int, Field(ge=0, le=5)] = 0
+    precision: Word | None = None
+
+
+def read_metrics(path: Path, *, needs: Collection[str] = ()) -> dict[str, Any]:
+    """Read the metrics.json of an evaluation; `needs` are keys that it must have.
+
+    Raises:
+        DataError: one line, if it is missing or damaged, or a key has a value that it cannot have.
+    """
+    try:
+        data = read_bounded(path, most=METRICS_BYTES, error=DataError)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found; {_AGAIN}") from error
+    return parse_metrics(data, str(path), needs=needs)
+
+
+def parse_metrics(data: bytes, name: str, *, needs: Collection[str] = ()) -> dict[str, Any]:
+    """Read the bytes of a metrics.json, which errors call `name`, as read_metrics."""
+    try:
+        found = parse_model(data, _Metrics).model_dump(exclude_unset=True)
+        if missing := [key for key in needs if key not in found]:
+            raise ValueError(f"{missing[0]}: missing")
+        for key, value in found.items():
+            if key.startswith("recall.") and not (value is None or 0 <= _number(value) <= 100):
+                raise ValueError(f"{key}: must be 0 to 100")
+    except ValueError as error:
+        raise DataError(f"{name}: damaged or altered: {error}; {_AGAIN}") from error
+    return found
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else -1

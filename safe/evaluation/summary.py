@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,9 +15,16 @@ from safe.errors import DataError
 from safe.evaluation.calibration import METRICS, Calibration, pooled_metrics
 from safe.evaluation.intervals import intervals, mean_and_deviation
 from safe.evaluation.metrics import reliability, summarize
-from safe.evaluation.predictions import Split, pool, read_predictions
+from safe.evaluation.predictions import Split, pool, read_metrics, read_predictions
 from safe.files import atomic_file
+from safe.info import read_info
 from safe.report.pictures import draw_confusion, draw_reliability
+
+_NEEDED: Final = (
+    *("war", "uar", "ece", "nll", "brier", "selection", "n_test", "n_left_out"),
+    *("perturb", "severity", "precision"),
+)
+"""What a summary needs of each fold's metrics.json, beside the recalls of its classes."""
 
 
 def summarize_folds(
@@ -42,29 +49,31 @@ def summarize_folds(
         out: folder for metrics.json, curves.csv, confusion.csv and .png, reliability.csv and .png.
 
     Raises:
-        DataError: if a fold is missing, or the folds are of different classes, or were selected by
-            different rules.
+        DataError: if a fold is missing or damaged, or the folds are of different classes, or were
+            selected by different rules.
+        ModelError: if a model.json is damaged.
     """
-    metrics = [_json(evals / f"fold-{fold}" / "metrics.json", "eval") for fold in folds]
+    splits = [read_predictions(evals / f"fold-{fold}" / "predictions.parquet") for fold in folds]
+    every = pool(splits)
+    recalls = [f"recall.{name}" for name in every.classes]
+    needs = [*_NEEDED, *recalls]
+    metrics = [read_metrics(evals / f"fold-{n}" / "metrics.json", needs=needs) for n in folds]
     rules = sorted({fold["selection"] for fold in metrics})
     if len(rules) > 1:
         raise DataError(
             f"{evals}: folds selected by different rules ({', '.join(rules)}); train again"
         )
-    splits = [read_predictions(evals / f"fold-{fold}" / "predictions.parquet") for fold in folds]
-    every = pool(splits)
     pooled = summarize(every.logits, every.label, bins, every.classes)
     ends = intervals(("war", "uar"), every.label, every.logits[None], bins=bins)
     result: dict[str, Any] = {"dataset": dataset, "n_folds": len(folds)}
     for name, (low, high) in ends.items():
         result[name], result[f"{name}_std"] = mean_and_deviation([fold[name] for fold in metrics])
         result |= {f"{name}_pooled": pooled[name], f"{name}_low": low, f"{name}_high": high}
-    recalls = [f"recall.{name}" for name in every.classes]
     for name in ("ece", "nll", "brier", *recalls):
         known = [fold[name] for fold in metrics if fold[name] is not None]
         result[name] = float(np.mean(known)) if known else None
     result["uar_classes"] = min(sum(fold[r] is not None for r in recalls) for fold in metrics)
-    infos = [_json(models / f"fold-{fold}" / "model.json", "calibrate") for fold in folds]
+    infos = [_info(models / f"fold-{fold}" / "model.json") for fold in folds]
     result |= _trust(splits, infos, bins)
     result["selection"] = rules[0]
     for name in ("perturb", "severity", "precision"):
@@ -81,13 +90,11 @@ def summarize_folds(
     return rounded
 
 
-def _json(path: Path, verb: str) -> Any:
+def _info(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_info(path)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: not found; `safe-cli {verb}` makes it") from error
-    except ValueError as error:
-        raise DataError(f"{path}: damaged; `safe-cli {verb}` makes it again") from error
+        raise DataError(f"{path}: not found; `safe-cli calibrate` makes it") from error
 
 
 def _trust(splits: list[Split], infos: list[dict[str, Any]], bins: int) -> dict[str, float | None]:
@@ -101,7 +108,8 @@ def _trust(splits: list[Split], infos: list[dict[str, Any]], bins: int) -> dict[
 def _write_tables(
     out: Path, histories: list[list[dict[str, float]]], every: Split, bins: int
 ) -> None:
-    columns = [name for name in histories[0][0] if name != "clips_per_s"]
+    rows = [row for history in histories for row in history]
+    columns = [k for k in (rows or [{}])[0] if k != "clips_per_s" and all(k in row for row in rows)]
     epochs = min(len(history) for history in histories)
     curves = [
         [epoch + 1, *(round(np.mean([h[epoch][name] for h in histories]), 6) for name in columns)]
@@ -111,8 +119,8 @@ def _write_tables(
     names = every.classes
     pairs = ([names[a], names[p]] for a, p in zip(every.label, every.predicted, strict=True))
     _csv(out / "confusion.csv", ["actual", "predicted"], pairs)
-    rows = reliability(every.probabilities, every.label, bins)
-    _csv(out / "reliability.csv", ["confidence", "accuracy", "clips"], rows)
+    bars = reliability(every.probabilities, every.label, bins)
+    _csv(out / "reliability.csv", ["confidence", "accuracy", "clips"], bars)
 
 
 def _csv(path: Path, header: list[str], rows: Iterable[Sequence[Any]]) -> None:

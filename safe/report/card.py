@@ -6,8 +6,8 @@ predictions, by the functions that the report and metrics.json use; the sentence
 and below.
 """
 
-import json
 import platform
+import re
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +17,12 @@ import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
-from safe.errors import DataError, ModelError
+from safe.errors import DataError, ModelError, printable
 from safe.evaluation.calibrate import selection_rows
 from safe.evaluation.calibration import Calibration, trust_metrics
 from safe.evaluation.intervals import RECALL, intervals
 from safe.evaluation.metrics import confusion, summarize, uar_name
-from safe.evaluation.predictions import read_predictions
+from safe.evaluation.predictions import read_metrics, read_predictions
 from safe.files import atomic_file
 from safe.saved import load_model
 from safe.shards.folder import open_shards
@@ -91,6 +91,10 @@ _UNKNOWN: Final = (
 )
 
 
+_NEEDED: Final = ("weights", "n_test", "war", "n_left_out", "perturb", "severity", "precision")
+"""What a card needs of metrics.json."""
+
+
 def write_card(
     folder: Path, out: Path, *, evaluation: Path | None = None, shards: Path | None = None
 ) -> None:
@@ -119,7 +123,7 @@ def write_card(
         }
         text = _environment().get_template("card.md.j2").render(facts)
         head = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
-    except (KeyError, TypeError, UndefinedError) as error:
+    except (KeyError, TypeError, ValueError, UndefinedError) as error:
         raise ModelError(
             f"{folder}: model.json lacks what a card tells ({error}); train again"
         ) from error
@@ -150,15 +154,15 @@ def _about(info: dict[str, Any]) -> dict[str, Any]:
         "dataset": {
             "name": name,
             "drawn": name == DRAWN,
-            "about": _ABOUT.get(name, _UNKNOWN),
-            "labels": _LABELS.get(name, ""),
+            "about": _Own(_ABOUT.get(name, _UNKNOWN)),
+            "labels": _Own(_LABELS.get(name, "")),
         },
         "split_words": " (a fold or bucket of its own)" if whole else f" ({fraction})",
-        "meaning": MEANING,
-        "refused": REFUSED,
-        "duties": DUTIES,
+        "meaning": _Own(MEANING),
+        "refused": [_Own(use) for use in REFUSED],
+        "duties": _Own(DUTIES),
         "licence": licence_of(name),
-        "paper": PAPER,
+        "paper": _Own(PAPER),
         "versions": ", ".join(
             [f"Python {platform.python_version()}"]
             + [f"{package} {version(package)}" for package in ("numpy", "scikit-learn")]
@@ -206,12 +210,8 @@ def card_metrics(folder: Path, info: dict[str, Any], calibration: Calibration) -
     Raises:
         DataError: if a file is missing or damaged, or they are not of this model.
     """
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        told = (metrics["weights"], metrics["n_test"], metrics["war"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not found or damaged; `safe-cli eval` makes it") from error
+    metrics = read_metrics(folder / "metrics.json", needs=_NEEDED)
+    told = (metrics["weights"], metrics["n_test"], metrics["war"])
     split = read_predictions(folder / "predictions.parquet")
     classes, bins = split.classes, int(info["params"]["eval"]["bins"])
     if list(classes) != info["classes"]:
@@ -282,12 +282,28 @@ def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("safe.report", ""),
         undefined=StrictUndefined,
-        autoescape=False,  # Markdown
+        autoescape=False,
+        finalize=_escaped,
         keep_trailing_newline=True,
     )
     made.filters["shown"] = _shown
     made.globals["percent"] = lambda share: f"{100 * share:g} %"
     return made
+
+
+_ACTIVE: Final = re.compile(r"[\\`*<>\[\]#|~&@]|!(?=\[)|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.")
+"""What Markdown acts on, HTML and bare addresses among it; a _ within a word is a letter."""
+
+
+class _Own(str):
+    """Text of this project, which may hold Markdown."""
+
+
+def _escaped(value: Any) -> Any:
+    """Write what a model or a shard folder says so that it is words in Markdown, and one line."""
+    if not isinstance(value, str) or isinstance(value, _Own):
+        return value
+    return _ACTIVE.sub(r"\\\g<0>", printable(value))
 
 
 def _shown(found: dict[str, Any], key: str, digits: int, times: float = 1) -> str:

@@ -5,9 +5,6 @@ in DVC's cache. What is missing is told in words; only without any predictions t
 report. Shapes: n clips, K classes.
 """
 
-import io
-import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,8 +18,8 @@ from numpy.typing import NDArray
 from safe.errors import DataError, ModelError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.metrics import Floats, Ints, softmax
-from safe.evaluation.predictions import Split, pool, read_predictions
-from safe.saved import read_info
+from safe.evaluation.predictions import Split, parse_metrics, parse_predictions, pool
+from safe.info import parse_info
 from safe.taxonomy import Classes
 
 Reader = Callable[[Path], bytes]
@@ -206,18 +203,21 @@ def gather(
         location = evals / f"fold-{number}"
         path = location / "predictions.parquet"
         try:
-            split = read_predictions(io.BytesIO(read(path)), name=str(path))
+            split = parse_predictions(read(path), str(path))
         except (OSError, DataError) as error:
             missing.append(f"Fold {number} has no predictions: {_said(error, path)}.")
             continue
+        path = location / "metrics.json"
         try:
-            metrics = _mapping(json.loads(read(location / "metrics.json")))
-        except (OSError, DataError, ValueError) as error:
-            missing.append(f"Fold {number}: {_said(error, location / 'metrics.json')}.")
+            metrics = parse_metrics(read(path), str(path))
+        except (OSError, DataError) as error:
+            missing.append(f"Fold {number}: {_said(error, path)}.")
             metrics = {}
-        info = _read_model(read, [folder / f"fold-{number}" for folder in models])
-        if not info:
-            missing.append(f"Fold {number} has no model.json: its params and curves are not known.")
+        info, problem = _read_model(read, [folder / f"fold-{number}" for folder in models])
+        if info and tuple(info["classes"]) != split.classes:
+            info, problem = {}, "has a model of other classes than its predictions"
+        if problem:
+            missing.append(f"Fold {number} {problem}: its params and curves are not known.")
         scaled = Calibration.from_info(info).scaled(split.logits)
         found[number] = Fold(replace(split, scaled=scaled), metrics, info)
     if not found:
@@ -228,18 +228,17 @@ def gather(
     return Experiment(name, found, tuple(missing))
 
 
-def _read_model(read: Reader, folders: Sequence[Path]) -> dict[str, Any]:
-    """Read the first model.json there is; empty where there is none, or a damaged one."""
-    for folder in folders:
+def _read_model(read: Reader, folders: Sequence[Path]) -> tuple[dict[str, Any], str]:
+    """Read the first model.json there is; empty, with a reason, where none can be used."""
+    problem = "has no model.json"
+    for path in (folder / "model.json" for folder in folders):
         try:
-            data = read(folder / "model.json")
-            with tempfile.TemporaryDirectory() as scratch:  # read_info checks a file
-                path = Path(scratch, "model.json")
-                path.write_bytes(data)
-                return read_info(path)
-        except (OSError, DataError, ModelError):
+            return parse_info(read(path), path), ""
+        except FileNotFoundError:
             continue
-    return {}
+        except (OSError, DataError, ModelError) as error:
+            problem = f"has no model ({_said(error, path)})"
+    return {}, problem
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -251,4 +250,4 @@ def _said(error: Exception, path: Path) -> str:
     """Say what is wrong with a file in a few words."""
     if isinstance(error, FileNotFoundError):
         return f"{path} not found"
-    return f"{path} cannot be read" if isinstance(error, OSError | ValueError) else str(error)
+    return f"{path} cannot be read ({error})" if isinstance(error, OSError) else str(error)

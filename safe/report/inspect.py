@@ -5,7 +5,6 @@ strings, lists of them and None only, so the same facts are JSON as they are.
 """
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from numpy.typing import NDArray
 from safe.errors import ConfigError, DataError
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.metrics import Floats, Ints
-from safe.evaluation.predictions import Split, read_predictions
+from safe.evaluation.predictions import Split, read_metrics, read_predictions
+from safe.info import read_info
 from safe.report.contact import Row, Said, contact_figure
-from safe.saved import load_model, read_info
+from safe.saved import load_model
+from safe.shards.clips import read_clips
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.index import Index, read_index, read_table
-from safe.shards.loader import read_clips
 from safe.taxonomy import Classes
 
 Facts = dict[str, dict[str, Any] | list[dict[str, Any]]]
@@ -204,7 +204,8 @@ def read_answers(predictions: Path, model: Path | None) -> Answers:
             calibration and windows.
 
     Raises:
-        DataError: if the predictions are missing or damaged, or of other classes than the model.
+        DataError: if predictions or metrics are missing or damaged, or of other classes than the
+            model.
         ModelError: if model.json is.
     """
     split = read_predictions(predictions / "predictions.parquet")
@@ -216,7 +217,7 @@ def read_answers(predictions: Path, model: Path | None) -> Answers:
         raise DataError(
             f"{predictions}: of other classes than the model {model}; run `safe-cli eval` again"
         )
-    done = _json(predictions / "metrics.json")
+    done = _metrics(predictions)
     harmed = done.get("perturb", "none") != "none" and "severity" in done
     harm = f" ({done['perturb']}, severity {done['severity']})" if harmed else ""
     calibration = Calibration.from_info(info)
@@ -237,12 +238,10 @@ def _windows(info: dict[str, Any], count: int) -> tuple[int, int, int] | None:
     return (window, stride, frames) if built.get("name") == "safe" and fits else None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Read an object; an empty one where there is none that can be read."""
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
+def _metrics(folder: Path) -> dict[str, Any]:
+    """Read metrics.json; an empty one where there is none. Raises DataError if it is damaged."""
+    path = folder / "metrics.json"
+    return read_metrics(path) if path.exists() else {}
 
 
 # Models
@@ -269,7 +268,7 @@ def inspect_run(
     check_label(label, tuple(info["classes"]))
     opened, fits = _open(shards, info)
     evaluated = folder.parent.parent / "eval" / folder.name
-    metrics = _json(evaluated / "metrics.json")
+    metrics = _metrics(evaluated)
     there = [at for at in (evaluated, folder) if (at / "predictions.parquet").is_file()]
     answers = read_answers(there[0], folder) if there else None
     rule, metric, epoch = (info["selection"].get(key) for key in ("rule", "metric", "epoch"))

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from safe.errors import DataError
+from safe.errors import DataError, printable
 from safe.evaluation.metrics import COVERAGE_SHOWN, Floats, ece, reliability, risk_coverage
 from safe.report import results
 from safe.report.canvas import MANY, class_looks
@@ -34,8 +34,8 @@ from safe.report.pictures import (
     silhouette,
     tsne,
 )
+from safe.shards.clips import ClipReader
 from safe.shards.folder import ShardFolder
-from safe.shards.loader import ClipReader
 
 CASES: Final = 6
 """Clips shown of each kind."""
@@ -70,6 +70,7 @@ def render_page(
         loader=PackageLoader("safe.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,  # no control character of a name or a reason, even in a page
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -103,6 +104,10 @@ def render_page(
         **_embedding(experiment),
         **_clips(experiment, given),
     )
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _title(experiment: Experiment) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from safe.errors import DataError, ModelError
+from safe.errors import DataError
 from safe.evaluation.calibration import pooled_metrics
 from safe.evaluation.compare import Entry, differences, estimates, mcnemar_by_seed
 from safe.evaluation.groups import groups_of
@@ -418,26 +418,19 @@ def _kind(reason: str) -> str:
 
 
 def cost(experiment: Experiment) -> tuple[list[tuple[str, str, str]], str]:
-    """Count the model's parts: name, parameters, multiply-adds in G, the whole model first.
+    """Return the model's parts: name, parameters, multiply-adds in G, the whole model first.
 
-    The second value says for which input, or why there is no count.
+    As training counted them (safe/evaluation/cost.py): to build a stranger's network for it takes
+    as much memory as they like. The second value says for which input, or why there is no count.
     """
     info = experiment.first.info
     if not info:
         return [], "The cost is not known: there is no model.json."
-    from safe.evaluation.cost import count
-    from safe.models.registry import build_model
-
-    side, frames = int(info["crop"]), int(info["frames"])
-    try:
-        network = build_model(
-            classes=len(info["classes"]), frames=frames, **info["architecture"], weights=None
-        )
-        found = count(network, clip=(3, frames, side, side))
-    except (ModelError, RuntimeError, TypeError, ValueError) as error:
-        return [], f"The cost cannot be counted: {error}."
-    parts = [("whole model", found.parameters, found.multiply_adds)]
-    parts += [(name, part.parameters, part.multiply_adds) for name, part in found.parts.items()]
-    rows = [(name, f"{count_:,}", f"{operations / 1e9:.3f}") for name, count_, operations in parts]
-    shape = f"{frames} frames of {side} x {side} pixels"
+    if not (whole := info.get("cost")):
+        return [], "The cost is not known: model.json does not tell; `safe-cli cost` counts it."
+    rows = [
+        (name, f"{part['parameters']:,}", f"{part['multiply_adds'] / 1e9:.3f}")
+        for name, part in {"whole model": whole, **whole["parts"]}.items()
+    ]
+    shape = f"{info['frames']} frames of {info['crop']} x {info['crop']} pixels"
     return rows, f"One clip of {shape}; half of the operations that torch counts."

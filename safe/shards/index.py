@@ -5,7 +5,6 @@ anything is used. What does not fit is one line with the file, the place in it a
 """
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from safe.errors import DataError
+from safe.reader import Column, Plain, Sha256, first_wrong, parse_json, read_columns
 from safe.sample import CLIP_COLUMNS, KEY, MOST_FRAMES, SHARD_FORMAT
 from safe.shards.source import Source, as_source
 from safe.taxonomy import MOST, Classes, check_classes
@@ -40,7 +39,6 @@ _AGAIN = "make the shards again"
 
 Key = Annotated[str, Field(pattern=f"^{KEY.pattern}$")]
 Bucket = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,40}$")]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=CLIPS)]
 
 
@@ -87,7 +85,7 @@ class MadeFrom(BaseModel):
     """What decides the pixels: the side of a face, and rules and numbers under short names."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
-    __pydantic_extra__: dict[str, Annotated[str, Field(max_length=200)] | int | float | None]
+    __pydantic_extra__: dict[str, Plain]
     size: Annotated[int, Field(ge=16, le=512, multiple_of=16)]
 
 
@@ -150,12 +148,12 @@ def read_index(root: Path | Source) -> Index:
                 f"{path}: shard format {version}, this version reads {SHARD_FORMAT}; run "
                 "`safe-cli index`, `safe-cli faces` and `safe-cli shard` again"
             )
-        raw = json.loads(data)
+        raw = parse_json(data)
         outside = _Outside.model_validate(raw)
         del raw, data
         return _columns(outside)
     except ValidationError as error:
-        raise DataError(f"{path}: damaged or altered: {_first(error)}; {_AGAIN}") from error
+        raise DataError(f"{path}: damaged or altered: {first_wrong(error)}; {_AGAIN}") from error
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: damaged or altered: {reason}; {_AGAIN}") from error
@@ -171,7 +169,7 @@ def _columns(outside: _Outside) -> Index:
         try:
             tar = Tar.model_validate(entry)
         except ValidationError as error:
-            raise ValueError(f"shards.{number}.{_first(error)}") from error
+            raise ValueError(f"shards.{number}.{first_wrong(error)}") from error
         tars[number] = (tar.file, tar.sha256, tar.bytes)
         if tar.classes.keys() != set(names):
             raise ValueError(f"shards.{number}: classes must be those of the folder")
@@ -192,22 +190,14 @@ def _name(entry: Any) -> str:
     return name if isinstance(name, str) and len(name) <= 51 else " "
 
 
-def _first(error: ValidationError) -> str:
-    """Say in a few words where and what: the value itself may be long, or a name."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])[:100]
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"[:300].removeprefix(": ")
-
-
 # clips.parquet: the checksum that index.json gives is compared before Arrow parses a byte; then
-# columns, types and packing by the file's own description; then every row against the tars.
+# columns, types and packing (safe/reader.py); then every row against the tars.
 
-_SCHEMA: Final = pa.schema(list(CLIP_COLUMNS.items()))
-_GROUPS = 10_000  # row groups; the writer makes one of a million clips
-# With these a byte becomes some 30 at most, so the limit on the file is one on the memory.
-_CODECS = {"SNAPPY", "UNCOMPRESSED"}
-_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
-_WORDED: Final = ("clip", "bucket", "shard")
+_COLUMNS: Final = {
+    name: Column(pa.type_for_alias(kind), differs=name == "clip")
+    for name, kind in CLIP_COLUMNS.items()
+}
+_READ: Final = [name for name in CLIP_COLUMNS if name != "flags"]  # which nothing here asks for
 TEXTS: Final = 10_000
 """Texts that are Python's at a time."""
 
@@ -222,47 +212,12 @@ def read_table(root: Path | Source, index: Index) -> pa.Table:
     if len(data) != index.table.bytes or hashlib.sha256(data).hexdigest() != index.table.sha256:
         raise DataError(f"{path}: altered, its checksum is not that of index.json; {_AGAIN}")
     try:
-        table = _parse(data, int(index.classes.sum()))
+        rows = int(index.classes.sum())
+        table = read_columns(data, _COLUMNS, rows=rows, exactly=True, wanted=_READ)
         _check_rows(table, index)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: {reason}; {_AGAIN}") from error
-    return table
-
-
-def _parse(data: bytes, clips: int) -> pa.Table:
-    """Check what the file's own description says, then read it. Raises ValueError or Arrow's."""
-    file = pq.ParquetFile(
-        pa.BufferReader(data), read_dictionary=list(_WORDED), thrift_string_size_limit=2**24
-    )
-    about = file.metadata
-    if not pq.ParquetFile(pa.BufferReader(data)).schema_arrow.equals(_SCHEMA):
-        raise ValueError(f"its columns are not {', '.join(CLIP_COLUMNS)} of the right types")
-    if about.num_rows != clips:
-        raise ValueError(f"{about.num_rows} clips, but {clips} in index.json")
-    if about.num_row_groups > _GROUPS:
-        raise ValueError(f"{about.num_row_groups} row groups")
-    for group in range(about.num_row_groups):
-        for number in range(about.num_columns):
-            column = about.row_group(group).column(number)
-            if column.compression not in _CODECS or not _ENCODINGS.issuperset(column.encodings):
-                raise ValueError(f"column {column.path_in_schema} is packed in a foreign way")
-    names = [name for name in CLIP_COLUMNS if name != "flags"]  # which nothing here asks for
-    table = file.read(names, use_threads=False)
-    if table.num_rows != clips:
-        raise ValueError(f"{table.num_rows} clips, but {clips} in index.json")
-    for name in names:
-        column = table[name]
-        if column.null_count:
-            raise ValueError(f"{name}: empty in a row")
-        if name in _WORDED:  # a long text that many rows share takes no memory yet
-            lengths = [
-                pc.max(pc.binary_length(chunk.dictionary)).as_py() for chunk in column.chunks
-            ]
-            if max((length or 0 for length in lengths), default=0) > 100:
-                raise ValueError(f"{name}: longer than 100 bytes")
-            plain = column.cast(pa.string()).combine_chunks()
-            table = table.set_column(table.column_names.index(name), name, plain)
     return table
 
 

@@ -9,27 +9,21 @@ Augmentation and normalisation happen on the device.
 import math
 import mmap
 import multiprocessing
-import os
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from typing import Final, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from safe.errors import DataError, MachineError, SafeError, explain, of_machine
 from safe.files import die_with_parent
-from safe.sample import decode_strip
+from safe.shards.clips import ClipReader, Faces, Rows, open_tars
 from safe.shards.folder import ShardFolder
-from safe.shards.source import Tars
-from safe.shards.verify import check_tar
 
 _AHEAD: Final = 3
 """Batches that each worker may be ahead of the consumer. With 2, where three processes share two
@@ -41,9 +35,6 @@ _DEADLINE: Final = 900
 _FAREWELL: Final = 10.0
 """Seconds from a kill to the end of a process; one that waits for a disk may take no signal."""
 
-Faces = NDArray[np.uint8]
-Rows = NDArray[np.int64]
-
 
 class Batch(TypedDict):
     """One batch as it leaves the loader; its faces are overwritten once the next is asked for."""
@@ -51,49 +42,6 @@ class Batch(TypedDict):
     faces: Tensor  # uint8 [B, T, S, S, 3], RGB, 0..255
     label: Tensor  # int64 [B], on the CPU
     row: Tensor  # int64 [B], of the shard folder's table, on the CPU
-
-
-class ClipReader:
-    """Reads clips from a shard folder."""
-
-    def __init__(self, folder: ShardFolder) -> None:
-        self.folder = folder
-        self._tars = open_tars(folder)
-
-    def read(self, rows: Rows, out: Faces) -> None:
-        """Decode the clips of `rows` into out, uint8 [B, T, S, S, 3].
-
-        Raises DataError, or MachineError if the disk fails.
-        """
-        for row, faces in zip(rows.tolist(), out, strict=True):
-            with self._tars.open(int(self.folder.shard[row])) as file:
-                self._decode(file, row, faces)
-
-    def _decode(self, file: int, row: int, out: Faces) -> None:
-        folder, wanted = self.folder, int(self.folder.size[row])
-        try:
-            jpeg = os.pread(file, wanted, int(folder.offset[row]))
-            if len(jpeg) != wanted:
-                raise DataError("the shard ends too early")
-            if zlib.crc32(jpeg) != folder.crc32[row]:  # 10 us of a clip's 870
-                raise DataError("altered, its checksum is not that of clips.parquet")
-            decode_strip(jpeg, folder.face_size, folder.frames, out=out)
-        except (DataError, OSError) as error:
-            mine = of_machine(error)
-            told = explain(error) if mine else f"{error}; make the shards again"
-            raise (MachineError if mine else DataError)(
-                f"{folder.location / folder.files[folder.shard[row]]}: clip {folder.clip[row]}: "
-                f"{told}"
-            ) from error
-
-    def close(self) -> None:
-        """Close the shards."""
-        self._tars.close()
-
-
-def open_tars(folder: ShardFolder) -> Tars:
-    """Return what opens the tars of a folder. Raises ConfigError if its source has no room."""
-    return folder.source.tars(folder.index["shards"], partial(check_tar, folder))
 
 
 def load_batches(
@@ -267,15 +215,3 @@ def _take(ready: tuple[Batch, torch.cuda.Event], device: torch.device) -> Batch:
     current.wait_event(done)
     batch["faces"].record_stream(current)
     return batch
-
-
-def read_clips(folder: ShardFolder, rows: Rows) -> Faces:
-    """Read the faces of some clips, uint8 [n, T, S, S, 3]. Raises DataError as ClipReader does."""
-    side = folder.face_size
-    faces = np.empty((len(rows), folder.frames, side, side, 3), np.uint8)
-    reader = ClipReader(folder)
-    try:
-        reader.read(rows, faces)
-    finally:
-        reader.close()
-    return faces

@@ -18,6 +18,7 @@ from torch import Tensor
 from safe.code import hash_of
 from safe.config import Config
 from safe.errors import ConfigError
+from safe.evaluation.cost import describe
 from safe.files import hold_lock, naming
 from safe.models.registry import refused
 from safe.saved import file_digest, save_model
@@ -246,6 +247,12 @@ def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
         "train_clips": len(trainer.train_rows),
         "commit": commit,
         "torch": torch.__version__,
+        "cost": describe(
+            config.model,
+            classes=len(trainer.folder.classes),
+            frames=trainer.folder.frames,
+            crop=config.augment.crop,
+        ),
         "params": config.model_dump(exclude={"runtime"}),
         "history": history,
     }

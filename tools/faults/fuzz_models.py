@@ -17,8 +17,9 @@ from typing import Any, Final
 import torch
 
 from safe.errors import ModelError
+from safe.info import info_digest
 from safe.models.registry import build_model
-from safe.saved import info_digest, load_model, save_model
+from safe.saved import load_model, save_model
 from safe.taxonomy import BASIC
 from safe.training.checkpoint import load_checkpoint, save_checkpoint
 from tools.faults.fuzz_videos import config

@@ -27,8 +27,8 @@ from pipeline.shard import write_shards
 from pipeline.tars import ShardWriter, write_index
 from safe.errors import DataError
 from safe.sample import DEFAULT_FRAMES, encode_strip
+from safe.shards.clips import ClipReader
 from safe.shards.folder import open_shards
-from safe.shards.loader import ClipReader
 from safe.shards.verify import verify
 from tools.faults.fuzz_videos import config
 from tools.faults.mutate import mutate, mutate_json, replace_file
