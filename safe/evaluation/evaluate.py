@@ -13,7 +13,7 @@ from safe.evaluation.metrics import summarize
 from safe.evaluation.perturb import perturb
 from safe.evaluation.predictions import write_predictions
 from safe.files import atomic_file
-from safe.saved import load_model
+from safe.saved import file_digest, load_model
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.source import Source
 from safe.shards.verify import verify
@@ -38,7 +38,8 @@ def evaluate(
         What metrics.json holds: the metrics of safe.evaluation.metrics.summarize, of the model's
         own logits; those of safe.evaluation.calibration, of its calibrated answers; calibration and
         calibrated_on, how and on how many clips; weights, their sha256; n_test, n_left_out, fold,
-        selection, perturb, severity, precision.
+        selection, perturb, severity, precision; read, the sha256 of model.json and of the
+        predictions, and the settings.
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, of other classes, or
@@ -82,6 +83,11 @@ def evaluate(
         "precision": settings.precision,
     }
     write_predictions(out / "predictions.parquet", found)
+    metrics["read"] = {
+        "model": info["sha256"],
+        "predictions": file_digest(out / "predictions.parquet"),
+        "eval": settings.model_dump(),
+    }
     with atomic_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return metrics
@@ -110,4 +116,10 @@ def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder
         raise ModelError(
             f"{model_folder}: trained for fold {info['fold']}; fold {fold}'s test clips are among "
             "its training clips"
+        )
+    read = info.get("read") or {}
+    if read.get("clips") not in (None, folder.digest(fold)):
+        raise ModelError(
+            f"{model_folder}: trained on other clips than {folder.location} has for fold {fold}; "
+            "run `safe-cli train` again, or take the shards that it was trained on"
         )

@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from safe.evaluation.metrics import reliability, summarize
 from safe.evaluation.predictions import Split, pool, read_predictions
 from safe.files import atomic_file
 from safe.report.pictures import draw_confusion, draw_reliability
+
+MADE: Final = (
+    *("metrics.json", "curves.csv", "confusion.csv", "reliability.csv"),
+    *("confusion.png", "reliability.png"),
+)
+"""Files that are written."""
 
 
 def summarize_folds(
