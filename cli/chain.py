@@ -69,6 +69,7 @@ def _shards(config: Config, layout: Layout) -> None:
     shards = source(config, layout)
     made = read_index(shards).about["preprocessing"]["made_from"]
     now = {k: v for name in _CUT for k, v in getattr(config, name).model_dump().items()}
+    now.pop("detector")  # in the shards it has its weights' checksum in its name
     if made.get("source") == "frames":  # whole faces: what cuts one out has no say
         now.pop("margin")
     told = differences({key: value for key, value in made.items() if value is not None}, now)

@@ -306,13 +306,19 @@ def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -
 
 
 def _calibrated(found: dict[str, Any], settings: Calibrate) -> str:
-    """Say what came out on the clips of the selection split."""
+    """Say what came out on the clips of the selection split, or why that is worth nothing."""
+    from safe.evaluation.calibrate import doubts
+
     if not found["clips"]:
         return "no clips were set apart (train.select: val does), so nothing is calibrated"
     parts = [f"{found['clips']} clips of the selection split"]
     if found["temperature"] is not None:
         parts.append(f"temperature {found['temperature']:.3f}")
-    parts.append(f"ECE {found['ece']:.3f} -> {found['ece_calibrated']:.3f}")
+    told = doubts(found["clips"], found["temperature"])
+    if told:
+        parts.append(f"not to be relied on: {'; '.join(told)}")
+    else:
+        parts.append(f"ECE {found['ece']:.3f} -> {found['ece_calibrated']:.3f}")
     if settings.level is not None:
         parts.append(
             f"sets of level {settings.level:g} hold the label of {100 * found['coverage']:.1f} % "

@@ -80,16 +80,17 @@ class RawClips:
         """Raise ChangedError unless all are as they were."""
         self._tell(np.flatnonzero(self._look() != self.stamps), "changed while the stage ran")
 
-    def compare(self, before: Stamps, sha256: Sequence[str]) -> None:
-        """Raise ChangedError unless they are those of these stamps, or else of these checksums."""
-        rows = np.flatnonzero(before != self.stamps)
-        wanted, changed = set(rows.tolist()), []
-        for row, path in enumerate(self._paths) if wanted else ():
-            if row not in wanted:
-                continue
-            if sha256[row]:
+    def compare(self, before: Stamps | None, sha256: Sequence[str]) -> None:
+        """Raise ChangedError unless they are those of these stamps, or else of these checksums.
+
+        Without stamps all that are there are read.
+        """
+        other = self.stamps != (0 if before is None else before)
+        changed = []
+        for row, path in enumerate(self._paths) if other.any() else ():
+            if other[row] and sha256[row]:
                 changed += [row] * (digest(self._root / path) != sha256[row])
-            else:
+            elif other[row] and before is not None:  # never read whole: is it there as it was?
                 changed += [row] * ((before[row] == 0) != (self.stamps[row] == 0))
         self._tell(np.array(changed, np.int64), "not the one that `faces` looked at")
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from safe.errors import DataError, ModelError, explain
+from safe.evaluation.calibrate import doubts
 from safe.evaluation.predictions import Split, read_predictions
 from safe.finding import Bar, Examination, number, silent, some, tell_duplicates, tell_forgotten
 from safe.saved import load_model, read_info
@@ -294,6 +295,9 @@ def _compare_model(
     except DataError as error:
         found.refused("model-fold", folder, error, again)
         return
+    if (info.get("read") or {}).get("clips") not in (None, shards.digest(fold)):
+        what = f"trained on other clips than the shards have for fold {fold}"
+        found.error("model-data", folder, what, again)
     if info.get("train_clips", 0) > most:
         what = f"trained on {number(info['train_clips'], 'clip')}, the shards have {most:,} for it"
         found.warn("model-clips", folder, what, f"clips were taken out since; {again}")
@@ -312,6 +316,12 @@ def _examine_calibration(
         remedy = "train with -S train.select=val, then `safe-cli calibrate`"
         found.note("model-uncalibrated", folder, what, remedy)
         return
+    block = info["calibration"]
+    scale = 1 / block["scale"][0] if block["method"] == "temperature" else None
+    if told := doubts(block["clips"], scale):
+        what = f"its calibration is not to be relied on: {'; '.join(told)}"
+        remedy = "train with more clips set apart (train.val_fraction, train.val_from)"
+        found.note("model-few-clips", folder, what, remedy)
     path = folder / "predictions.parquet"
     if shards is None or not path.is_file():
         return

@@ -75,14 +75,17 @@ def train(
 
     Raises:
         SafeError: DataError, ConfigError or ModelError in one line; ProcessError if another
-            process trains this very run.
+            process trains this very run with several ranks; without, it is waited for.
         OSError: if a file cannot be written; the run goes on from its last checkpoint.
     """
     folder = _open(config, shards)
     name = _fingerprint(config, folder, fold)
     home = checkpoints / name
-    alone = hold_lock(home / LOCK, f"training state {home}") if ranks.first else nullcontext()
-    with alone:
+    # Two experiments that differ in what comes after share their training: the second waits, and
+    # finds the last checkpoint. Ranks cannot wait for one of them.
+    wait = (on_note or _nowhere) if ranks.count == 1 else None
+    alone = hold_lock(home / LOCK, f"training state {home}", wait=wait)
+    with alone if ranks.first else nullcontext(_nobody) as awaited:
         if ranks.local == 0:  # once a machine, which may have shards of its own
             verify(folder, seen=seen)
         found = load_checkpoint(home, on_note if ranks.first else None)
@@ -93,7 +96,8 @@ def train(
             if before_save is not None:
                 before_save()
             _save(trainer, out, fold, commit)
-            remove_checkpoints(home)
+            if not awaited():
+                remove_checkpoints(home)
     return True
 
 
@@ -196,8 +200,12 @@ def _live(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
             repository.close()
 
 
-def _nowhere(row: dict[str, float]) -> None:
+def _nowhere(row: object) -> None:
     """Write nothing: what ranks other than the first do with an epoch's metrics."""
+
+
+def _nobody() -> bool:
+    return False
 
 
 def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
