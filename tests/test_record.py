@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dvc_project import ENV, dvc, make_repository, set_params
-from support import ROOT, TINY, run_cli, small_config
+from support import ROOT, TINY, run_cli
 
 from pipeline.content import RawClips, digest
 from safe.code import ROOT as CODE
@@ -125,30 +125,6 @@ def test_a_module_that_is_edited_meanwhile_ends_the_stages_that_run_it(tmp_path)
             text=True,
         )
         assert (f"{module} was edited" in done.stderr) == ends, (stage, module, done.stderr)
-
-
-def test_a_finished_training_is_not_saved_but_its_checkpoint_stays(project, shards, tmp_path):
-    settings = {
-        "shards": shards,
-        "fold": 1,
-        "out": tmp_path / "model",
-        "checkpoints": tmp_path / "checkpoints",
-        "commit": "none",
-    }
-    config = small_config(project, "train.epochs=1", "train.batch=28")
-
-    def refuse() -> None:
-        raise ChangedError("train: changed while it ran: train.lr")
-
-    with pytest.raises(ChangedError):
-        train(config, **settings, before_save=refuse)
-    assert not (tmp_path / "model" / "model.json").exists()
-    epochs = []
-    train(config, **settings, on_epoch=lambda epoch, _: epochs.append(epoch))
-    assert not epochs  # no step was done again
-    info = json.loads((tmp_path / "model" / "model.json").read_text())
-    assert info["threads"] == 1
-    assert info["read"]["weights"] is None
 
 
 # Files
@@ -298,6 +274,30 @@ def test_a_raw_clip_replaced_after_faces_is_not_cut_out(folder):
         shutil.rmtree(folder / ".safe" / "strips", ignore_errors=True)
     first.write_bytes(keep)
     run_cli("shard", *words(*VAL), folder=folder)
+
+
+def test_a_finished_training_is_not_saved_but_its_checkpoint_stays(made, tmp_path):
+    settings = {
+        "shards": made / "data/synthetic/shards",
+        "fold": 1,
+        "out": tmp_path / "model",
+        "checkpoints": tmp_path / "checkpoints",
+        "commit": "none",
+    }
+    config = load_config(made / "params.yaml", list(STRIPS))
+
+    def refuse() -> None:
+        raise ChangedError("train: changed while it ran: train.lr")
+
+    with pytest.raises(ChangedError):
+        train(config, **settings, before_save=refuse)
+    assert not (tmp_path / "model" / "model.json").exists()
+    epochs = []
+    train(config, **settings, on_epoch=lambda epoch, _: epochs.append(epoch))
+    assert not epochs  # no step was done again
+    info = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert info["threads"] == 1
+    assert info["read"]["weights"] is None
 
 
 # DVC
