@@ -55,14 +55,11 @@ class Run:
         Gives what compares in between, for a stage that wants to know before it writes.
         """
         folds = self.config.data.folds if name == "summary" else [fold] if fold else []
-        out = makes[0].parent if makes[0].name == "live" else makes[0]
-        out = RESULTS if name == "summary" else out
-        with (
-            hold_lock(lock(out), str(out)),
-            recorded(name, self.config, self._again, reads=reads, makes=makes) as compare,
-        ):
+        out = RESULTS if name == "summary" else makes[0]
+        with hold_lock(lock(out), str(out)):
             check_chain(self.config, self.layout, name, folds)
-            yield compare
+            with recorded(name, self.config, self._again, reads=reads, makes=makes) as compare:
+                yield compare
 
 
 def run_synthesize(params: Path, overrides: list[str] | None) -> None:
@@ -263,7 +260,7 @@ def _train(run: Run, folds: Sequence[int], ranks: Ranks) -> None:
             )
 
         out = layout.trains / f"fold-{number}"
-        held = run.stage("train", reads=reads, makes=[out / "live"], fold=number)
+        held = run.stage("train", reads=reads, makes=[out], fold=number)
         with held if ranks.first else nullcontext(None) as compare:
             train(
                 config,

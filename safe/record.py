@@ -97,8 +97,8 @@ def recorded(
 ) -> Iterator[Callable[[], None]]:
     """Hold a stage to what it read when it began.
 
-    Gives the comparison, for a stage that wants to know before it writes. It is made when the block
-    ends in any case; where something changed, what the stage made is removed.
+    Gives the comparison, for a stage that wants to know before it writes. It is made in any case
+    when the block ends without an error; where something changed, what the stage made is removed.
 
     Args:
         stage: its name.
@@ -127,8 +127,8 @@ def recorded(
                 f"{stage}: changed while it ran: {told[0]}; nothing is recorded: run it again"
             )
 
+    yield compare
     try:
-        yield compare
         compare()
     except ChangedError:
         for path in makes:
