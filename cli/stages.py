@@ -28,7 +28,7 @@ from cli.push import check_reach, push_made
 from safe.config import Calibrate, Config
 from safe.errors import ConfigError
 from safe.files import hold_lock
-from safe.record import ChangedError, recorded
+from safe.record import ChangedError, read_code, recorded
 from safe.taxonomy import BASIC
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Run:
     """The work of a verb: its parameters, read once, and each stage held to what it read."""
 
     def __init__(self, params: Path, overrides: list[str] | None) -> None:
-        self._given = params, overrides
+        self._given, self._code = (params, overrides), read_code()
         self.config, self.layout = read(params, overrides)
 
     def _again(self) -> Config:
@@ -58,7 +58,9 @@ class Run:
         out = RESULTS if name == "summary" else makes[0]
         with hold_lock(lock(out), str(out)):
             check_chain(self.config, self.layout, name, folds)
-            with recorded(name, self.config, self._again, reads=reads, makes=makes) as compare:
+            with recorded(
+                name, self.config, self._again, reads=reads, makes=makes, code=self._code
+            ) as compare:
                 yield compare
 
 

@@ -94,6 +94,7 @@ def recorded(
     *,
     reads: Sequence[Path],
     makes: Sequence[Path],
+    code: Mapping[str, int] | None = None,
 ) -> Iterator[Callable[[], None]]:
     """Hold a stage to what it read when it began.
 
@@ -106,11 +107,13 @@ def recorded(
         again: reads them again.
         reads: its input files and folders; one may be missing.
         makes: its outputs.
+        code: what read_code gave before the stage's modules were imported; None: now.
 
     Raises:
         ChangedError: one line with the first thing that changed.
     """
-    code, before = _read_code(), {path: stamp(path) for path in reads}
+    loaded = read_code() if code is None else code
+    before = {path: stamp(path) for path in reads}
 
     def compare() -> None:
         try:
@@ -118,8 +121,8 @@ def recorded(
         except ConfigError as error:
             told = [str(error)]
         told += [f"{path} is not as it was" for path in reads if stamp(path) != before[path]]
-        now = _read_code()
-        if edited := {path for path in code | now if code.get(path) != now.get(path)}:
+        now = read_code()
+        if edited := {path for path in {*loaded, *now} if loaded.get(path) != now.get(path)}:
             used = code_of(STAGES[stage].module)
             told += [f"{path} was edited" for path in used if str(path) in edited]
         if told:
@@ -136,7 +139,7 @@ def recorded(
         raise
 
 
-def _read_code() -> dict[str, int]:
+def read_code() -> dict[str, int]:
     """Return a hash of the content of each module that a stage may run, by its path from ROOT."""
     found = {}
     for room in ("pipeline", "safe"):
@@ -213,6 +216,7 @@ class Digests:
         """`memory`: a JSON file that keeps them, which may be deleted; None: no memory."""
         self._memory = memory
         self._known = read_json(memory) if memory else {}
+        self._hashed = 0  # files, by this object
 
     def of(self, path: Path) -> str | None:
         """Return the sha256 of a file; of a folder, that of its files' names and sha256s.
@@ -222,8 +226,15 @@ class Digests:
         Raises:
             OSError: if it cannot be read.
         """
+        before = self._hashed
+        digest = self._of(path)
+        if self._hashed > before:
+            self._keep()
+        return digest
+
+    def _of(self, path: Path) -> str | None:
         if path.is_dir():
-            parts = [f"{file.relative_to(path)}\0{self.of(file)}\n" for file in files_of(path)]
+            parts = [f"{file.relative_to(path)}\0{self._of(file)}\n" for file in files_of(path)]
             return hashlib.sha256("".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
         mark, name = stamp(path), os.path.realpath(path)
         if mark is None:
@@ -234,7 +245,7 @@ class Digests:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self._known[name] = [mark, digest]
-        self._keep()
+        self._hashed += 1
         return digest
 
     def _keep(self) -> None:
