@@ -103,7 +103,13 @@ def examine(
     }
     if any(finding.kind == "torch" for finding in parts["machine"].findings):
         return parts  # what follows is read with torch
-    return parts | _examine_runs(config, layout, rows, quick=quick, bar=bar)
+    parts |= _examine_runs(config, layout, rows, quick=quick, bar=bar)
+    found = [
+        finding for title, part in parts.items() if title != "machine" for finding in part.findings
+    ]
+    if all(finding.severity == "note" for finding in found):  # else it would be told twice
+        parts["record"] = _examine_record(config, layout, quick=quick)
+    return parts
 
 
 def _examine_runs(
@@ -149,15 +155,12 @@ def _examine_runs(
     models.facts |= calibrated.facts
     models.findings += calibrated.findings
     said = examine_predictions(layout.evals, models=folds, shards=shards, forgotten=forgotten)
-    record = _examine_record(config, layout, sorted(folds), quick=quick)
-    return {"shards": found, "models": models, "predictions": said, "record": record}
+    return {"shards": found, "models": models, "predictions": said}
 
 
-def _examine_record(
-    config: Config, layout: Layout, folds: Sequence[int], *, quick: bool
-) -> Examination:
+def _examine_record(config: Config, layout: Layout, *, quick: bool) -> Examination:
     """Compare what lies here with what it says that it was made of, as each verb does."""
-    found = Examination()
+    found, folds = Examination(), config.data.folds
     for link in [
         *links(config, layout, "shard"),
         *list(links(config, layout, "summary", folds))[1:],

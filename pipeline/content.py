@@ -88,10 +88,14 @@ class RawClips:
         other = self.stamps != (0 if before is None else before)
         changed = []
         for row, path in enumerate(self._paths) if other.any() else ():
-            if other[row] and sha256[row]:
-                changed += [row] * (digest(self._root / path) != sha256[row])
-            elif other[row] and before is not None:  # never read whole: is it there as it was?
-                changed += [row] * ((before[row] == 0) != (self.stamps[row] == 0))
+            if not other[row]:
+                continue
+            if sha256[row]:
+                differs = digest(self._root / path) != sha256[row]
+            else:  # never read to its end: is it there, or not, as it was?
+                differs = before is not None and 0 in (before[row], self.stamps[row])
+            if differs:
+                changed.append(row)
         self._tell(np.array(changed, np.int64), "not the one that `faces` looked at")
 
     def _tell(self, rows: NDArray[np.int64], what: str) -> None:

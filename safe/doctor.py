@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 
 from safe.errors import DataError, ModelError, explain
-from safe.evaluation.calibrate import doubts
 from safe.evaluation.predictions import Split, read_predictions
 from safe.finding import Bar, Examination, number, silent, some, tell_duplicates, tell_forgotten
 from safe.saved import load_model, read_info
@@ -316,12 +315,6 @@ def _examine_calibration(
         remedy = "train with -S train.select=val, then `safe-cli calibrate`"
         found.note("model-uncalibrated", folder, what, remedy)
         return
-    block = info["calibration"]
-    scale = 1 / block["scale"][0] if block["method"] == "temperature" else None
-    if told := doubts(block["clips"], scale):
-        what = f"its calibration is not to be relied on: {'; '.join(told)}"
-        remedy = "train with more clips set apart (train.val_fraction, train.val_from)"
-        found.note("model-few-clips", folder, what, remedy)
     path = folder / "predictions.parquet"
     if shards is None or not path.is_file():
         return

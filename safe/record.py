@@ -3,7 +3,7 @@
 DVC writes down parameters, code and inputs as they are after a stage, not as the stage read them.
 So each stage looks at them when it begins and once more when it ends: what changed meanwhile is one
 line and a failure, before anything is recorded. What a stage made also says what it was made of, by
-checksums (`read` in the metadata of a parquet file, or in model.json and metrics.json); the next
+checksums (`read` in the metadata of a parquet file, or in model.json); the next
 verb, and doctor, compare that with what lies there now. Files are told apart by size, times and
 inode first; their content is hashed once, and remembered.
 """

@@ -13,7 +13,7 @@ from safe.evaluation.metrics import summarize
 from safe.evaluation.perturb import perturb
 from safe.evaluation.predictions import write_predictions
 from safe.files import atomic_file
-from safe.saved import file_digest, load_model
+from safe.saved import load_model
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.source import Source
 from safe.shards.verify import verify
@@ -38,8 +38,7 @@ def evaluate(
         What metrics.json holds: the metrics of safe.evaluation.metrics.summarize, of the model's
         own logits; those of safe.evaluation.calibration, of its calibrated answers; calibration and
         calibrated_on, how and on how many clips; weights, their sha256; n_test, n_left_out, fold,
-        selection, perturb, severity, precision; read, the sha256 of model.json and of the
-        predictions, and the settings.
+        selection, perturb, severity, precision.
 
     Raises:
         ModelError: if the model was made for shards of another preprocessing, of other classes, or
@@ -82,12 +81,8 @@ def evaluate(
         "severity": settings.severity,
         "precision": settings.precision,
     }
-    write_predictions(out / "predictions.parquet", found)
-    metrics["read"] = {
-        "model": info["sha256"],
-        "predictions": file_digest(out / "predictions.parquet"),
-        "eval": settings.model_dump(),
-    }
+    read = {"model": info["sha256"], "eval": settings.model_dump()}
+    write_predictions(out / "predictions.parquet", found, read=read)
     with atomic_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return metrics

@@ -4,10 +4,10 @@ Every metric, table and picture is made from that file, never by running the mod
 Shapes: n clips, K classes, D features, N windows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from safe.errors import DataError
 from safe.evaluation.metrics import Floats, Ints, softmax
 from safe.files import atomic_file
+from safe.record import encode_read
 from safe.taxonomy import BASIC, KEY, Classes, decode, encode
 
 
@@ -49,13 +50,14 @@ class Split:
         return softmax(self.logits)
 
 
-def write_predictions(path: Path, split: Split) -> None:
-    """Write a predictions.parquet; it appears whole."""
+def write_predictions(path: Path, split: Split, *, read: Mapping[str, Any] | None = None) -> None:
+    """Write a predictions.parquet; it appears whole, and says what was `read` for it."""
     columns = {"clip": pa.array(split.clip, pa.string()), "label": pa.array(split.label, pa.int8())}
     for name in ("logits", "embedding", "attention"):
         columns[name] = pa.array(list(getattr(split, name)), pa.list_(pa.float32()))
     with atomic_file(path) as temporary:
-        table = pa.table(columns).replace_schema_metadata(encode(split.classes))
+        about = encode(split.classes) | (encode_read(read) if read else {})
+        table = pa.table(columns).replace_schema_metadata(about)
         pq.write_table(table, temporary)
 
 
