@@ -18,11 +18,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cli.chain import links
 from cli.layout import FORGOTTEN, Layout, checkpoints, open_store, read
 from cli.progress import progress, say
 from safe.config import Config
 from safe.errors import ConfigError, DataError, printable
 from safe.finding import Bar, Examination, Finding, Severity, number, silent, some
+from safe.record import ChangedError
 
 if TYPE_CHECKING:
     from safe.shards.folder import ShardFolder
@@ -101,7 +103,13 @@ def examine(
     }
     if any(finding.kind == "torch" for finding in parts["machine"].findings):
         return parts  # what follows is read with torch
-    return parts | _examine_runs(config, layout, rows, quick=quick, bar=bar)
+    parts |= _examine_runs(config, layout, rows, quick=quick, bar=bar)
+    found = [
+        finding for title, part in parts.items() if title != "machine" for finding in part.findings
+    ]
+    if all(finding.severity == "note" for finding in found):  # else it would be told twice
+        parts["record"] = _examine_record(config, layout, quick=quick)
+    return parts
 
 
 def _examine_runs(
@@ -148,6 +156,36 @@ def _examine_runs(
     models.findings += calibrated.findings
     said = examine_predictions(layout.evals, models=folds, shards=shards, forgotten=forgotten)
     return {"shards": found, "models": models, "predictions": said}
+
+
+def _examine_record(config: Config, layout: Layout, *, quick: bool) -> Examination:
+    """Compare what lies here with what it says that it was made of, as each verb does."""
+    found, folds = Examination(), config.data.folds
+    for link in [
+        *links(config, layout, "shard"),
+        *list(links(config, layout, "summary", folds))[1:],
+    ]:
+        try:
+            link()
+        except ChangedError as error:
+            _, _, remedy = str(error).rpartition("; ")
+            found.refused("record", str(error).partition(": ")[0], error, remedy)
+        except (DataError, OSError):  # another examination tells
+            continue
+    return found
+
+
+def _compare_raw(config: Config, layout: Layout) -> None:
+    """Read all raw clips that are here, and compare them with those that `faces` read."""
+    from pipeline.content import RawClips
+    from pipeline.face.table import FaceFile
+    from pipeline.manifest import read_manifest
+
+    if config.runtime.clips is None and layout.faces.is_file() and Path(config.data.root).is_dir():
+        paths = read_manifest(layout.manifest)["path"].to_pylist()
+        sums = FaceFile(layout.faces).read(["sha256"])["sha256"].to_pylist()
+        if len(paths) == len(sums):
+            RawClips(Path(config.data.root), paths).compare(None, sums)
 
 
 def _examine_store(found: Examination, config: Config, layout: Layout) -> "ShardFolder | None":

@@ -110,10 +110,11 @@ def gather(
 
     Returns:
         For every row, in order, what was found by seed. A seed whose folds are not all held is left
-        out; a row of a model that is not built has none.
+        out, and so is one whose files are in no cache or damaged, which is told; a row of a model
+        that is not built has none.
 
     Raises:
-        DataError: if DVC fails, or predictions that it holds are in no cache or damaged.
+        DataError: if DVC fails.
     """
     done = held(root)
     configs = {(one.run.row, one.run.seed, one.run.fold): one.config for one in planned}
@@ -125,8 +126,12 @@ def gather(
         for fold in sheet.folds:
             config = configs[row, seed, fold]
             if config and (one := matching(config, done)):
-                got.held[fold] = one
-                got.folds[fold], model = read(Layout(config.data.name), one.rev, fold)
+                try:
+                    split, model = read(Layout(config.data.name), one.rev, fold)
+                except DataError as error:
+                    say(f"missing: {row}, seed {seed}: {error}")
+                    continue
+                got.held[fold], got.folds[fold] = one, split
                 got.model.update({fold: model} if model else {})
         if len(got.folds) == len(sheet.folds):
             found[row][seed] = got

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from safe.config import Config
 from safe.files import fitting
 from safe.params import load_config
+from safe.record import Digests
 
 if TYPE_CHECKING:
     from pipeline.pool.fetch import StoredClips
@@ -92,6 +93,11 @@ def lock(out: Path) -> Path:
 def checkpoints() -> Path:
     """Folder of training state."""
     return _kept() / "checkpoints"
+
+
+def digests() -> Digests:
+    """Return the sha256 of files as far as they were hashed before; not an output."""
+    return Digests(_kept() / "seen" / "digests.json")
 
 
 def source(config: Config, layout: Layout) -> "Path | StoredShards":

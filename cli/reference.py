@@ -26,6 +26,7 @@ from safe.code import code_of
 from safe.config import Config
 from safe.files import atomic_file
 from safe.params import load_config
+from safe.record import STAGES
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = Path("docs", "reference.md")
@@ -64,16 +65,7 @@ Many commands take these options:
 """
 
 
-MODULES: Final = {
-    "synthesize": "pipeline.synthesize",
-    "index": "pipeline.index",
-    "faces": "pipeline.faces",
-    "shard": "pipeline.shard",
-    "train": "safe.training.train",
-    "calibrate": "safe.evaluation.calibrate",
-    "eval": "safe.evaluation.evaluate",
-    "summary": "safe.evaluation.summary",
-}
+MODULES: Final = {name: stage.module for name, stage in STAGES.items()}
 """The module of each stage."""
 
 _PARAMS: Final = """\

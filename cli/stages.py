@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.chain import check_chain, links
 from cli.layout import (
     FORGOTTEN,
     RESULTS,
     SYNTHETIC,
-    Layout,
     checkpoints,
     clip_store,
     lock,
@@ -27,6 +28,7 @@ from cli.push import check_reach, push_made
 from safe.config import Calibrate, Config
 from safe.errors import ConfigError
 from safe.files import hold_lock
+from safe.record import ChangedError, read_code, recorded
 from safe.taxonomy import BASIC
 
 if TYPE_CHECKING:
@@ -34,9 +36,38 @@ if TYPE_CHECKING:
     from safe.training.ranks import Ranks
 
 
+class Run:
+    """The work of a verb: its parameters, read once, and each stage held to what it read."""
+
+    def __init__(self, params: Path, overrides: list[str] | None) -> None:
+        self._given, self._code = (params, overrides), read_code()
+        self.config, self.layout = read(params, overrides)
+
+    def _again(self) -> Config:
+        return read(*self._given)[0]
+
+    @contextmanager
+    def stage(
+        self, name: str, *, reads: Sequence[Path], makes: Sequence[Path], fold: int | None = None
+    ) -> Iterator[Callable[[], None]]:
+        """Keep others out of what a stage makes, the first of `makes`, and compare what it reads.
+
+        Gives what compares in between, for a stage that wants to know before it writes.
+        """
+        folds = self.config.data.folds if name == "summary" else [fold] if fold else []
+        out = RESULTS if name == "summary" else makes[0]
+        with hold_lock(lock(out), str(out)):
+            check_chain(self.config, self.layout, name, folds)
+            with recorded(
+                name, self.config, self._again, reads=reads, makes=makes, code=self._code
+            ) as compare:
+                yield compare
+
+
 def run_synthesize(params: Path, overrides: list[str] | None) -> None:
     """Make the synthetic dataset; for another dataset only its empty folder, which DVC expects."""
-    config, _ = read(params, overrides)
+    run = Run(params, overrides)
+    config = run.config
     if config.data.name != "synthetic":
         SYNTHETIC.mkdir(parents=True, exist_ok=True)
         say(f"synthesize: nothing to do, data.name is {config.data.name}")
@@ -44,7 +75,10 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
     from pipeline.synthesize import synthesize
 
     settings, root = config.synthesize, Path(config.data.root)
-    with hold_lock(lock(root), str(root)), progress("synthesize", settings.clips) as done:
+    with (
+        run.stage("synthesize", reads=[], makes=[root]),
+        progress("synthesize", settings.clips) as done,
+    ):
         made = synthesize(
             root,
             settings,
@@ -59,31 +93,46 @@ def run_synthesize(params: Path, overrides: list[str] | None) -> None:
 
 def run_index(params: Path, overrides: list[str] | None) -> None:
     """Write the manifest."""
-    config, layout = read(params, overrides)
-    _index(config, layout)
+    _index(Run(params, overrides))
 
 
 def run_faces(params: Path, overrides: list[str] | None) -> None:
     """Write the face table."""
-    config, layout = read(params, overrides)
-    _faces(config, layout)
+    _faces(Run(params, overrides))
 
 
 def run_shard(params: Path, overrides: list[str] | None) -> None:
-    """Write the shards, after index and faces where their tables are missing; send them."""
-    config, layout = read(params, overrides)
+    """Write the shards, after index and faces where their tables are missing or older; send them.
+
+    In a stage of DVC, which runs these by itself, an older table is an error.
+    """
+    run = Run(params, overrides)
+    config, layout = run.config, run.layout
     from pipeline.manifest import read_manifest
     from pipeline.shard import write_shards
 
-    if not layout.manifest.exists():
-        say(f"shard: {layout.manifest} is missing, running index first")
-        _index(config, layout)
-    if not layout.faces.exists():
-        say(f"shard: {layout.faces} is missing, running faces first")
-        _faces(config, layout)
+    for link, table, make in zip(
+        links(config, layout, "shard"),
+        (layout.manifest, layout.faces),
+        (_index, _faces),
+        strict=True,
+    ):
+        told = "" if table.exists() else f"{table} is missing"
+        try:
+            link()
+        except ChangedError as error:
+            if "DVC_STAGE" in os.environ:
+                raise
+            told = str(error).partition(";")[0]
+        if told:
+            say(f"shard: {told}, running {make.__name__[1:]} first")
+            make(run)
     check_reach(config)
     total = read_manifest(layout.manifest).num_rows
-    with hold_lock(lock(layout.shards), str(layout.shards)), progress("shard", total) as done:
+    with (
+        run.stage("shard", reads=[layout.manifest, layout.faces], makes=[layout.shards]),
+        progress("shard", total) as done,
+    ):
         made = write_shards(
             layout.manifest,
             layout.faces,
@@ -99,10 +148,12 @@ def run_shard(params: Path, overrides: list[str] | None) -> None:
     push_made(config, layout)
 
 
-def _index(config: Config, layout: Layout) -> None:
+def _index(run: Run) -> None:
     from pipeline.index import build_index
 
-    with hold_lock(lock(layout.manifest), str(layout.manifest)):
+    config, layout = run.config, run.layout
+    lists = Path(config.data.root, config.data.splits)
+    with run.stage("index", reads=[lists, FORGOTTEN], makes=[layout.manifest, layout.factors]):
         made = build_index(
             config.data,
             layout.manifest,
@@ -113,13 +164,17 @@ def _index(config: Config, layout: Layout) -> None:
     say(counts("index", made))
 
 
-def _faces(config: Config, layout: Layout) -> None:
+def _faces(run: Run) -> None:
     from pipeline.face.cache import StripCache
     from pipeline.faces import find_faces
     from pipeline.manifest import read_manifest
 
+    config, layout = run.config, run.layout
     total = read_manifest(layout.manifest).num_rows
-    with hold_lock(lock(layout.faces), str(layout.faces)), progress("faces", total) as done:
+    with (
+        run.stage("faces", reads=[layout.manifest], makes=[layout.faces]),
+        progress("faces", total) as done,
+    ):
         found = find_faces(
             layout.manifest,
             Path(config.data.root),
@@ -155,7 +210,7 @@ def _pool(config: Config, verb: str) -> Pool:
 
 def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc: int = 1) -> None:
     """Train one fold, or all of data.folds; with nproc, by that many processes of this machine."""
-    config, layout = read(params, overrides)
+    run = Run(params, overrides)
     if nproc > 1:
         from cli.launch import launch_train
 
@@ -164,8 +219,19 @@ def run_train(params: Path, overrides: list[str] | None, fold: int | None, nproc
     _load_torch()  # after the parameters: a wrong one is told at once
     from safe.training.ranks import joined
 
-    with joined(config.runtime.device) as ranks:
-        _train(config, layout, [fold] if fold else config.data.folds, ranks)
+    with joined(run.config.runtime.device) as ranks:
+        _train(run, _folds(run.config, fold), ranks)
+
+
+def _folds(config: Config, fold: int | None) -> Sequence[int]:
+    """Return the fold of --fold, or that of the stage of DVC, such as train@2; else data.folds.
+
+    dvc.yaml gives no fold to the commands: what stands in params.yaml would reach a shell.
+    """
+    _, _, named = os.environ.get("DVC_STAGE", "").partition("@")
+    if fold is None and named.isdecimal():
+        fold = int(named)
+    return config.data.folds if fold is None else [fold]
 
 
 def _load_torch() -> None:
@@ -178,10 +244,13 @@ def _load_torch() -> None:
     gc.enable()
 
 
-def _train(config: Config, layout: Layout, folds: Sequence[int], ranks: Ranks) -> None:
+def _train(run: Run, folds: Sequence[int], ranks: Ranks) -> None:
     """Train folds as one of the ranks. The first alone speaks and holds the lock of the output."""
     from safe.training.train import train
 
+    config, layout = run.config, run.layout
+    reads = _local(run)
+    reads += [Path(config.model.weights)] if config.model.weights else []
     for number in folds:
 
         def report(epoch: int, row: dict[str, float], number: int = number) -> None:
@@ -193,7 +262,8 @@ def _train(config: Config, layout: Layout, folds: Sequence[int], ranks: Ranks) -
             )
 
         out = layout.trains / f"fold-{number}"
-        with hold_lock(lock(out), str(out)) if ranks.first else nullcontext():
+        held = run.stage("train", reads=reads, makes=[out], fold=number)
+        with held if ranks.first else nullcontext(None) as compare:
             train(
                 config,
                 shards=source(config, layout),
@@ -204,6 +274,7 @@ def _train(config: Config, layout: Layout, folds: Sequence[int], ranks: Ranks) -
                 seen=layout.seen,
                 on_epoch=report,
                 on_note=lambda note: say(f"train: {note}"),
+                before_save=compare,
                 ranks=ranks,
             )
         if ranks.first:
@@ -212,15 +283,16 @@ def _train(config: Config, layout: Layout, folds: Sequence[int], ranks: Ranks) -
 
 def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -> None:
     """Calibrate one fold, or all of data.folds."""
-    config, layout = read(params, overrides)
+    run = Run(params, overrides)
+    config, layout = run.config, run.layout
     _load_torch()
     from safe.evaluation.calibrate import calibrate
 
-    for number in [fold] if fold else config.data.folds:
-        out = layout.calibrates / f"fold-{number}"
-        with hold_lock(lock(out), str(out)):
+    for number in _folds(config, fold):
+        model, out = (at / f"fold-{number}" for at in (layout.trains, layout.calibrates))
+        with run.stage("calibrate", reads=[*_local(run), model], makes=[out], fold=number):
             found = calibrate(
-                layout.trains / f"fold-{number}",
+                model,
                 shards=source(config, layout),
                 fold=number,
                 out=out,
@@ -233,13 +305,19 @@ def run_calibrate(params: Path, overrides: list[str] | None, fold: int | None) -
 
 
 def _calibrated(found: dict[str, Any], settings: Calibrate) -> str:
-    """Say what came out on the clips of the selection split."""
+    """Say what came out on the clips of the selection split, or why that is worth nothing."""
+    from safe.evaluation.calibrate import doubts
+
     if not found["clips"]:
         return "no clips were set apart (train.select: val does), so nothing is calibrated"
     parts = [f"{found['clips']} clips of the selection split"]
     if found["temperature"] is not None:
         parts.append(f"temperature {found['temperature']:.3f}")
-    parts.append(f"ECE {found['ece']:.3f} -> {found['ece_calibrated']:.3f}")
+    told = doubts(found["clips"], found["temperature"])
+    if told:
+        parts.append(f"not to be relied on: {'; '.join(told)}")
+    else:
+        parts.append(f"ECE {found['ece']:.3f} -> {found['ece_calibrated']:.3f}")
     if settings.level is not None:
         parts.append(
             f"sets of level {settings.level:g} hold the label of {100 * found['coverage']:.1f} % "
@@ -258,15 +336,16 @@ def _answered(found: dict[str, Any]) -> str:
 
 def run_eval(params: Path, overrides: list[str] | None, fold: int | None) -> None:
     """Evaluate one fold, or all of data.folds."""
-    config, layout = read(params, overrides)
+    run = Run(params, overrides)
+    config, layout = run.config, run.layout
     _load_torch()
     from safe.evaluation.evaluate import evaluate
 
-    for number in [fold] if fold else config.data.folds:
-        out = layout.evals / f"fold-{number}"
-        with hold_lock(lock(out), str(out)):
+    for number in _folds(config, fold):
+        model, out = (at / f"fold-{number}" for at in (layout.calibrates, layout.evals))
+        with run.stage("eval", reads=[*_local(run), model], makes=[out], fold=number):
             metrics = evaluate(
-                layout.calibrates / f"fold-{number}",
+                model,
                 shards=source(config, layout),
                 fold=number,
                 out=out,
@@ -312,13 +391,21 @@ def _bounds(metrics: dict[str, Any], key: str, title: str, factor: int) -> str:
     return f"{title} {value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def _local(run: Run) -> list[Path]:
+    """Return the folder of the shards, if they are read from this disk."""
+    return [] if run.config.runtime.shards else [run.layout.shards]
+
+
 def run_summary(params: Path, overrides: list[str] | None) -> None:
     """Bring data.folds together."""
-    config, layout = read(params, overrides)
+    run = Run(params, overrides)
+    config, layout = run.config, run.layout
     from cli.plots_page import write_missing_page
-    from safe.evaluation.summary import summarize_folds
+    from safe.evaluation.summary import MADE, summarize_folds
 
-    with hold_lock(lock(RESULTS), str(RESULTS)):
+    stages = (layout.calibrates, layout.evals)
+    reads = [at / f"fold-{fold}" for at in stages for fold in config.data.folds]
+    with run.stage("summary", reads=reads, makes=[RESULTS / name for name in MADE]):
         result = summarize_folds(
             evals=layout.evals,
             models=layout.calibrates,

@@ -3,7 +3,6 @@
 Nothing is written. A file that is not there yet is a note with the command that makes it.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Set
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final, get_args
 
 import pyarrow as pa
 
+from pipeline.content import digest
 from pipeline.datasets.base import Counts
 from pipeline.datasets.registry import ENTRIES
 from pipeline.face.table import Status, read_faces
@@ -27,7 +27,6 @@ from safe.finding import (
     tell_duplicates,
     tell_forgotten,
 )
-from safe.sample import is_frame
 from safe.taxonomy import Classes
 
 Rows = dict[str, dict[str, Any]]
@@ -248,7 +247,7 @@ def _find_duplicates(found: Examination, root: Path, clips: dict[str, Clip], bar
     try:
         with bar("compare clips of equal size", len(todo)) if todo else silent("", 0) as done:
             for count, clip in enumerate(todo, start=1):
-                contents[_digest(root / clip.path)].append(clip)
+                contents[digest(root / clip.path)].append(clip)
                 done(count)
     except OSError as error:
         found.error("raw-unreadable", root, explain(error), "make the file readable")
@@ -256,15 +255,6 @@ def _find_duplicates(found: Examination, root: Path, clips: dict[str, Clip], bar
     found.facts["compared_contents"] = len(todo)
     groups = [[(c.key, c.bucket) for c in same] for same in contents.values() if len(same) > 1]
     tell_duplicates(found, "raw", root, groups)
-
-
-def _digest(path: Path) -> str:
-    """Return the sha256 of a file; of a folder of frames, that of its files' in their order."""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    frames = (file for file in sorted(path.iterdir()) if is_frame(file.name) and file.is_file())
-    return hashlib.sha256("".join(map(_digest, frames)).encode()).hexdigest()
 
 
 def examine_faces(faces: Path, clips: Set[str], *, prepared: bool) -> Examination:

@@ -6,7 +6,7 @@ clip that cannot be read, or shows no face, is a row with its status and reason,
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.content import RawClips, digest
 from pipeline.face.cache import StripCache, add, filling, made_by, seal
 from pipeline.face.crop import centre_square, make_strip
 from pipeline.face.detect import DETECTORS, detect_clip, load_closer, load_detector, no_face
 from pipeline.face.preprocessing import preprocessing
-from pipeline.face.table import ClipFaces, Status, write_faces
+from pipeline.face.table import ClipFaces, Status, settings_of, write_faces
 from pipeline.face.track import NEARLY_ALL, Track, choose_track
 from pipeline.manifest import Rows, read_manifest
 from pipeline.pool.children import Failure
@@ -91,6 +92,8 @@ def find_faces(
         DETECTORS[settings.detector].weights()  # missing: told here, once, not by every child
     pool.require()
     strip = None if cache is None else cache.settings
+    raw = None if pool.clips else RawClips(root, Rows(table.select(["path"]), str))
+    made = settings_of(settings, frames)
     find = partial(find_clip, root=root.absolute(), settings=settings, frames=frames, strip=strip)
     results = pool.run(
         find,
@@ -108,13 +111,15 @@ def find_faces(
             if file is not None and found.strip is not None:
                 add(file, clip, found.strip)
             counts[found.faces.status] += 1
-            yield found.faces
+            yield replace(found.faces, settings=made)
+        if raw is not None:
+            raw.check()
 
     with filling(cache) as file:
         write_faces(keys, rows(), out)
         if cache is not None and file is not None and len(table):
-            made = preprocessing(table["source"][0].as_py(), faces=settings, shard=cache.settings)
-            seal(file, made_by(out, made))
+            rules = preprocessing(table["source"][0].as_py(), faces=settings, shard=cache.settings)
+            seal(file, made_by(out, rules), None if raw is None else raw.stamps)
     return {status: counts[status] for status in ("ok", "partial", "missing", "error")}
 
 
@@ -137,15 +142,17 @@ def find_clip(
 
     With the settings of a strip, the strip is made too, unless the clip is not to be stored.
     """
+    path = root / clip.path
     try:
-        decoded = read_clip(root / clip.path, clip.source, decoder=decoder, frames=frames)
+        decoded = read_clip(path, clip.source, decoder=decoder, frames=frames)
     except MissingError as error:
         if clip.bytes is not None:
-            raise gone(root / clip.path) from error
+            raise gone(path) from error
         return Found(ClipFaces(status="error", reason=str(error)))
     except DataError as error:
-        return Found(ClipFaces(status="error", reason=str(error)))
+        return Found(ClipFaces(status="error", reason=str(error), sha256=digest(path)))
     faces = locate(decoded, source=clip.source, settings=settings)
+    faces = replace(faces, sha256=digest(path))
     if strip is None or faces.unusable(settings.missing):
         return Found(faces)
     return Found(faces, make_strip(decoded, faces, source=clip.source, settings=strip))

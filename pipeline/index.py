@@ -29,8 +29,9 @@ from pipeline.manifest import (
 from safe.config import Data
 from safe.errors import DataError
 from safe.files import atomic_file, read_bounded
+from safe.record import ChangedError, Digests, differences, encode_read, read_of
 from safe.sample import KEY
-from safe.taxonomy import Classes
+from safe.taxonomy import Classes, encode
 
 FACTORS: Final = "factors.parquet"
 
@@ -63,11 +64,13 @@ def build_index(
     Raises:
         DataError: one line that says what was looked for and where.
     """
+    read = {"params": _params(data), "lists": Digests().of(Path(data.root, data.splits))}
     gone = read_forgotten(forgotten, data.name) if forgotten else set()
     listed = list_clips(data, store=store, on_note=on_note)
     names = classes_of(listed)
     table = _sort(listed.filter(_not_among(listed["clip"], gone)) if gone else listed)
     check_rows(table)
+    table = table.replace_schema_metadata(encode(names) | encode_read(read))
     buckets, classes = _count(table["bucket"]), _count(table["label"])
     if on_note is not None:
         for note in _find_gaps(table, data.folds, names):
@@ -83,6 +86,27 @@ def build_index(
         **{name: classes.get(label, 0) for label, name in enumerate(names)},
         **{name: buckets[name] for name in sorted(buckets)},
     }
+
+
+def check_manifest(manifest: Path, data: Data, *, forgotten: Path, digests: Digests) -> None:
+    """Compare a manifest with the lists and the section data of today, where it says what it read.
+
+    Raises:
+        ChangedError: one line, if they are others. Lists that are not here are not compared.
+    """
+    read, lists = read_of(manifest), Path(data.root, data.splits)
+    told = differences(read.get("params", {}), _params(data))
+    if not told and read.get("lists") not in (None, now := digests.of(lists)) and now:
+        told = [f"{lists} is not the list that it was made from"]
+    if not told and (gone := read_forgotten(forgotten, data.name)):
+        there = pq.read_table(manifest, columns=["clip"])["clip"].to_pylist()
+        told = [f"it has {clip}, which {forgotten} names" for clip in there if clip in gone]
+    if told:
+        raise ChangedError(f"{manifest}: {told[0]}; run `safe-cli index` and what follows again")
+
+
+def _params(data: Data) -> dict[str, Any]:
+    return {f"data.{name}": getattr(data, name) for name in ("classes", "name", "source")}
 
 
 def list_clips(

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.content import RawClips, digest, replaced
 from pipeline.face.cache import Leftover, made_by
 from pipeline.face.crop import make_strip
 from pipeline.face.preprocessing import preprocessing
@@ -28,6 +29,7 @@ from pipeline.video.decode import Decoder, Source, load_decoder
 from pipeline.video.frames import gone, read_clip
 from safe.config import Faces, Shard
 from safe.errors import DataError, MissingError
+from safe.record import Digests, encode_read
 from safe.taxonomy import Classes
 
 
@@ -68,7 +70,11 @@ def write_shards(
     """
     plan = plan_shards(manifest, faces, missing=faces_settings.missing)
     made = preprocessing(plan.source, faces=faces_settings, shard=settings)
+    read = {"manifest": Digests().of(manifest), "faces": Digests().of(faces)}
     ready = Leftover(cache, made_by(faces, made))
+    raw = None if pool.clips else RawClips(root, plan.clips.listed["path"].to_pylist())
+    if raw is not None and ready.stamps is not None:
+        raw.compare(ready.stamps, plan.sha256.to_pylist())
     encode = partial(encode_clip, root=root.absolute(), settings=settings)
     encoded = pool.run(
         encode,
@@ -81,6 +87,8 @@ def write_shards(
         writer = ShardWriter(folder, clips=settings.clips, classes=plan.classes)
         for number, clip in enumerate(plan.clips, start=len(left_out) + 1):
             strip = ready.read(clip.key) if clip.key in ready.keys else next(encoded)
+            if isinstance(strip, Replaced):
+                raise replaced(f"{root}/{clip.path}: {strip.reason}")
             if isinstance(strip, Failure):
                 left_out[clip.key] = strip.reason
             else:
@@ -91,6 +99,8 @@ def write_shards(
             if on_done is not None:
                 on_done(number)
         writer.close()
+        if raw is not None:
+            raw.check()
         rows = writer.rows
         write_index(
             folder,
@@ -99,7 +109,7 @@ def write_shards(
             made=made,
             classes=plan.classes,
             frames=settings.frames,
-            rows=rows,
+            rows=rows.replace_schema_metadata(encode_read(read)),
         )
     ready.remove()
     return {"clips": len(rows), "left_out": len(left_out), "shards": len(writer.shards)}
@@ -154,6 +164,8 @@ class Plan:
     """Why each clip that is not to be stored is not; in order of the key."""
     classes: Classes
     """That labels are positions in."""
+    sha256: pa.ChunkedArray
+    """Of the content of each clip of the manifest, when its face was found; empty if not known."""
 
     @property
     def source(self) -> Source:
@@ -207,7 +219,7 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
     """
     whole, file = read_manifest(manifest), FaceFile(faces)
     listed = whole.select(["clip", "path", "label", "bucket", "source"]).combine_chunks()
-    found = file.read(["clip", "status", "reason"])
+    found = file.read(["clip", "status", "reason", "sha256"])
     if not listed["clip"].equals(found["clip"]):
         raise DataError(
             f"{faces} has other clips than {manifest} ({len(found)} and {len(listed)}): "
@@ -219,6 +231,7 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
         )
     left_out = {}
     doubtful = found.filter(pc.is_in(found["status"], pa.array(["error", "missing"])))
+    doubtful = doubtful.drop_columns(["sha256"])
     for clip, status, reason in zip(*doubtful.to_pydict().values(), strict=True):
         if told := ClipFaces(status, reason).unusable(missing):
             left_out[clip] = told
@@ -227,7 +240,7 @@ def plan_shards(manifest: Path, faces: Path, *, missing: str) -> Plan:
         np.flatnonzero(usable & pc.equal(bucket, name).to_numpy())
         for name in sorted(pc.unique(bucket).to_pylist())
     ]
-    return Plan(Clips(listed, file, parts), left_out, classes_of(whole))
+    return Plan(Clips(listed, file, parts), left_out, classes_of(whole), found["sha256"])
 
 
 def _among(table: pa.Table, keys: Iterable[str]) -> NDArray[np.bool_]:
@@ -243,15 +256,22 @@ def encode_clip(
 
     Raises MachineError if it is not there, since the stage faces has read it.
     """
+    path = root / clip.path
+    if clip.face.sha256 and digest(path) not in (clip.face.sha256, ""):
+        return Replaced("not the one that `faces` looked at")
     try:
-        decoded = read_clip(root / clip.path, clip.source, decoder=decoder, frames=settings.frames)
+        decoded = read_clip(path, clip.source, decoder=decoder, frames=settings.frames)
     except MissingError as error:
-        raise gone(root / clip.path) from error
+        raise gone(path) from error
     except DataError as error:
         return Failure(str(error))
     if tuple(decoded.indices) != clip.face.frame_index:
         return Failure("decodes to other frames than in faces.parquet; run `safe-cli faces` again")
     return make_strip(decoded, clip.face, source=clip.source, settings=settings)
+
+
+class Replaced(Failure):
+    """The clip is another one than faces.parquet tells of."""
 
 
 def _record(clip: Clip, classes: Classes) -> dict[str, Any]:

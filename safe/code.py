@@ -1,9 +1,8 @@
 """Code that a result depends on: the modules of this project that a module imports, to any depth.
 
 In: a module's name. Out: files. Found from the text of the imports alone, so nothing is run. The
-deps
-of dvc.yaml (`python -m cli.reference`) and the fingerprint of a training come from here: a change
-to a picture retrains nothing.
+deps of dvc.yaml (`python -m cli.reference`) and the fingerprint of a training come from here: a
+change to a picture retrains nothing.
 """
 
 import ast
@@ -18,6 +17,7 @@ IGNORED: Final = {
     "safe/config.py": "its values are parameters of the stage, compared as such",
     "safe/errors.py": "only the words of an error",
     "safe/files.py": "how a file appears, not what is in it",
+    "safe/record.py": "what is noted of the inputs, not what is made of them",
 }
 """Modules that change no result, with the reason."""
 

@@ -295,6 +295,9 @@ def _compare_model(
     except DataError as error:
         found.refused("model-fold", folder, error, again)
         return
+    if (info.get("read") or {}).get("clips") not in (None, shards.digest(fold)):
+        what = f"trained on other clips than the shards have for fold {fold}"
+        found.error("model-data", folder, what, again)
     if info.get("train_clips", 0) > most:
         what = f"trained on {number(info['train_clips'], 'clip')}, the shards have {most:,} for it"
         found.warn("model-clips", folder, what, f"clips were taken out since; {again}")

@@ -15,8 +15,10 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,9 @@ _PR_SET_PDEATHSIG = 1
 
 _NAME_MAX: Final = 255
 """Bytes of the longest name that the usual disks allow."""
+
+_HOLDS, _WAITS = 0, 1
+"""Bytes of a lock file: the first is locked by who holds it, the second shared by who waits."""
 
 _TEMPORARY: Final = 16
 """Bytes around a file's name in that of its temporary one: two dots, up to 10 digits, `.tmp`."""
@@ -47,13 +52,16 @@ def die_with_parent() -> None:
 
 
 @contextmanager
-def hold_lock(lock: Path, what: str) -> Iterator[None]:
+def hold_lock(
+    lock: Path, what: str, *, wait: Callable[[str], None] | None = None
+) -> Iterator[Callable[[], bool]]:
     """Hold a lock file for this process. It is free again when the process ends, in any way.
 
     A record lock and not flock: forked children would hold that one on after a kill.
 
-    The file stays, and holds the number of the process that had it last. Raises ProcessError, which
-    says `what` is being made, if another process holds it.
+    The file stays, and holds the number of the process that had it last. Gives a function that says
+    whether another process waits for the lock. Raises ProcessError, which says `what` is being
+    made, if another process holds it; with `wait`, which is called with that line, waits for it.
     """
     with naming(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -61,17 +69,32 @@ def hold_lock(lock: Path, what: str) -> Iterator[None]:
     with file:
         try:
             with naming(lock):
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _HOLDS)
         except (BlockingIOError, PermissionError) as error:  # POSIX allows either
             file.seek(0)
             holder = file.read().decode() or "of another run"
-            raise ProcessError(
-                f"{what}: process {holder} is writing it; wait for it or stop it"
-            ) from error
+            if wait is None:
+                raise ProcessError(
+                    f"{what}: process {holder} is writing it; wait for it or stop it"
+                ) from error
+            wait(f"{what}: process {holder} is writing it; waiting for it")
+            with naming(lock):
+                fcntl.lockf(file, fcntl.LOCK_SH, 1, _WAITS)
+                fcntl.lockf(file, fcntl.LOCK_EX, 1, _HOLDS)
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, _WAITS)
         with naming(lock):
             file.truncate(0)
             file.write(str(os.getpid()).encode())
-        yield
+        yield partial(_is_awaited, file)
+
+
+def _is_awaited(file: FileIO) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _WAITS)
+    except (BlockingIOError, PermissionError):
+        return True
+    fcntl.lockf(file, fcntl.LOCK_UN, 1, _WAITS)
+    return False
 
 
 @contextmanager

@@ -371,3 +371,6 @@ def test_from_a_sheet_through_the_queue_to_predictions(tiny, tmp_path, monkeypat
     shutil.rmtree(clone / ".dvc" / "cache")
     with pytest.raises(SafeError, match="dvc pull"):
         read_out(Path(), here.held[1].rev, "runs/synthetic/eval/fold-1/predictions.parquet")
+    gone = gather(sheet, plan(sheet, settings={}, sets=[]))
+    assert not any(gone.values())  # a table without them, and no error
+    assert "missing: as it is, seed 0: " in capsys.readouterr().out

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from cli.reference import MODULES
+from safe.record import STAGES as RECORDED
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(path for room in ("safe", "pipeline", "cli") for path in (ROOT / room).rglob("*.py"))
@@ -15,7 +16,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 STORE = ("store", "cache", "push")
 TORCH_FREE = {
     *("safe.taxonomy", "safe.config", "safe.errors", "safe.sample", "safe.files"),
-    *("safe.finding", "safe.shards.store"),
+    *("safe.finding", "safe.shards.store", "safe.record", "safe.code"),
 }
 CORE = (
     *("safe.config", "safe.taxonomy", "safe.sample", "safe.models", "safe.training.transforms"),
@@ -47,6 +48,7 @@ NOT_IN_DEPS = {
     "safe.errors": "only the words of an error",
     "safe.files": "how a file appears, not what is in it",
     "safe.code": "which code counts, not what it does",
+    "safe.record": "what is noted of the inputs, not what is made of them",
 }
 
 
@@ -253,6 +255,16 @@ def test_stage_params_are_keys_of_params_yaml_and_runtime_is_in_none():
             assert section in params, f"{name}: {key}"
             assert section != "runtime"
             assert not inner or inner in params[section], f"{name}: {key}"
+
+
+def test_the_record_knows_the_params_of_each_stage_as_dvc_does():
+    assert {name: list(stage["params"]) for name, stage in STAGES.items()} == {
+        name: sorted(stage.params) for name, stage in RECORDED.items()
+    }
+
+
+def test_nothing_of_params_yaml_reaches_a_shell():
+    assert not [name for name, stage in STAGES.items() if "${" in stage["cmd"]]
 
 
 def test_outputs_are_cached_but_for_one_metrics_file_and_its_plots():

@@ -22,7 +22,7 @@ import pyarrow as pa
 from pipeline.clips import ClipStore
 from pipeline.manifest import Clip
 from safe.config import Data
-from safe.errors import DataError, MissingError, of_machine, printable
+from safe.errors import DataError, MissingError, as_utf8, of_machine, printable
 from safe.files import read_bounded
 from safe.sample import is_frame
 from safe.taxonomy import BASIC, Classes, check_classes

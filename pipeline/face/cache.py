@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
+import numpy as np
+
+from pipeline.content import Stamps
 from safe.config import Shard
 from safe.files import atomic_file
 
 _MADE: Final = "made.json"
+_STAMPS: Final = "stamps.i64"
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ def add(file: ZipFile, key: str, strip: bytes) -> None:
     file.writestr(ZipInfo(key), strip)
 
 
-def seal(file: ZipFile, made: dict[str, Any]) -> None:
-    """Write last what made_by says."""
+def seal(file: ZipFile, made: dict[str, Any], stamps: Stamps | None = None) -> None:
+    """Write last what made_by says, and the stamps of all clips of the table, if there are any."""
+    if stamps is not None:
+        add(file, _STAMPS, stamps.tobytes())
     add(file, _MADE, json.dumps(made, sort_keys=True).encode())
 
 
@@ -81,7 +87,12 @@ class Leftover:
                 self._file = file
         except (OSError, BadZipFile, KeyError, ValueError):
             pass  # nothing is lost: `shard` decodes
-        self.keys = set(self._file.namelist()) - {_MADE} if self._file else set()
+        names = set(self._file.namelist()) if self._file else set()
+        self.keys = names - {_MADE, _STAMPS}
+        self.stamps: Stamps | None = None
+        """Of all clips of the table, as `faces` found them on this disk; None if it did not say."""
+        if _STAMPS in names:
+            self.stamps = np.frombuffer(self.read(_STAMPS), np.int64)
 
     def read(self, key: str) -> bytes:
         """Return the strip of a key in `keys`."""

@@ -3,6 +3,7 @@
 It says whether the clip's face was found, where, and in which frames.
 """
 
+import json
 import os
 import re
 import stat
@@ -19,8 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.manifest import Rows
+from safe.config import Faces
 from safe.errors import DataError
 from safe.files import atomic_file
+from safe.record import ChangedError, differences
 
 Status = Literal["ok", "partial", "missing", "error"]
 
@@ -36,9 +39,12 @@ SCHEMA: Final = pa.schema(
         ("frame_index", pa.list_(pa.int32())),
         ("box", pa.list_(pa.list_(pa.float32(), 4))),
         ("score", pa.list_(pa.float32())),
+        ("sha256", pa.string()),
+        ("settings", pa.string()),
     ]
 )
-"""Columns of faces.parquet."""
+"""Columns of faces.parquet. `sha256` is that of the clip's content, empty where it was not read to
+its end; `settings` the parameters that the row was made with, as JSON, the same in every row."""
 
 _GUESSED: Final = re.compile(r"\b\d+ of \d+ frames (interpolated|held)\b")
 _FOUND: Final = re.compile(r"\bface in \d+ of \d+ frames\b")
@@ -48,7 +54,7 @@ _LISTS: Final[dict[str, Any]] = {"frame_index": np.int32, "box": np.float32, "sc
 _GROUP: Final = 250
 """Rows in a group of the file; a row that waits in memory takes 5 KB."""
 
-_WORDS: Final = ["status", "reason"]
+_WORDS: Final = ["status", "reason", "settings"]
 """Columns that have a dictionary. Of numbers hardly one is there twice: with one of theirs the file
 is a quarter larger and takes twice the time to write."""
 
@@ -69,6 +75,8 @@ class ClipFaces:
     frame_index: tuple[int, ...] = ()
     box: tuple[tuple[float, ...], ...] = ()
     score: tuple[float, ...] = ()
+    sha256: str = ""
+    settings: str = ""
 
     @property
     def guessed(self) -> list[str]:
@@ -139,6 +147,25 @@ def read_faces(path: Path) -> pa.Table:
     return FaceFile(path).read(SCHEMA.names)
 
 
+def settings_of(faces: Faces, frames: int) -> str:
+    """Write the parameters that decide a row, for its column `settings`."""
+    return json.dumps({**faces.model_dump(), "shard.frames": frames}, sort_keys=True)
+
+
+def check_faces(path: Path, faces: Faces, frames: int) -> None:
+    """Compare a face table with the parameters of today.
+
+    Raises:
+        ChangedError: one line, if it was made with others.
+        DataError: as read_faces does.
+    """
+    rows = FaceFile(path)
+    said = rows.rows(np.zeros(1, np.int64))[0].settings if len(rows) else ""
+    if told := differences(json.loads(said or "{}"), json.loads(settings_of(faces, frames))):
+        told = [line if line.startswith("shard.") else f"faces.{line}" for line in told]
+        raise ChangedError(f"{path}: {told[0]}; run `safe-cli faces` again")
+
+
 class FaceFile:
     """A faces.parquet that is read in parts: whole, ten million rows take 5 GB."""
 
@@ -157,6 +184,9 @@ class FaceFile:
             about = self._file.metadata
         sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
         self._ends = np.cumsum(sizes, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, columns: list[str]) -> pa.Table:
         """Return some columns of all rows."""
@@ -197,11 +227,12 @@ class FaceRows:
 
     def __init__(self, table: pa.Table) -> None:
         """Take the columns of SCHEMA but clip, in its order."""
-        columns = [table[name].combine_chunks() for name in SCHEMA.names[1:]]
-        count = len(SCHEMA.names) - 1 - len(_LISTS)
-        self._plain = list(zip(*(column.to_pylist() for column in columns[:count]), strict=True))
+        columns = {name: table[name].combine_chunks() for name in SCHEMA.names[1:]}
+        plain = [name for name in columns if name not in _LISTS]
+        self._names = [*plain, *_LISTS]
+        self._plain = list(zip(*(columns[name].to_pylist() for name in plain), strict=True))
         self._lists = []
-        for column in columns[count:]:
+        for column in (columns[name] for name in _LISTS):
             values = column.flatten()
             if pa.types.is_fixed_size_list(values.type):
                 numbers = values.flatten().to_numpy().reshape(-1, 4)
@@ -216,4 +247,4 @@ class FaceRows:
             tuple(numbers[starts[row] : starts[row + 1]].tolist())
             for numbers, starts in self._lists
         )
-        return ClipFaces(*self._plain[row], *lists)
+        return ClipFaces(**dict(zip(self._names, (*self._plain[row], *lists), strict=True)))

@@ -39,6 +39,22 @@ MOST: Final = 20.0
 """Largest temperature, and one over the smallest: beyond, a split has no error, or nothing else."""
 
 
+LEAST: Final = 30
+"""Clips of a selection split from which on a calibration is told as one. Of fewer, a share such as
+the coverage is known to 18 percentage points at best (two standard errors), and one clip more or
+less moves the temperature from one of its limits to the other."""
+
+
+def doubts(clips: int, temperature: float | None) -> list[str]:
+    """Say why a calibration on so many clips is not to be relied on; nothing if it may be."""
+    told = []
+    if 0 < clips < LEAST:
+        told.append(f"only {clips} clips, not enough (at least {LEAST})")
+    if temperature is not None and not MOST**-0.999 < temperature < MOST**0.999:
+        told.append(f"the temperature is at its limit of {temperature:.4g}")
+    return told
+
+
 def calibrate(
     model_folder: Path,
     *,

@@ -82,7 +82,8 @@ def evaluate(
         "severity": settings.severity,
         "precision": settings.precision,
     }
-    write_predictions(out / "predictions.parquet", found)
+    read = {"model": info["sha256"], "eval": settings.model_dump()}
+    write_predictions(out / "predictions.parquet", found, read=read)
     with atomic_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return metrics
@@ -111,4 +112,10 @@ def check_fit(info: dict[str, Any], folder: ShardFolder, fold: int, model_folder
         raise ModelError(
             f"{model_folder}: trained for fold {info['fold']}; fold {fold}'s test clips are among "
             "its training clips"
+        )
+    read = info.get("read") or {}
+    if read.get("clips") not in (None, folder.digest(fold)):
+        raise ModelError(
+            f"{model_folder}: trained on other clips than {folder.location} has for fold {fold}; "
+            "run `safe-cli train` again, or take the shards that it was trained on"
         )

@@ -201,10 +201,14 @@ def read_out(root: Path, rev: str, path: str) -> bytes:
         DataError: if it was not made there, or is in no cache or remote that can be reached.
     """
     from dvc.exceptions import DvcException
+    from dvc_data.index.index import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        DataIndexError,
+        StorageError,
+    )
 
     try:
         data: bytes = _files(root.absolute(), rev).read_bytes(path)
-    except (OSError, DvcException) as error:
+    except (OSError, DvcException, DataIndexError, StorageError) as error:
         raise DataError(
             f"{path} of {rev[:7]}: not in the cache; get it by `dvc pull`, or remove the "
             "experiment by `dvc exp remove` and run it again"

@@ -6,7 +6,7 @@ written them.
 Shapes: n clips, K classes, D features, N windows.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -20,6 +20,7 @@ from safe.errors import DataError
 from safe.evaluation.metrics import Floats, Ints, softmax
 from safe.files import atomic_file, read_bounded
 from safe.reader import Block, Column, Plain, Sha256, parse_model, read_columns
+from safe.record import encode_read
 from safe.sample import MOST_FRAMES
 from safe.taxonomy import BASIC, KEY, MOST, Classes, decode, encode
 
@@ -73,13 +74,14 @@ class Split:
         return softmax(self.logits)
 
 
-def write_predictions(path: Path, split: Split) -> None:
-    """Write a predictions.parquet; it appears whole."""
+def write_predictions(path: Path, split: Split, *, read: Mapping[str, Any] | None = None) -> None:
+    """Write a predictions.parquet; it appears whole, and says what was `read` for it."""
     columns = {"clip": pa.array(split.clip, pa.string()), "label": pa.array(split.label, pa.int8())}
     for name in ("logits", "embedding", "attention"):
         columns[name] = pa.array(list(getattr(split, name)), pa.list_(pa.float32()))
     with atomic_file(path) as temporary:
-        table = pa.table(columns).replace_schema_metadata(encode(split.classes))
+        about = encode(split.classes) | (encode_read(read) if read else {})
+        table = pa.table(columns).replace_schema_metadata(about)
         pq.write_table(table, temporary)
 
 

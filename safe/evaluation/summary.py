@@ -25,6 +25,11 @@ _NEEDED: Final = (
     *("perturb", "severity", "precision"),
 )
 """What a summary needs of each fold's metrics.json, beside the recalls of its classes."""
+MADE: Final = (
+    *("metrics.json", "curves.csv", "confusion.csv", "reliability.csv"),
+    *("confusion.png", "reliability.png"),
+)
+"""Files that are written."""
 
 
 def summarize_folds(

@@ -4,6 +4,7 @@ A shard folder is tars, index.json and clips.parquet (ARCHITECTURE.md, contracts
 crosses from data preparation to training.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,6 +115,18 @@ class ShardFolder:
                 f"it has {', '.join(sorted(self.buckets))}"
             )
         return name
+
+    def digest(self, fold: int) -> str:
+        """Return a sha256 over what a fold is trained on and selected by: all but its test split.
+
+        Of each clip key, label, bucket and checksum, in their order. Raises DataError as split.
+        """
+        rows, digest = self.split(fold)[0], hashlib.sha256()
+        for column in (self.clip, self.bucket):
+            digest.update("\n".join(column[rows].tolist()).encode())
+        for numbers in (self.label, self.crc32):
+            digest.update(numbers[rows].tobytes())
+        return digest.hexdigest()
 
     def left_out(self, bucket: str) -> int:
         """How many clips of a bucket the manifest has and the shards have not."""

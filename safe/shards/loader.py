@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safe.errors import DataError, MachineError, SafeError, explain, of_machine
+from safe.errors import MachineError, SafeError, explain, of_machine
 from safe.files import die_with_parent
 from safe.shards.clips import ClipReader, Faces, Rows, open_tars
 from safe.shards.folder import ShardFolder

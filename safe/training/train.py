@@ -51,6 +51,7 @@ def train(
     stop_after: int | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    before_save: Callable[[], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> bool:
     """Train one fold and write its model folder; go on from a checkpoint of the same run.
@@ -66,6 +67,8 @@ def train(
         stop_after: leave a checkpoint and return after this step, unless the run ended before.
         on_epoch: called by the first rank with the epoch's number (from 1) and its metrics.
         on_note: called by it with a line if a damaged checkpoint was passed over.
+        before_save: called by it when all steps are done; what it raises leaves the model unwritten
+            and the last checkpoint there.
         ranks: which train together. All see the folder of checkpoints.
 
     Returns:
@@ -73,14 +76,17 @@ def train(
 
     Raises:
         SafeError: DataError, ConfigError or ModelError in one line; ProcessError if another
-            process trains this very run.
+            process trains this very run with several ranks; without, it is waited for.
         OSError: if a file cannot be written; the run goes on from its last checkpoint.
     """
     folder = _open(config, shards)
     name = _fingerprint(config, folder, fold)
     home = checkpoints / name
-    alone = hold_lock(home / LOCK, f"training state {home}") if ranks.first else nullcontext()
-    with alone:
+    # Two experiments that differ in what comes after share their training: the second waits, and
+    # finds the last checkpoint. Ranks cannot wait for one of them.
+    wait = (on_note or _nowhere) if ranks.count == 1 else None
+    alone = hold_lock(home / LOCK, f"training state {home}", wait=wait)
+    with alone if ranks.first else nullcontext(_nobody) as awaited:
         if ranks.local == 0:  # once a machine, which may have shards of its own
             verify(folder, seen=seen)
         found = load_checkpoint(home, on_note if ranks.first else None)
@@ -88,8 +94,11 @@ def train(
         if not _run(trainer, batches, home, out, stop_after, on_epoch):
             return False
         if ranks.first:
+            if before_save is not None:
+                before_save()
             _save(trainer, out, fold, commit)
-            remove_checkpoints(home)
+            if not awaited():
+                remove_checkpoints(home)
     return True
 
 
@@ -192,8 +201,12 @@ def _live(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
             repository.close()
 
 
-def _nowhere(row: dict[str, float]) -> None:
+def _nowhere(row: object) -> None:
     """Write nothing: what ranks other than the first do with an epoch's metrics."""
+
+
+def _nobody() -> bool:
+    return False
 
 
 def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
@@ -203,13 +216,13 @@ def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
         table.update(column.tobytes())
     sections = config.model_dump(include={"seed", "augment", "tam", "model", "acl", "train"})
     del sections["model"]["weights"]  # a path; what counts is what it holds
-    weights, device = Path(config.model.weights or ""), pick_device(config.runtime.device)
+    device = pick_device(config.runtime.device)
     chooses = config.train.select != "last"
     return fingerprint(
         {
             **sections,
             "selection": config.eval.model_dump(include={"batch", "bins"}) if chooses else None,
-            "weights": file_digest(weights) if weights.is_file() else None,  # missing: told later
+            "weights": _pretrained(config),
             "fold": fold,
             "preprocessing": folder.preprocessing_id,
             "shards": [entry["sha256"] for entry in folder.index["shards"]],
@@ -221,6 +234,12 @@ def _fingerprint(config: Config, folder: ShardFolder, fold: int) -> str:
             "precision": str(pick_precision(config.train.precision, device)),
         }
     )
+
+
+def _pretrained(config: Config) -> str | None:
+    """Return the sha256 of the file of model.weights; None without one, and if it is missing."""
+    weights = Path(config.model.weights or "")
+    return file_digest(weights) if weights.is_file() else None  # missing: told by the backbone
 
 
 def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
@@ -253,6 +272,8 @@ def _save(trainer: Trainer, out: Path, fold: int, commit: str) -> None:
             frames=trainer.folder.frames,
             crop=config.augment.crop,
         ),
+        "threads": torch.get_num_threads(),
+        "read": {"clips": trainer.folder.digest(fold), "weights": _pretrained(config)},
         "params": config.model_dump(exclude={"runtime"}),
         "history": history,
     }
