@@ -146,7 +146,8 @@ def test_a_store_that_is_gone_is_one_line_within_the_patience(
     with pytest.raises(DataError) as caught:
         run_train(project, tmp_path / "gone", gone, on_epoch=cut)
     line = one_line(caught)
-    assert f"{store.url}/fold" in line
+    # Of this process and the one that prefetches, either may be the first to give up.
+    assert f"{store.url}/fold" in line or "other processes fetched a tar" in line
     assert "for 1 s (runtime.patience)" in line
 
 
