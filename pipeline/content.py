@@ -5,24 +5,21 @@ that reads the clip again compares them. Stamps (size, time, inode) tell without
 those of this disk, so they are kept beside the strips only.
 """
 
-import errno
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from safe.errors import of_machine
 from safe.record import ChangedError
 from safe.sample import is_frame
 
 Stamps = NDArray[np.int64]
 """[n], of each clip a hash of what the disk says of it; 0 where nothing is there."""
-
-_ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 def digest(path: Path) -> str:
@@ -36,14 +33,14 @@ def digest(path: Path) -> str:
     try:
         if path.is_dir():
             frames = (file for file in sorted(path.iterdir()) if is_frame(file.name))
-            texts = [digest(file) for file in frames if file.is_file()]
+            texts = [digest(file) for file in frames if _is_file(file)]
             return hashlib.sha256("".join(texts).encode()).hexdigest()
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        if error.errno in _ABSENT:
-            return ""
-        raise
+        if of_machine(error):
+            raise
+        return ""
 
 
 def stamp(path: str) -> int:
@@ -56,13 +53,23 @@ def stamp(path: str) -> int:
         about = [("", os.stat(path))]  # noqa: PTH116  a Path for each of ten million takes minutes
         if stat.S_ISDIR(about[0][1].st_mode):
             frames = (entry for entry in os.scandir(path) if is_frame(entry.name))
-            about = sorted((entry.name, entry.stat()) for entry in frames if entry.is_file())
+            about = sorted((entry.name, entry.stat()) for entry in frames if _is_file(entry))
     except OSError as error:
-        if error.errno in _ABSENT:
-            return 0
-        raise
+        if of_machine(error):
+            raise
+        return 0
     told = repr([(name, one.st_size, one.st_mtime_ns, one.st_ino) for name, one in about])
     return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=7).digest()) + 1
+
+
+def _is_file(path: Path | os.DirEntry[str]) -> bool:
+    """Whether a file can be read there; nothing of it may be, a pipe or a broken link."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+    except OSError as error:
+        if of_machine(error):
+            raise
+        return False
 
 
 class RawClips:

@@ -16,7 +16,7 @@ import pytest
 import simplejpeg
 import torch
 
-from safe.errors import DataError
+from safe.errors import DataError, MachineError
 from safe.sample import decode_strip, encode_strip
 from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.loader import Batch, load_batches
@@ -140,7 +140,7 @@ def test_a_killed_worker_is_one_line_and_no_process_stays(shards):
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     workers[0].kill()
-    with pytest.raises(DataError, match="killed") as caught:
+    with pytest.raises(MachineError, match="killed") as caught:
         list(batches)
     assert "\n" not in str(caught.value)
     assert not multiprocessing.active_children()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from dvc_project import ENV, dvc, make_repository, set_params
 from support import ROOT, TINY, run_cli
 
@@ -309,9 +310,10 @@ def test_a_strangers_folds_reach_no_shell(tmp_path):
     (clone / "data/synthetic/shards").mkdir(parents=True)
     (clone / "data/synthetic/shards/index.json").touch()
     text = (clone / "params.yaml").read_text()
-    for fold in ('"$(touch X)1"', '"`touch X`\'; touch X #1"'):
-        lines = [f"  folds: [{fold}]" if "folds:" in line else line for line in text.splitlines()]
-        (clone / "params.yaml").write_text("\n".join(lines) + "\n")
+    for fold in ("$(touch X)1", "`touch X`'; touch X #1"):
+        params = yaml.safe_load(text)
+        params["data"]["folds"] = [fold]
+        (clone / "params.yaml").write_text(yaml.safe_dump(params))
         done = subprocess.run(
             ["dvc", "repro", "-s", "--glob", "train@*"],
             cwd=clone,

@@ -39,7 +39,7 @@ T = 16
 WIDTH, HEIGHT, LENGTH = 96, 64, 20
 BOX = [30.0, 20.0, 54.0, 44.0]
 
-# clip, bucket, label, status, reason. 00007 decodes for nobody: it is in the tables alone.
+# clip, bucket, label, status, reason. 00007 decodes for nobody: its file is empty.
 CLIPS = [
     ("00001", "fold2", 0, "ok", ""),
     ("00002", "fold1", 1, "ok", ""),
@@ -82,6 +82,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames[..., 2] = 3 * np.arange(HEIGHT)[:, None]
     for clip in ("00001", "00002", "00003", "00004", "00006"):
         write_video(root / "v" / f"{clip}.mp4", frames)
+    touch(root / "v" / "00007.mp4")
     listed = [
         {"clip": clip, "path": f"v/{clip}.mp4", "label": label, "bucket": bucket,
          "source": "video", "bytes": 1}
@@ -133,7 +134,7 @@ def test_index_says_what_is_where(shards: Path) -> None:
     }
     assert index["left_out"] == [
         {"clip": "00005", "bucket": "fold1", "reason": "empty file"},
-        {"clip": "00007", "bucket": "fold2", "reason": "file missing"},
+        {"clip": "00007", "bucket": "fold2", "reason": "empty file"},
     ]
     assert [(s["file"], s["bucket"], s["clips"]) for s in index["shards"]] == [
         ("fold1-000000.tar", "fold1", 2),
