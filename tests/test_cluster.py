@@ -21,6 +21,7 @@ from tasks import (
     do_as_named,
     kill_parent,
     misbehave,
+    raise_one,
     read_named,
     refuse,
     rescue,
@@ -34,7 +35,7 @@ from pipeline.pool.cluster import Cluster
 from pipeline.pool.fetch import StoredClips
 from pipeline.pool.pool import Pool
 from pipeline.shard import write_shards
-from safe.errors import ConfigError, ProcessError
+from safe.errors import ConfigError, DataError, ProcessError
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `scale` (Dask)")
 psutil = pytest.importorskip("psutil")
@@ -211,11 +212,13 @@ def test_order_counts_and_guards_are_those_of_the_engine(dask: Dask) -> None:
         "rescued segfault",
         Failure("crashed (signal 6)"),
     ]
-    with pytest.raises(ValueError, match="two is wrong") as caught:
-        list(
-            Pool(workers=1, deadline=20, cluster=replace(dask.cluster, retries=0)).run(refuse, [2])
-        )
-    assert "in refuse" in "".join(caught.value.__notes__)
+    once = replace(dask.cluster, retries=0)
+    [told] = Pool(workers=1, deadline=20, cluster=once).run(refuse, [2])
+    assert isinstance(told, Failure)
+    assert "two is wrong" in told.reason
+    with pytest.raises(DataError, match="of the user") as caught:
+        list(Pool(workers=1, deadline=20, cluster=once).run(raise_one, ["DataError"]))
+    assert "in raise_one" in "".join(caught.value.__notes__)
 
 
 def test_look_ahead_is_bounded_and_leaving_early_cancels(dask: Dask, tmp_path: Path) -> None:
