@@ -85,7 +85,7 @@ def train(
     params: Params = PARAMS,
     set_: Set = None,
     nproc: Annotated[
-        int, typer.Option(min=1, help="Ranks on this machine: one a GPU. torchrun starts more.")
+        int, typer.Option(min=1, help="Ranks on this machine: one a GPU.")
     ] = 1,
 ) -> None:
     """Train on the shards, or go on from the last checkpoint."""
@@ -434,7 +434,7 @@ def table(
 def main() -> None:
     """Run a verb; an error of the user's or of the system becomes one line and an exit code."""
     # A stage, or a rank: DVC or a launcher that is killed would leave it running.
-    if "DVC_ROOT" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+    if "DVC_ROOT" in os.environ or "RANK" in os.environ:
         from safe.files import die_with_parent
 
         die_with_parent()
