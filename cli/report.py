@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.layout import Layout, read
+from cli.layout import Layout, note_out, read
 from cli.progress import say
 from safe.errors import ConfigError, DataError, SafeError
 from safe.evaluation.held import Held, held, read_out
@@ -35,7 +35,7 @@ def run_report(
     beside = _others(others, layout, config.data.folds)
     given = _sources(layout, params, faces=faces)
     page = render_page(experiment, beside, given, now=datetime.now())
-    with atomic_file(out) as temporary:
+    with atomic_file(note_out("report", out)) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for sentence in experiment.missing:
         say(f"report: {sentence}")

@@ -22,7 +22,8 @@ import pytest
 import webdataset
 from support import ROOT, SMALL, call, no_children, options, small_config
 
-from cli.forget import run_forget
+from cli.forget import places_of, run_forget
+from cli.layout import Layout
 from cli.stages import run_index
 from pipeline.face.cache import StripCache
 from pipeline.face.table import ClipFaces, write_faces
@@ -49,7 +50,8 @@ TABLE = DATA / "shards" / "clips.parquet"
 PREDICTIONS = Path("runs", "synthetic", "eval", "fold-3", "predictions.parquet")
 SELECTED = Path("runs", "synthetic", "calibrate", "fold-2", "predictions.parquet")
 SHOWN = Path("results", "experiments", "fig8.png")
-STATE = Path(".safe", "checkpoints", "0123", "last.safetensors")
+STATE = Path(".safe", "checkpoints", "0123", "0000000001.safetensors")
+STRIPS = Path(".safe", "strips", "synthetic.zip")
 LEFT_OUT = "00002"
 
 
@@ -58,20 +60,7 @@ def config_of(folder: Path) -> Any:
 
 
 def places(folder: Path) -> Places:
-    return Places(
-        manifest=folder / DATA / "manifest.parquet",
-        factors=folder / DATA / "factors.parquet",
-        faces=folder / DATA / "faces.parquet",
-        shards=folder / DATA / "shards",
-        evals=folder / "runs" / "synthetic" / "eval",
-        calibrates=folder / "runs" / "synthetic" / "calibrate",
-        trains=folder / "runs" / "synthetic" / "train",
-        strips=folder / ".safe" / "strips" / "synthetic.zip",
-        checkpoints=folder / ".safe" / "checkpoints",
-        pictures=(folder / SHOWN,),
-        forgotten=folder / "forgotten.csv",
-        receipts=folder / DATA / "forgotten",
-    )
+    return places_of(Layout("synthetic"), folder)
 
 
 def run(folder: Path, *clips: str, **options: bool) -> list[Receipt]:
@@ -83,16 +72,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with clips in all places where they can be; one of them has no file."""
     folder = tmp_path_factory.mktemp("made")
     config, at = config_of(folder), places(folder)
-    root = Path(config.data.root)
+    root, faces = Path(config.data.root), folder / DATA / "faces.parquet"
     synthesize(root, config.synthesize, source="strips", workers=1)
     (root / "Clip" / "strips" / f"{LEFT_OUT}.jpg").unlink()
     build_index(config.data, at.manifest)
     pool = Pool(workers=1, deadline=60)
     with no_children():
-        cache = StripCache(at.strips, config.shard)
-        find_faces(at.manifest, root, at.faces, settings=config.faces, cache=cache, pool=pool)
+        cache = StripCache(folder / STRIPS, config.shard)
+        find_faces(at.manifest, root, faces, settings=config.faces, cache=cache, pool=pool)
         settings = {"settings": config.shard, "faces_settings": config.faces}
-        write_shards(at.manifest, at.faces, root, at.shards, **settings, pool=pool)
+        write_shards(at.manifest, faces, root, at.shards, **settings, pool=pool)
     random = np.random.default_rng(0)
     shards = open_shards(at.shards)
     rows = shards.split(3)[1]
@@ -327,7 +316,7 @@ def test_index_and_faces_make_the_same_tables_without_it(folder: Path) -> None:
     assert (counts["forgotten"], counts["clips"]) == (1, 39)
     root = Path(config.data.root)
     find_faces(
-        at.manifest, root, at.faces, settings=config.faces, pool=Pool(workers=1, deadline=60)
+        at.manifest, root, faces, settings=config.faces, pool=Pool(workers=1, deadline=60)
     )
     assert tree(folder / DATA) == before
 

@@ -6,9 +6,12 @@ other than those that began it: the first one alone writes.
 """
 
 import hashlib
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from torch import Tensor
 from safe.code import hash_of
 from safe.config import Config
 from safe.errors import ConfigError
-from safe.files import hold_lock, naming
+from safe.files import atomic_file, hold_lock, naming
 from safe.models.registry import refused
 from safe.saved import file_digest, save_model
 from safe.shards.folder import ShardFolder, open_shards
@@ -58,7 +61,7 @@ def train(
         config: all of params.yaml.
         shards: the shard folder, here or in a store.
         fold: whose training split is learnt.
-        out: the model folder, with dvclive's files in `live/`.
+        out: the model folder, with the metrics of the epochs in `live/`.
         checkpoints: folder outside DVC's outputs; a run's lie in a subfolder, by its fingerprint.
         commit: of the code, for model.json.
         seen: the memory of shards that safe.shards.verify found good; None: all are read.
@@ -172,23 +175,27 @@ def _run(
 
 @contextmanager
 def _live(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Give a function that writes an epoch's metrics into dvclive's files."""
-    from dvclive import Live  # here: it takes most of a second
+    """Give a function that writes an epoch's metrics where `dvc plots` and `dvc metrics` look.
 
-    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    `plots/metrics/<name>.tsv` has a line an epoch, `metrics.json` the last one: the files of
+    dvclive, which itself opens the repository, and so needs a user's name and folders of its own.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    plots = folder / "plots" / "metrics"
+    epochs = count()
 
     def log(row: dict[str, float]) -> None:
-        for name, value in row.items():
-            live.log_metric(name, value)
-        live.next_step()
+        epoch = next(epochs)
+        with naming(plots):
+            plots.mkdir(parents=True, exist_ok=True)
+            for name, value in row.items():
+                with (plots / f"{name}.tsv").open("a", encoding="utf-8") as file:
+                    file.write(f"step\t{name}\n" * (not file.tell()) + f"{epoch}\t{value}\n")
+        with atomic_file(folder / "metrics.json") as temporary:
+            text = json.dumps({**row, "step": epoch}, indent=4)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
-    try:
-        with naming(folder), live:
-            yield log
-    finally:
-        repository = getattr(live, "_dvc_repo", None)  # dvclive leaves it open: eight files of git
-        if repository is not None:
-            repository.close()
+    yield log
 
 
 def _nowhere(row: dict[str, float]) -> None:
