@@ -84,9 +84,7 @@ def train(
     fold: Fold = None,
     params: Params = PARAMS,
     set_: Set = None,
-    nproc: Annotated[
-        int, typer.Option(min=1, help="Ranks on this machine: one a GPU.")
-    ] = 1,
+    nproc: Annotated[int, typer.Option(min=1, help="Ranks on this machine: one a GPU.")] = 1,
 ) -> None:
     """Train on the shards, or go on from the last checkpoint."""
     from cli.stages import run_train
@@ -316,6 +314,19 @@ def doctor(
     from cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor(params, set_, quick=quick, as_json=as_json, need_gib=need_gib))
+
+
+@app.command()
+def clean(
+    days: Annotated[float, typer.Option(min=0, help="Only those that stopped so long ago.")] = 30.0,
+) -> None:
+    """Delete the states of trainings that stopped and that nobody went on with.
+
+    A run whose state is deleted begins from its start. `doctor` names the states that are there.
+    """
+    from cli.clean import run_clean
+
+    run_clean(days)
 
 
 @app.command()

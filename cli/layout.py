@@ -136,13 +136,13 @@ def places(layout: Layout) -> dict[str, "Holds"]:
         ".dvc/tmp/exps/tmp*": "workspace",
         ".dvc/tmp/exps/standalone/tmp*": "workspace",
         **_noted_outs(),
-        f"{layout.receipts}/*": "nothing",
+        str(layout.receipts): "nothing",
         str(FORGOTTEN): "nothing",
         str(SYNTHETIC): "nothing",  # the raw clips of --raw
-        f"{layout.seen.parent}/*": "nothing",
-        f"{lock(Path()).parent}/*": "nothing",
+        str(layout.seen.parent): "nothing",
+        str(lock(Path()).parent): "nothing",
         str(_outs()): "nothing",
-        escape(str(plots_page())): "nothing",
+        str(plots_page()): "nothing",
     }
 
 

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,7 +32,7 @@ from pipeline.index import add_forgotten, read_forgotten
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.manifest import write_rows
 from pipeline.tars import TarWriter, atomic_folder, clear_beside, describe, write_index
-from pipeline.videos import answered, identity, remove_answers
+from pipeline.videos import answered, remove_answers
 from safe.config import Data
 from safe.errors import DataError
 from safe.files import atomic_file
@@ -68,8 +68,12 @@ class Places:
     def find(self, what: Holds) -> list[Path]:
         """Return what is there of a kind, sorted."""
         patterns = [pattern for pattern, holds in self.holds.items() if holds == what]
-        found = (glob(str(self.root / pattern), include_hidden=True) for pattern in patterns)
-        return sorted({Path(path) for paths in found for path in paths})
+        return sorted({path for pattern in patterns for path in self._there(pattern)})
+
+    def _there(self, pattern: str) -> list[Path]:
+        """Return what fits a pattern; Path.glob takes no absolute one."""
+        whole = str(Path(escape(str(self.root)), pattern))
+        return [Path(path) for path in glob(whole, include_hidden=True)]  # noqa: PTH207
 
     @property
     def tables(self) -> list[Path]:
@@ -93,7 +97,7 @@ class Places:
             folders = [os.path.dirname(pattern)]  # noqa: PTH120  a pattern is no path
             folders += [pattern] * (self.holds[pattern] == "answers")
             for folder in folders:
-                for path in map(Path, glob(f"{self.root / folder}/.*.tmp", include_hidden=True)):
+                for path in self._there(f"{folder or '.'}/.*.tmp"):
                     if _TEMPORARY.fullmatch(path.name) and path.name.startswith(f".{mine}"):
                         found.add(path)
         return sorted(path for path in found if path.is_file())
@@ -232,7 +236,8 @@ def _pairs(clips: Set[str], marks: Mapping[str, Any]) -> Iterator[tuple[str, str
 def _jpeg(shards: Path, row: Mapping[str, Any]) -> bytes:
     with (shards / row["shard"]).open("rb") as tar:
         tar.seek(row["offset"])
-        return tar.read(row["bytes"])
+        data: bytes = tar.read(row["bytes"])
+    return data
 
 
 def _same(one: Path, other: Path) -> bool:

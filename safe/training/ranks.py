@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._distributed_c10d import FileStore, Store, TCPStore
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from safe.errors import ConfigError, ModelError, ProcessError
@@ -203,11 +204,16 @@ def joined(device: str) -> Iterator[Ranks]:
         if int(known.get("LOCAL_WORLD_SIZE", "1")) == ranks.count and (name := _loopback()):
             known.setdefault("GLOO_SOCKET_IFNAME", name)
             known.setdefault("NCCL_SOCKET_IFNAME", name)
-        numbers = {"rank": ranks.rank, "world_size": ranks.count}
         if "TORCHELASTIC_RUN_ID" in known:  # torchrun has a store of its own
-            numbers = {}
-        store = _meet(ranks) if numbers else None
-        dist.init_process_group(way, store=store, timeout=_PATIENCE, **numbers)
+            dist.init_process_group(way, timeout=_PATIENCE)
+        else:
+            dist.init_process_group(
+                way,
+                store=_meet(ranks),
+                rank=ranks.rank,
+                world_size=ranks.count,
+                timeout=_PATIENCE,
+            )
         yield ranks
     except RuntimeError as error:
         if not _is_loss(error):
@@ -226,7 +232,7 @@ def _loopback() -> str | None:
     return next((name for name in names if name in ("lo", "lo0")), None)
 
 
-def _meet(ranks: Ranks) -> dist.Store:
+def _meet(ranks: Ranks) -> Store:
     """Return where ranks tell one another their addresses; nothing that they read is unpickled.
 
     On one machine a file that only this user can open. Else the first rank listens, at MASTER_ADDR
@@ -234,7 +240,7 @@ def _meet(ranks: Ranks) -> dist.Store:
     """
     known = os.environ
     if file := known.get("SAFE_RANKS"):
-        return dist.FileStore(file, ranks.count)
+        return FileStore(file, ranks.count)
     host, port = known.get("MASTER_ADDR", ""), known.get("MASTER_PORT", "")
     listening = None
     try:
@@ -244,7 +250,7 @@ def _meet(ranks: Ranks) -> dist.Store:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 bound.bind(place)
                 listening = bound.detach()
-        return dist.TCPStore(
+        return TCPStore(
             host,
             int(port),
             ranks.count,

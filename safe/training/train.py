@@ -6,12 +6,12 @@ other than those that began it: the first one alone writes.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def train(
         seen: the memory of shards that safe.shards.verify found good; None: all are read.
         stop_after: leave a checkpoint and return after this step, unless the run ended before.
         on_epoch: called by the first rank with the epoch's number (from 1) and its metrics.
-        on_note: called by it with a line if a damaged checkpoint was passed over.
+        on_note: called by it with a line where a damaged checkpoint is passed over or nothing compiles.
         ranks: which train together. All see the folder of checkpoints.
 
     Returns:
@@ -86,7 +86,7 @@ def train(
         if ranks.local == 0:  # once a machine, which may have shards of its own
             verify(folder, seen=seen)
         found = load_checkpoint(home, on_note if ranks.first else None)
-        trainer, batches = _begin(config, folder, fold, name, found, ranks)
+        trainer, batches = _begin(config, folder, fold, name, found, ranks, on_note)
         if not _run(trainer, batches, home, out, stop_after, on_epoch):
             return False
         if ranks.first:
@@ -122,6 +122,7 @@ def _begin(
     name: str,
     found: tuple[dict[str, Tensor], dict[str, Any]] | None,
     ranks: Ranks,
+    on_note: Callable[[str], None] | None,
 ) -> tuple[Trainer, Iterable[Batch]]:
     """Make a rank's trainer and its batches, from the start or from what a checkpoint holds."""
     device = ranks.device(config.runtime.device)
@@ -132,7 +133,7 @@ def _begin(
     # Asked for a batch before the model is built, the loader's processes read on while this
     # one imports what an optimizer needs, which takes longer than a second.
     batches = started(load_batches(folder, plan, workers=config.runtime.workers, device=device))
-    trainer = Trainer(config, folder, fold, ranks)
+    trainer = Trainer(config, folder, fold, ranks, on_note if ranks.first else None)
     if found is not None:
         trainer.restore(*found)
     return trainer, batches
@@ -182,7 +183,7 @@ def _live(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
     """
     shutil.rmtree(folder, ignore_errors=True)
     plots = folder / "plots" / "metrics"
-    epochs = count()
+    epochs = itertools.count()
 
     def log(row: dict[str, float]) -> None:
         epoch = next(epochs)
