@@ -81,11 +81,11 @@ def examine_dataset(
         found.note("root-relative", "data.root", what, "for those give the absolute path")
     if listed is not None and clips:
         labels, names = [(clip.label, clip.bucket) for clip in clips.values()], classes_of(listed)
-        _examine_splits(found, Path(data.root, data.splits), labels, names, data, train)
+        examine_splits(found, Path(data.root, data.splits), labels, names, data, train)
     elif rows:
         names = classes_of(read_manifest(manifest))
         labels = [(row["label"], row["bucket"]) for row in rows.values()]
-        _examine_splits(found, manifest, labels, names, data, train)
+        examine_splits(found, manifest, labels, names, data, train)
     tell_forgotten(found, manifest, sorted(gone & rows.keys()))
     if listed is not None and clips and rows:
         known = {key: row for key, row in rows.items() if key not in gone}
@@ -158,7 +158,7 @@ def _examine_counts(found: Examination, data: Data, listed: pa.Table) -> None:
         found.warn("official-counts", where, what, remedy)
 
 
-def _examine_splits(
+def examine_splits(
     found: Examination,
     where: Path,
     clips: Sequence[tuple[int, str]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -98,10 +99,10 @@ def pick_compile(
     if value is False or (value == "auto" and not pays):
         return False
     try:
-        from torch._inductor import config
-
-        with config.patch(force_disable_caches=True):  # what an earlier run compiled proves nothing
-            torch.compile(torch.sin)(torch.zeros(2, device=device))
+        new = (
+            1 + time.time_ns() % 10**9
+        )  # what an earlier run compiled, and torch kept, proves nothing
+        torch.compile(lambda x: torch.sin(x) * new)(torch.zeros(2, device=device))
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         if value == "auto":

@@ -67,7 +67,7 @@ def train(
         seen: the memory of shards that safe.shards.verify found good; None: all are read.
         stop_after: leave a checkpoint and return after this step, unless the run ended before.
         on_epoch: called by the first rank with the epoch's number (from 1) and its metrics.
-        on_note: called by it with a line where a damaged checkpoint is passed over or nothing compiles.
+        on_note: called by it with a line: a damaged checkpoint is passed over, nothing compiles.
         ranks: which train together. All see the folder of checkpoints.
 
     Returns:
