@@ -363,7 +363,7 @@ def forget(
 ) -> None:
     """Take clips out of all that was made from them, for good.
 
-    Faces are biometric data.
+    Faces are biometric data. Without a key it completes an earlier run that was killed.
     """
     from cli.forget import run_forget
 

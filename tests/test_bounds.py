@@ -14,7 +14,8 @@ from packaging.version import Version
 from support import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LISTED = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+EXTRAS = [each for extra in PROJECT["optional-dependencies"].values() for each in extra]
+LISTED = [*PROJECT["dependencies"], *EXTRAS]
 BOUNDS = {each.name.lower(): each for each in map(Requirement, LISTED)}
 TRIED = {
     name.lower(): Version(version)
