@@ -136,7 +136,7 @@ def places(layout: Layout) -> dict[str, "Holds"]:
         ".dvc/tmp/exps/tmp*": "workspace",
         ".dvc/tmp/exps/standalone/tmp*": "workspace",
         **_noted_outs(),
-        str(layout.receipts): "nothing",
+        f"{layout.receipts}/*": "nothing",
         str(FORGOTTEN): "nothing",
         str(SYNTHETIC): "nothing",  # the raw clips of --raw
         str(layout.seen.parent): "nothing",
@@ -152,7 +152,9 @@ def note_out(verb: str, out: Path) -> Path:
     Only in a project's folder: whoever asks for answers elsewhere has no data set to forget of.
     """
     if OUTS[verb] != "nothing" and Path("params.yaml").is_file():
-        line = json.dumps([OUTS[verb], str(out.absolute())]) + "\n"
+        at, project = out.absolute(), _kept().parent.absolute()
+        place = at.relative_to(project) if at.is_relative_to(project) else at
+        line = json.dumps([OUTS[verb], str(place)]) + "\n"
         with suppress(OSError):  # a folder in which nothing may be written, so nothing is forgotten
             _outs().parent.mkdir(parents=True, exist_ok=True)
             if line not in (_outs().read_text("utf-8") if _outs().exists() else ""):
