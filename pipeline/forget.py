@@ -6,7 +6,6 @@ last. A run that was killed leaves an unfinished one, which the next run carries
 it can be done twice. Nothing is written in place: a file may be a link to one in DVC's cache.
 """
 
-import filecmp
 import hashlib
 import json
 import os
@@ -32,11 +31,12 @@ from pipeline.index import add_forgotten, read_forgotten
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.manifest import write_rows
 from pipeline.tars import TarWriter, atomic_folder, clear_beside, describe, write_index
+from pipeline.twins import find_twins
 from pipeline.videos import answered, remove_answers
 from safe.config import Data
 from safe.errors import DataError
 from safe.files import atomic_file
-from safe.sample import SHARD_FORMAT, is_frame
+from safe.sample import SHARD_FORMAT
 
 Receipt = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -147,7 +147,7 @@ def _plan(clips: set[str], locations: Places, data: Data, *, raw: bool) -> Recei
     """Say what is to be done, having checked that it can be; None where there is nothing to do."""
     index, rows = read_contents(locations.shards) if locations.shards.exists() else ({}, {})
     manifest = _listed(locations.manifest)
-    twins = _twins(clips, locations.shards, rows, Path(data.root), manifest)
+    twins = find_twins(clips, locations.shards, rows, Path(data.root), manifest)
     clips = clips | twins.keys()
     held = {str(path): clips & clips_of(path) for path in locations.tables}
     stored = {row["clip"]: row for some in rows.values() for row in some if row["clip"] in clips}
@@ -199,57 +199,6 @@ def _plan(clips: set[str], locations: Places, data: Data, *, raw: bool) -> Recei
         "models": _trained_on(locations.trains, buckets),
     }
     return receipt | {"to_do": remains(receipt)}
-
-
-def _twins(
-    clips: Set[str],
-    shards: Path,
-    rows: Mapping[str, Rows],
-    root: Path,
-    listed: Mapping[str, dict[str, Any]],
-) -> dict[str, str]:
-    """Return the clips with the bytes of one of `clips`, in the shards or as raw clips: key -> it.
-
-    Only those are read whose size, and in the shards checksum too, is that of one of `clips`.
-    """
-    every = {row["clip"]: row for some in rows.values() for row in some}
-    found = {}
-    for key, other in _pairs(clips, {k: (row["bytes"], row["crc32"]) for k, row in every.items()}):
-        if _jpeg(shards, every[key]) == _jpeg(shards, every[other]):
-            found[other] = key
-    for key, other in _pairs(clips, {k: row["bytes"] for k, row in listed.items()}):
-        if _same(root / listed[key]["path"], root / listed[other]["path"]):
-            found[other] = key
-    return dict(sorted(found.items()))
-
-
-def _pairs(clips: Set[str], marks: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each of `clips` with every other clip of the same mark that is not None."""
-    alike = defaultdict(list)
-    for key in clips & marks.keys():
-        alike[marks[key]].append(key)
-    for other, mark in marks.items():
-        if other not in clips and mark is not None:
-            yield from ((key, other) for key in alike.get(mark, ()))
-
-
-def _jpeg(shards: Path, row: Mapping[str, Any]) -> bytes:
-    with (shards / row["shard"]).open("rb") as tar:
-        tar.seek(row["offset"])
-        data: bytes = tar.read(row["bytes"])
-    return data
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether two raw clips that may be missing have the same bytes: files, or their frames."""
-    if one.is_dir() and other.is_dir():
-        mine, theirs = (
-            sorted(path for path in folder.iterdir() if is_frame(path.name))
-            for folder in (one, other)
-        )
-        return len(mine) == len(theirs) > 0 and all(map(_same, mine, theirs))
-    there = one.is_file() and other.is_file()
-    return there and filecmp.cmp(one, other, shallow=False)
 
 
 def _linked(paths: Iterable[str]) -> list[str]:
