@@ -84,9 +84,7 @@ def train(
     fold: Fold = None,
     params: Params = PARAMS,
     set_: Set = None,
-    nproc: Annotated[
-        int, typer.Option(min=1, help="Ranks on this machine: one a GPU. torchrun starts more.")
-    ] = 1,
+    nproc: Annotated[int, typer.Option(min=1, help="Ranks on this machine: one a GPU.")] = 1,
 ) -> None:
     """Train on the shards, or go on from the last checkpoint."""
     from cli.stages import run_train
@@ -319,6 +317,19 @@ def doctor(
 
 
 @app.command()
+def clean(
+    days: Annotated[float, typer.Option(min=0, help="Only those that stopped so long ago.")] = 30.0,
+) -> None:
+    """Delete the states of trainings that stopped and that nobody went on with.
+
+    A run whose state is deleted begins from its start. `doctor` names the states that are there.
+    """
+    from cli.clean import run_clean
+
+    run_clean(days)
+
+
+@app.command()
 def votes(params: Params = PARAMS, set_: Set = None) -> None:
     """Hold a run against the ten votes a clip that DFEW has."""
     from cli.votes import run_votes
@@ -352,7 +363,7 @@ def forget(
 ) -> None:
     """Take clips out of all that was made from them, for good.
 
-    Faces are biometric data.
+    Faces are biometric data. Without a key it completes an earlier run that was killed.
     """
     from cli.forget import run_forget
 
@@ -434,7 +445,7 @@ def table(
 def main() -> None:
     """Run a verb; an error of the user's or of the system becomes one line and an exit code."""
     # A stage, or a rank: DVC or a launcher that is killed would leave it running.
-    if "DVC_ROOT" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
+    if "DVC_ROOT" in os.environ or "RANK" in os.environ:
         from safe.files import die_with_parent
 
         die_with_parent()

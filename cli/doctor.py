@@ -4,7 +4,6 @@ Puts the examinations together, prints them, and chooses the exit code by the wo
 """
 
 import json
-import os
 import platform
 import re
 import resource
@@ -22,6 +21,7 @@ from cli.chain import links
 from cli.layout import FORGOTTEN, Layout, checkpoints, open_store, read
 from cli.progress import progress, say
 from safe.config import Config
+from safe.cores import cores
 from safe.errors import ConfigError, DataError, printable
 from safe.finding import Bar, Examination, Finding, Severity, number, silent, some
 from safe.record import ChangedError
@@ -84,6 +84,7 @@ def examine(
         layout.manifest,
         forgotten=FORGOTTEN,
         prepared=prepared,
+        train=config.train,
         hashes=not quick,
         bar=bar,
     )
@@ -124,7 +125,12 @@ def _examine_runs(
     from pipeline.face.preprocessing import preprocessing
     from pipeline.index import read_forgotten
     from pipeline.manifest import read_classes
-    from safe.doctor import examine_models, examine_predictions, examine_shards
+    from safe.doctor import (
+        examine_models,
+        examine_predictions,
+        examine_shards,
+        examine_states,
+    )
 
     forgotten, classes, right = set[str](), None, None
     with suppress(DataError):  # here and below: another examination tells
@@ -143,6 +149,7 @@ def _examine_runs(
         seen=layout.seen,
         bar=bar,
     )
+    found.findings += examine_states(checkpoints()).findings
     if config.runtime.shards is not None:
         stored = _examine_store(found, config, layout)
         shards = shards or stored
@@ -316,6 +323,11 @@ def examine_machine(
         _try_decoder(found, config)
     _look_at_disk(found, folders, need_gib)
     _look_at_limits(found)
+    if not str(here := Path.cwd()).isascii():
+        what = (
+            "letters outside ASCII: the workers of `dvc queue start` do not start in such a folder"
+        )
+        found.note("folder-name", here, what, "rename it, or run experiments without the queue")
     if versions.is_file():
         _compare_versions(found, versions)
     return found
@@ -413,7 +425,7 @@ def _look_at_disk(found: Examination, folders: Sequence[Path], need_gib: float) 
 
 def _look_at_limits(found: Examination) -> None:
     memory, files = _free_memory(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    found.facts |= {"cores": len(os.sched_getaffinity(0)), "open_files": files}
+    found.facts |= {"cores": cores(), "open_files": files}
     if memory is not None:
         found.facts["memory_free_gib"] = round(memory, 1)
         if memory < _LEAST_MEMORY:

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cli.layout import FORGOTTEN, INSPECTED, RESULTS, Layout, checkpoints, lock, read, tar_cache
+import psutil
+
+from cli.layout import FORGOTTEN, Layout, checkpoints, lock, places, read
 from cli.progress import say
 from pipeline.forget import Places, Receipt, forget
-from safe.errors import ConfigError
-from safe.evaluation.sheet import find_sheet, sheet_names
+from pipeline.videos import LOCK
+from safe.errors import ConfigError, ProcessError
 from safe.files import hold_lock
 
 
@@ -21,13 +23,18 @@ def run_forget(
     raw: bool,
     dry_run: bool,
 ) -> None:
-    """Take clips out of the dataset of params.yaml, and say what was done and what remains."""
+    """Take clips out of the dataset of params.yaml, and say what was done and what remains.
+
+    Without clips a run that was killed is completed.
+    """
     config, layout = read(params, overrides)
-    wanted = clips + (_keys(file) if file else [])
-    if not wanted:
-        raise ConfigError("forget: name a clip by its key, or give a list by --file")
-    with _alone(layout, config.data.folds):
-        receipts = forget(wanted, _places(layout), config.data, raw=raw, dry_run=dry_run)
+    wanted, where = clips + (_keys(file) if file else []), places_of(layout)
+    with _alone(layout, config.data.folds, where):
+        receipts = forget(wanted, where, config.data, raw=raw, dry_run=dry_run)
+    if not wanted and not receipts:
+        raise ConfigError(
+            "forget: name a clip by its key, or give a list by --file; no earlier run is unfinished"
+        )
     for receipt in receipts:
         _tell(receipt, layout)
     now = {clip for receipt in receipts for clip in receipt["clips"]}
@@ -36,8 +43,12 @@ def run_forget(
 
 
 @contextmanager
-def _alone(layout: Layout, numbers: list[int]) -> Iterator[None]:
-    """Keep every other run out of what is changed, and trainings of these shards too."""
+def _alone(layout: Layout, numbers: list[int], where: Places) -> Iterator[None]:
+    """Keep every other run out of what is changed, and trainings of these shards too.
+
+    Raises:
+        ProcessError: if another process is at work there.
+    """
     stages = (layout.trains, layout.calibrates, layout.evals)
     names = {f"fold-{k}" for k in numbers} | {
         at.name for out in stages for at in out.glob("fold-*")
@@ -45,6 +56,12 @@ def _alone(layout: Layout, numbers: list[int]) -> Iterator[None]:
     folds = [out / name for name in sorted(names) for out in stages]
     locations = {lock(out): out for out in (layout.manifest, layout.faces, layout.shards, *folds)}
     locations |= {file: file.parent for file in checkpoints().glob("*/lock")}
+    locations |= {folder / LOCK: folder for folder in where.find("answers")}
+    busy = {folder.resolve() for folder in where.find("workspace")}
+    for process in psutil.process_iter(["cwd"]) if busy else ():
+        at = Path(process.info["cwd"] or "/")
+        if at in busy or busy.intersection(at.parents):
+            raise ProcessError(f"{at}: process {process.pid} runs an experiment; wait or stop it")
     with ExitStack() as held:
         for file, out in sorted(locations.items()):
             held.enter_context(hold_lock(file, str(out)))
@@ -59,26 +76,16 @@ def _keys(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _places(layout: Layout) -> Places:
-    sheets = [name for name in sheet_names() if find_sheet(name).draw == "cases"]
+def places_of(layout: Layout, root: Path = Path()) -> Places:
+    """Return where the clips of a dataset may lie in a project's folder."""
     return Places(
-        manifest=layout.manifest,
-        factors=layout.factors,
-        faces=layout.faces,
-        shards=layout.shards,
-        evals=layout.evals,
-        calibrates=layout.calibrates,
-        trains=layout.trains,
-        strips=layout.strips,
-        checkpoints=checkpoints(),
-        pictures=(
-            *(RESULTS / "experiments" / f"{name}.png" for name in sheets),
-            RESULTS / "report.html",
-            *INSPECTED.glob("*"),
-            *tar_cache().glob("*.tar"),
-        ),
-        forgotten=FORGOTTEN,
-        receipts=layout.receipts,
+        manifest=root / layout.manifest,
+        shards=root / layout.shards,
+        trains=root / layout.trains,
+        forgotten=root / FORGOTTEN,
+        receipts=root / layout.receipts,
+        holds=places(layout),
+        root=root,
     )
 
 
@@ -87,6 +94,8 @@ def _tell(receipt: Receipt, layout: Layout) -> None:
     dry = receipt["finished"] is None
     clips = receipt["clips"]
     say(f"{'dry run: ' if dry else ''}forget: {len(clips)} clips of {receipt['dataset']}")
+    for clip, other in receipt.get("same", {}).items():
+        say(f"  {clip} has the same bytes as {other}, and goes too")
     for path, count in receipt["removed"].items():
         say(f"  {path}: {count} rows")
     for name, entry in receipt["shards"].items():
@@ -94,6 +103,8 @@ def _tell(receipt: Receipt, layout: Layout) -> None:
         say(f"  {layout.shards / name}: {entry['clips']} clips{'; no other was in it' * gone}")
     if receipt["left_out"]:
         say(f"  {layout.shards / 'index.json'}: {receipt['left_out']} of the clips left out")
+    for folder, videos in receipt.get("answers", {}).items():
+        say(f"  {folder}: all about {', '.join(videos)}")
     raw = [f"{receipt['root']}/{path}" for path in receipt["raw_deleted"]]
     for path in receipt["deleted"] + raw:
         say(f"  {path}: deleted as a whole")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cli.layout import INSPECTED, Layout, read, source
+from cli.layout import INSPECTED, Layout, note_out, read, source
 from cli.progress import say
 from pipeline.face.table import ClipFaces
 from pipeline.manifest import read_classes
@@ -70,7 +70,7 @@ def run_inspect(
     sheet = None
     if figure is not None:
         sheet = out or INSPECTED / f"{_name(path)}.png"
-        save(figure, sheet)
+        save(figure, note_out("inspect", sheet))
     if as_json:
         say(json.dumps({**facts, "sheet": None if sheet is None else str(sheet)}, indent=1))
         return

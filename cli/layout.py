@@ -1,9 +1,16 @@
-"""Paths that each stage reads and writes; the same stand in dvc.yaml."""
+"""Paths that each stage reads and writes, the same as in dvc.yaml, and what of a clip is where.
 
+`places` is the one list of what forget looks through: a path that is added here and is not in it
+fails a test (tests/test_forget.py), and so does a file that the stages write and it lacks.
+"""
+
+import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from safe.config import Config
 from safe.files import fitting
@@ -11,6 +18,7 @@ from safe.params import load_config
 from safe.record import Digests
 
 if TYPE_CHECKING:
+    from pipeline.forget import Holds
     from pipeline.pool.fetch import StoredClips
     from safe.shards.cache import StoredShards
 
@@ -83,6 +91,90 @@ RESULTS = Path("results")
 
 INSPECTED = Path("inspected")
 """Pictures that inspect draws; not in git, since they show faces."""
+
+ANSWERS = Path("predictions")
+"""Folder of what predict writes, unless it is told another one."""
+
+OUTS: Final[dict[str, "Holds"]] = {
+    "predict": "answers",
+    "inspect": "whole",
+    "report": "whole",
+    "table": "whole",
+    "card": "nothing",
+    "export": "nothing",
+}
+"""Verbs that write where --out says, and what of a clip is there; `note_out` keeps the place."""
+
+
+def places(layout: Layout) -> dict[str, "Holds"]:
+    """Return every place that a verb writes to, as a pattern, and what of a clip is there."""
+    from safe.evaluation.sheet import find_sheet, sheet_names
+
+    cases = [name for name in sheet_names() if find_sheet(name).draw == "cases"]
+    folds = {out: f"{out}/fold-*" for out in (layout.trains, layout.calibrates, layout.evals)}
+    return {
+        str(layout.manifest): "rows",
+        str(layout.factors): "rows",
+        str(layout.faces): "rows",
+        str(layout.shards): "samples",
+        f"{folds[layout.calibrates]}/predictions.parquet": "rows",
+        f"{folds[layout.evals]}/predictions.parquet": "rows",
+        f"{folds[layout.trains]}/*": "nothing",
+        f"{folds[layout.calibrates]}/model.*": "nothing",
+        f"{folds[layout.evals]}/metrics.json": "nothing",
+        str(layout.strips): "whole",
+        f"{checkpoints()}/*/*.safetensors": "whole",  # TAM's bank in it holds clips
+        f"{checkpoints()}/*/lock": "nothing",
+        f"{tar_cache()}/*.tar": "whole",
+        f"{tar_cache()}/*.part": "whole",
+        f"{tar_cache()}/lock": "nothing",
+        f"{INSPECTED}/*": "whole",
+        f"{RESULTS}/report.html": "whole",
+        **{f"{RESULTS}/experiments/{name}*.png": "whole" for name in cases},
+        f"{RESULTS}/*": "nothing",
+        str(ANSWERS): "answers",
+        # What is left of a killed `dvc exp run --temp`, or of a worker of DVC's queue.
+        ".dvc/tmp/exps/tmp*": "workspace",
+        ".dvc/tmp/exps/standalone/tmp*": "workspace",
+        **_noted_outs(),
+        f"{layout.receipts}/*": "nothing",
+        str(FORGOTTEN): "nothing",
+        str(SYNTHETIC): "nothing",  # the raw clips of --raw
+        str(layout.seen.parent): "nothing",
+        str(lock(Path()).parent): "nothing",
+        str(_outs()): "nothing",
+        str(plots_page()): "nothing",
+    }
+
+
+def note_out(verb: str, out: Path) -> Path:
+    """Keep where a verb is about to write what shows clips, for forget; return `out`.
+
+    Only in a project's folder: whoever asks for answers elsewhere has no data set to forget of.
+    """
+    if OUTS[verb] != "nothing" and Path("params.yaml").is_file():
+        at, project = out.absolute(), _kept().parent.absolute()
+        place = at.relative_to(project) if at.is_relative_to(project) else at
+        line = json.dumps([OUTS[verb], str(place)]) + "\n"
+        with suppress(OSError):  # a folder in which nothing may be written, so nothing is forgotten
+            _outs().parent.mkdir(parents=True, exist_ok=True)
+            if line not in (_outs().read_text("utf-8") if _outs().exists() else ""):
+                with _outs().open("a", encoding="utf-8") as file:
+                    file.write(line)
+    return out
+
+
+def _noted_outs() -> dict[str, "Holds"]:
+    try:
+        lines = _outs().read_text("utf-8").splitlines()
+        return {escape(path): holds for holds, path in map(json.loads, lines)}
+    except FileNotFoundError:
+        return {}
+
+
+def _outs() -> Path:
+    """Return the file that says where verbs wrote by --out."""
+    return _kept() / "outs"
 
 
 def lock(out: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from cli.layout import note_out
 from cli.progress import progress, say
 from pipeline.annotate import Mark, annotate
 from pipeline.pool.cluster import find_rules
@@ -83,7 +84,7 @@ def run_predict(
     for note in (notes := [*notes, *predictor.notes()]):
         say(f"predict: {note}")
     entries: list[Entry] = []
-    with hold_lock(out / LOCK, str(out)):
+    with hold_lock(note_out("predict", out) / LOCK, str(out)):
         about, made_by = _describe(predictor, settings, notes), _decisive(predictor, settings)
         record = Record(out, jobs, about, digest(made_by))
         done = {} if again else {job: record.finished(job, endings) for job in jobs}

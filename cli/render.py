@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cli.experiments import Found, gather
-from cli.layout import Layout
+from cli.layout import Layout, note_out
 from cli.progress import say
 from pipeline.datasets.registry import check_data
 from safe.config import Config
@@ -80,6 +80,8 @@ def render(sheet: Sheet, found: Results, config: Config, out: Path) -> list[Path
     pictures = []
     for suffix, figure in _DRAW[sheet.draw](sheet, found, config).items():
         pictures.append(out / f"{sheet.name}{suffix}.png")
+        if sheet.draw == "cases":  # the others show dots and lines
+            note_out("table", pictures[-1])
         save(figure, pictures[-1])
     parts = [
         f"# {sheet.paper}: {sheet.title}",

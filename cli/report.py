@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from cli.layout import Layout, read
+from cli.layout import Layout, note_out, read
 from cli.progress import say
 from safe.config import Data
 from safe.errors import ConfigError, DataError, SafeError
@@ -39,7 +39,7 @@ def run_report(
     beside = _others(others, layout, config.data.folds)
     given = _sources(layout, params, faces=faces)
     page = render_page(experiment, beside, given, now=datetime.now())
-    with atomic_file(out) as temporary:
+    with atomic_file(note_out("report", out)) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for sentence in experiment.missing:
         say(f"report: {sentence}")

@@ -4,7 +4,7 @@ Nothing is written. A file that is not there yet is a note with the command that
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -16,7 +16,7 @@ from pipeline.datasets.registry import ENTRIES
 from pipeline.face.table import Status, read_faces
 from pipeline.index import list_clips, read_forgotten
 from pipeline.manifest import Clip, classes_of, read_manifest, untabulate
-from safe.config import Data
+from safe.config import Data, Train
 from safe.errors import DataError, explain
 from safe.finding import (
     SHARDS_SUFFICE,
@@ -46,6 +46,7 @@ def examine_dataset(
     *,
     forgotten: Path,
     prepared: bool,
+    train: Train | None = None,
     hashes: bool = True,
     bar: Bar = silent,
 ) -> tuple[Examination, Rows]:
@@ -55,6 +56,7 @@ def examine_dataset(
         data: the section data of params.yaml.
         manifest: manifest.parquet of the stage index.
         forgotten: forgotten.csv.
+        train: the section train, to say before the work whether the clips suffice for it.
         prepared: whether the shards are there: then the raw clips need not be.
         hashes: whether to read clips of equal size and compare their content.
         bar: shows how many were read.
@@ -73,6 +75,16 @@ def examine_dataset(
     if listed is not None:
         _examine_counts(found, data, listed)
         clips = {clip.key: clip for clip in untabulate(listed) if clip.key not in gone}
+    if data.name != "synthetic" and not Path(data.root).is_absolute():
+        what = f"{data.root} is relative: `dvc exp run --temp` and DVC's queue run in other folders"
+        found.note("root-relative", "data.root", what, "for those give the absolute path")
+    if listed is not None and clips:
+        labels, names = [(clip.label, clip.bucket) for clip in clips.values()], classes_of(listed)
+        examine_splits(found, Path(data.root, data.splits), labels, names, data, train)
+    elif rows:
+        names = classes_of(read_manifest(manifest))
+        labels = [(row["label"], row["bucket"]) for row in rows.values()]
+        examine_splits(found, manifest, labels, names, data, train)
     tell_forgotten(found, manifest, sorted(gone & rows.keys()))
     if listed is not None and clips and rows:
         known = {key: row for key, row in rows.items() if key not in gone}
@@ -143,6 +155,49 @@ def _examine_counts(found: Examination, data: Data, listed: pa.Table) -> None:
         what = f"not the released lists ({total}): {difference}"
         remedy = "take them as released; else metrics do not compare with published ones"
         found.warn("official-counts", where, what, remedy)
+
+
+def examine_splits(
+    found: Examination,
+    where: Path,
+    clips: Sequence[tuple[int, str]],
+    classes: Classes,
+    data: Data,
+    train: Train | None,
+) -> None:
+    """Look whether every class has clips, and the training split of every fold enough for a batch.
+
+    `clips` has the label and bucket of each. What the clips of a split are is decided by
+    safe.training.split, when the shards are there; here it is told before they are made.
+    """
+    counts = Counter(classes[label] for label, _ in clips)
+    lost = [name for name in classes if not counts[name]]
+    remedy = "leave it out by data.classes, or add clips of it"
+    if lost:
+        found.warn("classes-empty", where, f"no clip of class {some(lost)}", remedy)
+    buckets = {bucket for _, bucket in clips}
+    folds = sorted((b for b in buckets if b.startswith("fold")), key=lambda b: (len(b), b))
+    for fold in data.folds if train is not None else ():
+        assert train is not None
+        test = "test" if fold == 1 and buckets <= {"train", "val", "test"} else f"fold{fold}"
+        if test not in buckets:
+            what = f"no clips of fold {fold}; the buckets are {some(sorted(buckets), 10)}"
+            found.error("fold-absent", where, what, "mend data.folds")
+            continue
+        apart, share = {test}, 1.0
+        if train.select == "val" and "val" in buckets:
+            apart.add("val")
+        elif train.select == "val" and train.val_from == "fold":
+            apart.add(folds[(folds.index(test) + 1) % len(folds)] if test in folds else test)
+        elif train.select == "val":
+            share -= train.val_fraction
+        labels = Counter(classes[label] for label, bucket in clips if bucket not in apart)
+        if few := [name for name in classes if counts[name] and not labels[name]]:
+            what = f"fold {fold} trains on no clip of class {some(few)}"
+            found.warn("classes-untrained", where, what, remedy)
+        if (size := int(share * labels.total())) < train.batch:
+            what = f"{train.batch} is larger than the training split of fold {fold}, {size} clips"
+            found.error("batch", "train.batch", what, f"at most {size}, or more clips")
 
 
 def _count_clips(clips: Iterable[Clip], classes: int) -> Counts:

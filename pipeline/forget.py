@@ -9,14 +9,16 @@ it can be done twice. Nothing is written in place: a file may be a link to one i
 import hashlib
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from glob import escape, glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +31,8 @@ from pipeline.index import add_forgotten, read_forgotten
 from pipeline.manifest import SCHEMA as MANIFEST
 from pipeline.manifest import write_rows
 from pipeline.tars import TarWriter, atomic_folder, clear_beside, describe, write_index
+from pipeline.twins import find_twins
+from pipeline.videos import answered, remove_answers
 from safe.config import Data
 from safe.errors import DataError
 from safe.files import atomic_file
@@ -38,55 +42,69 @@ Receipt = dict[str, Any]
 Rows = list[dict[str, Any]]
 
 
+Holds = Literal["rows", "samples", "whole", "answers", "workspace", "nothing"]
+"""What of a clip is in a place: rows of a table; samples of a shard folder; a file that may show
+it, which goes as a whole, since it can be made again; answers about videos; a copy of all that a
+killed experiment left; nothing but keys, sums and what a model learnt."""
+
+
 @dataclass(frozen=True)
 class Places:
-    """Where one dataset's clips may lie, relative to the project's folder; each may be missing."""
+    """Where one dataset's clips may lie; each may be missing."""
 
     manifest: Path
-    factors: Path
-    """What the data set says of its clips."""
-    faces: Path
     shards: Path
-    evals: Path
-    """Folder of `fold-<k>/predictions.parquet`."""
-    calibrates: Path
-    """The same of the selection splits, with the calibrated models."""
     trains: Path
     """Folder of `fold-<k>/`, the models."""
-    strips: Path
-    """The zip that `faces` leaves for `shard`."""
-    checkpoints: Path
-    """Folder of training state, of all datasets: TAM's bank in it holds clips."""
-    pictures: tuple[Path, ...]
-    """Pictures that show clips."""
     forgotten: Path
     """forgotten.csv."""
     receipts: Path
     """A folder."""
+    holds: Mapping[str, Holds]
+    """What of a clip is where, by a pattern of paths from `root` on, or absolute ones."""
+    root: Path = Path()
+    """The project's folder."""
+
+    def find(self, what: Holds) -> list[Path]:
+        """Return what is there of a kind, sorted."""
+        patterns = [pattern for pattern, holds in self.holds.items() if holds == what]
+        return sorted({path for pattern in patterns for path in self._there(pattern)})
+
+    def _there(self, pattern: str) -> list[Path]:
+        """Return what fits a pattern; Path.glob takes no absolute one."""
+        whole = str(Path(escape(str(self.root)), pattern))
+        return [Path(path) for path in glob(whole, include_hidden=True)]  # noqa: PTH207
 
     @property
     def tables(self) -> list[Path]:
         """The parquet files with a row a clip, but for the shards'."""
-        folders = (self.evals, self.calibrates)
-        predictions = sorted(f for path in folders for f in path.glob("fold-*/predictions.parquet"))
-        made = (self.faces, self.manifest, self.factors, *predictions)
-        return [path for path in made if path.is_file()]
+        return [path for path in self.find("rows") if path.is_file()]
 
     @property
     def whole(self) -> list[Path]:
-        """Files that go as a whole, since they can be made again or can never be used again."""
-        kept = [file for file in self.checkpoints.glob("*/*") if file.name != "lock"]
-        return [path for path in (self.strips, *sorted(kept), *self.pictures) if path.is_file()]
+        """Files and folders that go as a whole."""
+        files = [path for path in self.find("whole") if path.is_file() or path.is_symlink()]
+        return [*files, *self.find("workspace")]
 
     @property
     def leavings(self) -> list[Path]:
-        """Temporary files of stages that were killed."""
-        folders = (
-            *(self.manifest.parent, self.evals, self.calibrates),
-            *(self.strips.parent, self.checkpoints),
-        )
-        found = (path for folder in folders for path in folder.rglob(".*.tmp"))
+        """Temporary files of stages and verbs that were killed."""
+        found = set[Path]()
+        for pattern in self.holds:
+            name = Path(pattern).name
+            # In a folder of someone else's only what was to be the file that was noted.
+            mine = name[:64] if Path(pattern).is_absolute() and not has_magic(name) else ""
+            folders = [os.path.dirname(pattern)]  # noqa: PTH120  a pattern is no path
+            folders += [pattern] * (self.holds[pattern] == "answers")
+            for folder in folders:
+                for path in self._there(f"{folder or '.'}/.*.tmp"):
+                    if _TEMPORARY.fullmatch(path.name) and path.name.startswith(f".{mine}"):
+                        found.add(path)
         return sorted(path for path in found if path.is_file())
+
+
+_TEMPORARY: Final = re.compile(r"\..+\.\d+\.tmp")
+"""The name of a file that safe.files.atomic_file had not finished."""
 
 
 def forget(
@@ -94,8 +112,10 @@ def forget(
 ) -> list[Receipt]:
     """Take clips out of all locations; first finish what an earlier run was killed in.
 
+    A clip with the same bytes under another key goes too: it shows the same.
+
     Args:
-        clips: keys.
+        clips: keys; none: only finish.
         locations: where to look.
         data: the section data of params.yaml: which dataset, and where its raw clips are.
         raw: also delete the raw clips.
@@ -109,8 +129,9 @@ def forget(
         DataError: if a key is unknown, or what holds it is damaged; then nothing is changed.
     """
     receipts = []
-    for path, receipt in [] if dry_run else _unfinished(locations.receipts):
-        _carry_out(path, receipt, locations, data)
+    for path, receipt in _unfinished(locations.receipts):
+        if not dry_run:
+            _carry_out(path, receipt, locations, data)
         receipts.append(receipt)
     planned = _plan(set(clips), locations, data, raw=raw)
     if planned is None:
@@ -124,11 +145,14 @@ def forget(
 
 def _plan(clips: set[str], locations: Places, data: Data, *, raw: bool) -> Receipt | None:
     """Say what is to be done, having checked that it can be; None where there is nothing to do."""
-    held = {str(path): clips & clips_of(path) for path in locations.tables}
     index, rows = read_contents(locations.shards) if locations.shards.exists() else ({}, {})
+    manifest = _listed(locations.manifest)
+    twins = find_twins(clips, locations.shards, rows, Path(data.root), manifest)
+    clips = clips | twins.keys()
+    held = {str(path): clips & clips_of(path) for path in locations.tables}
     stored = {row["clip"]: row for some in rows.values() for row in some if row["clip"] in clips}
     left_out = clips & {entry["clip"] for entry in index.get("left_out", [])}
-    listed = _listed(locations.manifest, clips)
+    listed = {key: row for key, row in manifest.items() if key in clips}
     known = read_forgotten(locations.forgotten, data.name)
     there = left_out.union(stored, *held.values())
     if unknown := sorted(clips - known - there):
@@ -150,24 +174,40 @@ def _plan(clips: set[str], locations: Places, data: Data, *, raw: bool) -> Recei
         for key in sorted(paths)
         if (find_raw(Path(data.root), paths[key]) if raw else Path(data.root, paths[key]).exists())
     ]
-    if not (there or clips - known or (raw and at_hand)):
+    videos = {Path(data.root, path) for path in paths.values()}
+    answers = {str(at): some for at in locations.find("answers") if (some := answered(at, videos))}
+    if not (there or clips - known or answers or (raw and at_hand)):
         return None
     buckets = {row["bucket"] for row in (stored if index else listed).values()}
+    deleted = [str(path) for path in locations.whole] if there else []
+    gone = [str(Path(data.root, path)) for path in at_hand] if raw else []
     receipt: Receipt = {
         "dataset": data.name,
         "root": data.root,
         "clips": sorted(clips),
+        "same": twins,
         "begun": _now(),
         "finished": None,
         "removed": {path: len(some) for path, some in held.items() if some},
         "shards": shards,
         "left_out": len(left_out),
-        "deleted": [str(path) for path in locations.whole] if there else [],
+        "deleted": deleted,
+        "answers": answers,
         "raw_deleted": at_hand if raw else [],
         "raw_kept": [] if raw else at_hand,
+        "linked": _linked([*(path for path, some in held.items() if some), *deleted, *gone]),
         "models": _trained_on(locations.trains, buckets),
     }
     return receipt | {"to_do": remains(receipt)}
+
+
+def _linked(paths: Iterable[str]) -> list[str]:
+    """Return what those of the paths name that are links, but for what is in DVC's cache.
+
+    DVC's own commands clear the cache; any other file is not this project's to delete.
+    """
+    targets = {os.path.realpath(path) for path in paths if Path(path).is_symlink()}
+    return sorted(target for target in targets if "/files/md5/" not in target)
 
 
 def _carry_out(path: Path, receipt: Receipt, locations: Places, data: Data) -> None:
@@ -183,7 +223,9 @@ def _carry_out(path: Path, receipt: Receipt, locations: Places, data: Data) -> N
         remove_rows(table, clips)
     for file in locations.whole:
         if str(file) in receipt["deleted"]:
-            file.unlink()
+            _delete(file)
+    for folder, videos in receipt.get("answers", {}).items():
+        remove_answers(Path(folder), set(videos))
     for file in locations.leavings:
         file.unlink()
     for name in receipt["raw_deleted"]:
@@ -196,12 +238,12 @@ def _carry_out(path: Path, receipt: Receipt, locations: Places, data: Data) -> N
     _write(path, receipt)
 
 
-def _listed(manifest: Path, clips: Set[str]) -> dict[str, dict[str, str]]:
-    """Return path and bucket of the clips that the manifest has."""
+def _listed(manifest: Path) -> dict[str, dict[str, Any]]:
+    """Return path, bucket and bytes of the clips that the manifest has."""
     if not manifest.is_file():
         return {}
-    rows = pq.read_table(manifest, columns=["clip", "path", "bucket"]).to_pylist()
-    return {row["clip"]: row for row in rows if row["clip"] in clips}
+    rows = pq.read_table(manifest, columns=["clip", "path", "bucket", "bytes"]).to_pylist()
+    return {row["clip"]: row for row in rows}
 
 
 def _trained_on(trains: Path, buckets: Set[str]) -> list[str]:
@@ -258,9 +300,11 @@ def remains(receipt: Receipt) -> list[str]:
             "A model forgets only when it is trained again; this holds for models of experiments "
             "too:",
         ]
+    links = [f"A link is gone, what it named is not; delete it: {at}" for at in receipt["linked"]]
     redrawn = " synthesize" if drawn and receipt["raw_deleted"] else ""
     return [
         *raw,
+        *links,
         "A queued experiment starts from an older commit and would make the clips again:",
         "    dvc queue remove --queued",
         "Until DVC knows that the new files are right, `dvc checkout` brings the old ones back and",
@@ -276,6 +320,7 @@ def remains(receipt: Receipt) -> list[str]:
         "Out of reach: other clones and their caches, backups, the dataset as it was downloaded,",
         "a store that shards were pushed to (empty it, then `safe-cli push-shards`),",
         "a store that holds the raw clips (runtime.clips; delete them there),",
+        "answers about other videos that show the person (predict),",
         "and pictures and tables that were copied or are in git.",
     ]
 
@@ -355,11 +400,13 @@ def remove_samples(folder: Path, clips: Set[str]) -> None:
     """Take clips out of a shard folder, and out of what is left out of it.
 
     Only the tars that hold one are written again, and one that would be empty goes; the others are
-    the same files. The folder is at any moment the old one, the new one, or not there.
+    the same files. The folder is at any moment the old one, the new one, or not there. Where it is
+    a link, this is done where the tars are: a new folder in place of the link would leave them.
 
     Raises:
         DataError: if the folder is damaged.
     """
+    folder = folder.resolve() if folder.is_symlink() else folder
     clear_beside(folder)  # the old folder, with the clips in it
     if not folder.exists():
         return
@@ -431,10 +478,16 @@ def find_raw(root: Path, path: str) -> Path | None:
 def remove_raw(root: Path, path: str) -> None:
     """Delete what find_raw finds. Raises DataError as it does."""
     found = find_raw(root, path)
-    if found is not None and found.is_dir():
-        shutil.rmtree(found)
-    elif found is not None:
-        found.unlink()
+    if found is not None:
+        _delete(found)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link alone, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _link(old: Path, new: Path) -> None:

@@ -6,13 +6,15 @@ what made it, so that a later run knows what is finished: the same file, the sam
 and code, and all of its files still there.
 """
 
+import filecmp
 import glob
 import hashlib
 import json
 import os
+import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -319,6 +321,83 @@ def stamp(video: Path) -> dict[str, int | None]:
     except OSError:
         return {"bytes": None, "modified": None}
     return {"bytes": about.st_size, "modified": about.st_mtime_ns}
+
+
+# Videos that are to be forgotten
+
+
+def answered(folder: Path, videos: Iterable[Path]) -> list[str]:
+    """Return the identities of those of `videos` that something in a folder is about, sorted.
+
+    A video counts by its path, by its bytes under another name, and by its name, since a killed run
+    leaves files without an entry.
+
+    Raises:
+        DataError: if summary.json is there and cannot be read: then no one knows whose files these
+            are.
+    """
+    found = set()
+    entries = _entries(folder)
+    for video in videos:
+        about = [e["path"] for e in entries if identity(video) == e["path"] or _equal(video, e)]
+        found |= {*about, *[identity(video)] * bool(_files(folder, identity(video), entries))}
+    return sorted(found)
+
+
+def remove_answers(folder: Path, videos: Set[str]) -> None:
+    """Delete the files about videos, named by identity, and then their entries in summary.json."""
+    entries = _entries(folder)
+    for video in videos:
+        for path in _files(folder, video, entries):
+            path.unlink()
+    kept = [entry for entry in entries if entry["path"] not in videos]
+    if len(kept) < len(entries):
+        whole = json.loads((folder / SUMMARY).read_text("utf-8"))
+        totals = {**whole.get("totals", {}), **total([e for e in kept if _is_entry(e)])}
+        text = json.dumps({**whole, "totals": totals, "videos": kept}, indent=1, ensure_ascii=False)
+        with atomic_file(folder / SUMMARY) as temporary:
+            temporary.write_text(as_utf8(text) + "\n", encoding="utf-8")
+
+
+def _entries(folder: Path) -> list[Entry]:
+    """Return the entries of summary.json, those of older versions too. Raises DataError."""
+    path = folder / SUMMARY
+    try:
+        whole = json.loads(path.read_text("utf-8"))
+        return [{**entry, "path": os.fspath(entry.get("path") or "")} for entry in whole["videos"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: damaged, so no one can tell whose answers are there; delete the folder"
+        ) from error
+
+
+def _equal(video: Path, entry: Entry) -> bool:
+    """Whether an entry is about a file of the same bytes elsewhere; no, where one is gone."""
+    other = Path(entry["path"])
+    try:
+        same = video.stat().st_size == entry.get("bytes") and not video.is_dir()
+        return same and filecmp.cmp(video, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _files(folder: Path, video: str, entries: Sequence[Entry]) -> list[Path]:
+    """Return the files in a folder about a video, the table last.
+
+    They are those of its entry, and those beside a table that is called like it and no one's.
+    """
+    there = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+    named = {str(entry.get(key)): entry["path"] for entry in entries for key in _FILES.values()}
+    found = {name for name, of in named.items() if of == video}
+    stem = re.escape(fitting(as_utf8(Path(video).stem), more=len(".parquet")))
+    for name in there.keys() - named.keys():
+        if table := re.fullmatch(rf"({stem}(-\d+)?)\.(jsonl|parquet)", name):
+            found |= {f"{table[1]}.{ending}" for ending in _FILES} - named.keys()
+    files = [there[name] for name in sorted(found & there.keys())]
+    files = [path for path in files if identity(path) != video]
+    return sorted(files, key=lambda path: _FILES[path.suffix[1:]] == "table")
 
 
 def _read(folder: Path) -> dict[str, Entry]:

@@ -21,6 +21,7 @@ from safe.shards.folder import ShardFolder, open_shards
 from safe.shards.index import read_index
 from safe.shards.verify import verify
 from safe.taxonomy import Classes
+from safe.training.checkpoint import abandoned
 
 AGAIN: Final = "`dvc checkout` where DVC has them, else `safe-cli shard` makes them again"
 
@@ -249,6 +250,20 @@ def examine_predictions(
         tell_forgotten(found, path, sorted(forgotten & set(said.clip)))
         if shards is not None:
             _compare_predictions(found, path, fold, said, shards, again)
+    return found
+
+
+def examine_states(folder: Path) -> Examination:
+    """Name the training states that no run is using; the same run, begun again, goes on from one.
+
+    `folder` is that of checkpoints.
+    """
+    found = Examination()
+    for state in abandoned(folder):
+        size, days = f"{state.bytes / 2**20:,.0f} MiB", f"{state.days:.1f} days"
+        what = f"a training that stopped {days} ago left its state, {size}"
+        remedy = "the same run goes on from it; `safe-cli clean` deletes those of 30 days and older"
+        found.note("state", state.folder, what, remedy)
     return found
 
 

@@ -123,6 +123,22 @@ def atomic_file(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def reserve(file: int, size: int) -> None:
+    """Give an open file its size, and where the system can, the space on the disk for it.
+
+    Raises:
+        OSError: if there is no room; where it cannot be asked for, the writing will tell.
+    """
+    os.ftruncate(file, size)
+    try:
+        os.posix_fallocate(file, 0, size)
+    except AttributeError:  # macOS
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
 def fitting(name: str, *, more: int) -> str:
     """Return a name to which `more` bytes can be added: itself, or its beginning and a digest."""
     left, room = name, _NAME_MAX - more
@@ -181,11 +197,12 @@ def _clear_stale(path: Path) -> None:
     before = _beginning(path)
     for name in os.listdir(path.parent):  # noqa: PTH208  `glob` would read [1] in a name otherwise
         number = name.removeprefix(before).removesuffix(".tmp")
-        if name == f"{before}{number}.tmp" and number.isdecimal() and not _is_alive(int(number)):
+        if name == f"{before}{number}.tmp" and number.isdecimal() and not is_alive(int(number)):
             (path.parent / name).unlink(missing_ok=True)
 
 
-def _is_alive(number: int) -> bool:
+def is_alive(number: int) -> bool:
+    """Whether there is a process of this number."""
     try:
         os.kill(number, 0)
     except ProcessLookupError:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ import pytest
 import torch
 from support import ROOT, SMALL, call, small_config, small_disk
 
+from cli.clean import run_clean
 from cli.doctor import examine_machine, plan_gib, run_doctor
 from pipeline.datasets.registry import ENTRIES
-from pipeline.doctor import exchanged
-from safe.config import Data
+from pipeline.doctor import examine_dataset, examine_splits, exchanged
+from safe.config import Data, Train
+from safe.doctor import examine_states
 from safe.evaluation.calibration import Calibration
 from safe.evaluation.evaluate import evaluate
+from safe.finding import Examination
 from safe.info import read_info
 from safe.models.registry import build_model
 from safe.sample import DEFAULT_FRAMES
@@ -704,6 +708,84 @@ def test_a_device_and_versions_that_are_not_here(tmp_path):
     assert kinds["versions"].severity == "note"
     assert f"numpy {np.__version__} (tried 1.0)" in kinds["versions"].what
     assert "torch" not in kinds["versions"].what
+
+
+# What the work would end in
+
+
+TWO = ("calm", "glad")
+
+
+@pytest.mark.parametrize(
+    ("clips", "changes", "kinds"),
+    [
+        ([(0, "train")] * 9 + [(1, "train")] * 9 + [(0, "test")], {}, []),
+        ([(0, "train")] * 9 + [(1, "test")], {}, ["classes-untrained"]),
+        ([(0, "train")] * 9 + [(0, "test")], {}, ["classes-empty"]),
+        ([(0, "train"), (1, "train")] * 4 + [(0, "test")], {"batch": 9}, ["batch"]),
+        ([(0, "train"), (1, "val")] * 8 + [(0, "test")], {"select": "val"}, ["classes-untrained"]),
+        ([(0, "train"), (1, "train")] * 8 + [(0, "val")] * 9, {}, ["fold-absent"]),
+        ([(k % 2, f"fold{k // 8 + 1}") for k in range(24)], {"batch": 16}, []),
+        (
+            [(k % 2, f"fold{k // 8 + 1}") for k in range(24)],
+            {"batch": 16, "select": "val", "val_from": "fold"},
+            ["batch"],
+        ),
+        (
+            [(k % 2, f"fold{k // 8 + 1}") for k in range(24)],
+            {"batch": 16, "select": "val", "val_from": "clips"},
+            ["batch"],
+        ),
+    ],
+)
+def test_classes_and_splits_that_are_too_small_are_told_before_the_work(
+    clips: list[tuple[int, str]], changes: dict[str, Any], kinds: list[str]
+) -> None:
+    found, data = Examination(), Data(name="own", root="/raw", splits="clips.csv", folds=[1])
+    train = Train(**{"batch": 8, "select": "last", **changes})
+    examine_splits(found, Path("clips.csv"), clips, TWO, data, train)
+    assert [finding.kind for finding in found.findings] == kinds
+
+
+@pytest.mark.parametrize(("root", "told_"), [("raw", True), ("../raw", True), ("/raw", False)])
+def test_a_root_that_other_folders_do_not_see(tmp_path, monkeypatch, root, told_):
+    monkeypatch.chdir(tmp_path)
+    data = Data(name="dfew", root=root, splits="lists", folds=[1])
+    found, _ = examine_dataset(data, MANIFEST, forgotten=Path("none"), prepared=False)
+    assert ("root-relative" in [finding.kind for finding in found.findings]) == told_
+
+
+@pytest.mark.parametrize(("name", "told_"), [("plain", False), ("mühe", True), ("表情", True)])
+def test_a_folder_in_which_the_queue_does_not_start(tmp_path, monkeypatch, name, told_):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    found = examine_machine(small_config(tmp_path), folders=[tmp_path], need_gib=0)
+    assert ("folder-name" in [finding.kind for finding in found.findings]) == told_
+
+
+def test_states_that_trainings_left_are_named_and_cleaned(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    there = {"old": (40, None), "young": (2, 4_194_305), "trains": (40, os.getpid())}
+    states = {name: tmp_path / ".safe" / "checkpoints" / name for name in there}
+    for name, (days, holder) in there.items():
+        states[name].mkdir(parents=True)
+        file = states[name] / "0000000001.safetensors"
+        file.write_bytes(bytes(3 * 2**20))
+        os.utime(file, (time.time() - days * 86_400,) * 2)
+        if holder:
+            (states[name] / "lock").write_text(str(holder))
+    found = examine_states(tmp_path / ".safe" / "checkpoints").findings
+    assert [Path(finding.where).name for finding in found] == ["old", "young"]
+    for finding, days in zip(found, ("40.0 days", "2.0 days"), strict=True):
+        assert "3 MiB" in finding.what
+        assert days in finding.what
+    run_clean(30)
+    assert "1 training state deleted, 1 younger" in capsys.readouterr().out
+    left = {path.parent.name for path in (tmp_path / ".safe").rglob("*.safetensors")}
+    assert left == {"young", "trains"}
+    run_clean(0)
+    assert not (states["young"] / "0000000001.safetensors").exists()
+    assert (states["trains"] / "0000000001.safetensors").exists()
 
 
 # As a user meets it

@@ -41,6 +41,7 @@ NO_STAGE = {
     "inspect": "a look at what is there, for a person; not a step from clips to figures",
     "cost": "a question about the model, not a step from clips to figures",
     "export": "another form of a finished model, for those who run it elsewhere",
+    "clean": "what is left of runs that were given up; not a step from clips to figures",
     "forget": "what a person asks for, once; not a step from clips to figures",
 }
 NOT_IN_DEPS = {

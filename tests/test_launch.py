@@ -18,14 +18,19 @@ from threading import Timer
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 from support import FCL, ROOT, SHORT_STEPS, SMALL
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from cli.launch import _machines
 from cli.stages import run_calibrate, run_eval, run_train
+from safe.errors import ConfigError
 from safe.files import die_with_parent
+from safe.training.ranks import joined
 
 SETTINGS = [*SMALL, *SHORT_STEPS, *FCL, "train.epochs=3", "runtime.checkpoint_steps=5"]
 PARAMS = ROOT / "params.yaml"
@@ -82,6 +87,12 @@ def children(number: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+def listening(*numbers: int) -> set[str]:
+    """Return the addresses at which processes wait for others to connect."""
+    connections = [c for n in numbers for c in psutil.Process(n).net_connections(kind="inet")]
+    return {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+
+
 STREAMS = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
@@ -98,6 +109,8 @@ def test_a_killed_rank_ends_the_others_with_one_line_and_two_machines_of_torchru
         late.cancel()
         ranks = children(process.pid)
         assert len(ranks) == 2
+        assert listening(*ranks) == {"127.0.0.1"}  # gloo's; and of the launcher none at all
+        assert listening(process.pid) == set()
         os.kill(ranks[1], signal.SIGKILL)
         _, said = process.communicate(timeout=30)
     finally:
@@ -188,3 +201,64 @@ def test_torchrun_starts_the_ranks_again_from_the_last_checkpoint(
     found = train_by_torchrun(machines=1, dies=True)
     assert {rank: starts for rank, (starts, _) in found.items()} == {0: 1, 1: 1}
     check_equal(Path(), alone)
+
+
+def _meets(rank: int, host: str, port: int, pipe: Any) -> None:
+    told = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": host}
+    told |= {"MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    with joined("cpu") as ranks:
+        total = ranks.sum(torch.tensor([rank + 1.0]))
+        pipe.send((total.item(), listening(os.getpid())))
+        pipe.poll(60)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.9"])
+def test_over_machines_the_first_rank_listens_where_the_user_says(host: str) -> None:
+    with socket.create_server((host, 0)) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe() for _ in range(2)]
+    ranks = [
+        context.Process(target=_meets, args=(rank, host, port, pipe), daemon=True)
+        for rank, (_, pipe) in enumerate(pipes)
+    ]
+    for rank in ranks:
+        rank.start()
+    assert all(ours.poll(60) for ours, _ in pipes)
+    (first, at), (second, beside) = (ours.recv() for ours, _ in pipes)
+    for ours, _ in pipes:
+        ours.send("go")
+    for rank in ranks:
+        rank.join(60)
+    assert first == second == 3.0
+    assert at == {"127.0.0.1", socket.gethostbyname(host)}
+    assert beside == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"NNODES": "2"},
+        {"NNODES": "two"},
+        {"NNODES": "2", "NODE_RANK": "2", "MASTER_PORT": "1"},
+        {"NNODES": "0"},
+    ],
+)
+def test_machines_that_are_not_named_right(
+    told: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="NNODES"):
+        _machines()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid", ""])
+def test_no_place_to_meet_is_one_line(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in {**told, "MASTER_ADDR": host, "MASTER_PORT": "none"}.items():
+        monkeypatch.setenv(name, value if name != "MASTER_PORT" or not host else "29517")
+    with pytest.raises(ConfigError, match="MASTER_ADDR") as caught, joined("cpu"):
+        pass
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,9 @@
 """A run: exact resume, selection rules, and that it learns."""
 
 import dataclasses
+import json
 import math
+import re
 import sys
 from contextlib import suppress
 from functools import partial
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import ROOT
 from support import small_config as usual_config
 
+from safe.code import code_of
 from safe.config import Config
 from safe.errors import ConfigError, ModelError
 from safe.models.registry import build_model
@@ -238,7 +242,38 @@ def test_where_nothing_compiles_true_is_one_line_and_auto_is_false(monkeypatch):
     with pytest.raises(ConfigError, match=r"compile here \(no compiler\); use false$"):
         pick_compile(True, torch.device("cpu"), steps=1, plain=True)
     monkeypatch.setattr(torch, "zeros", lambda *_, device: torch.ones(2))
-    assert not pick_compile("auto", torch.device("cuda"), steps=10**6, plain=True)
+    notes = []
+    gpu = torch.device("cuda")
+    assert not pick_compile("auto", gpu, steps=10**6, plain=True, on_note=notes.append)
+    (note,) = notes
+    assert "not compiled" in note
+    assert "no compiler" in note
+    assert not pick_compile("auto", gpu, steps=1, plain=True, on_note=notes.append)
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("lacks", ["compiler", "cache", "folder"])
+def test_a_compiler_or_a_place_for_what_it_makes_is_missing(monkeypatch, tmp_path, lacks):
+    """Also where an earlier run compiled the same: torch keeps it."""
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    if lacks == "compiler":
+        monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent",))
+    elif lacks == "cache":
+        (tmp_path / "cache").touch()
+    else:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc/nowhere")
+    torch.compiler.reset()
+    with pytest.raises(ConfigError, match=r"train\.compile = true: torch cannot") as caught:
+        pick_compile(True, torch.device("cpu"), steps=1, plain=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_needs_nothing_of_dvc():
+    """DVC opens the repository, and so asks for a user's name and folders to write to."""
+    code = "\n".join((ROOT / path).read_text() for path in code_of("safe.training.train"))
+    assert not re.search(r"^\s*(from|import) dvc", code, re.MULTILINE)
 
 
 def test_compiling_leaves_names_and_steps_as_they_are(project, shards, monkeypatch):
@@ -296,8 +331,12 @@ def test_the_loss_falls_and_the_log_has_what_it_should(project, shards, tmp_path
     parts = row["ce"] + config.acl.lambda_1 * row["logit"] + config.acl.lambda_2 * row["feature"]
     assert math.isclose(row["loss"], parts, rel_tol=1e-4)
     assert row["lr"] == pytest.approx(config.train.lr_min)
-    logged = (tmp_path / "model" / "live" / "plots" / "metrics" / "loss.tsv").read_text()
-    assert len(logged.splitlines()) == 13
+    live = tmp_path / "model" / "live"
+    for name in row:
+        head, *lines = (live / "plots" / "metrics" / f"{name}.tsv").read_text().splitlines()
+        assert head == f"step\t{name}"
+        assert lines == [f"{epoch}\t{each[name]}" for epoch, (_, each) in enumerate(seen)]
+    assert json.loads((live / "metrics.json").read_text()) == {**row, "step": 11}
 
 
 def test_tam_counts_are_logged_and_complete(project, shards, tmp_path):

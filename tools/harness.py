@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
+from safe.cores import cores
 from safe.files import atomic_file
 
 ROOT: Final = Path(__file__).parents[1]
@@ -249,7 +250,7 @@ def machine() -> str:
     flags = said.get("flags", "").split()
     widest = next((f" with {name}" for name, flag in _WIDEST.items() if flag in flags), "")
     name = said.get("model name", platform.processor())
-    return f"{len(os.sched_getaffinity(0))} cores of {name}{widest}"
+    return f"{cores()} cores of {name}{widest}"
 
 
 # Tables

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe.errors import ConfigError, DataError, explain
-from safe.files import die_with_parent
+from safe.files import die_with_parent, reserve
 from safe.shards.order import WINDOW
 from safe.shards.source import Check
 from safe.shards.store import BLOCK, Store
@@ -219,7 +219,7 @@ class TarCache:
             with (self._store.cache / "lock").open("wb") as only:
                 fcntl.flock(only, fcntl.LOCK_EX)
                 if self._removed(size):
-                    os.posix_fallocate(file, 0, size)
+                    reserve(file, size)
                     return
             self._check_patience(time.monotonic() - asked)
             time.sleep(_LOOK_EVERY)

@@ -74,7 +74,9 @@ class Store:
                 return []
 
         files = [about for about in self.ask(str(self), look) if about["type"] == "file"]
-        return {str(about["name"]).rsplit("/", 1)[-1]: int(about["size"]) for about in files}
+        found = {str(about["name"]).rsplit("/", 1)[-1]: about["size"] for about in files}
+        # A web server's page has names alone.
+        return {n: (self / n).size() if size is None else int(size) for n, size in found.items()}
 
     def walk(self, folder: str) -> Iterator[tuple[str, int]]:
         """Yield path, relative to the store, and bytes of each file below a folder; "" is all.
@@ -134,11 +136,12 @@ class StoreFile:
 
     def size(self) -> int:
         """Return its bytes. Raises DataError."""
-        return int(
-            self.store.ask(
-                str(self), lambda fs: _call(fs, "info", str(self), seconds=_REQUEST)["size"]
-            )
+        size = self.store.ask(
+            str(self), lambda fs: _call(fs, "info", str(self), seconds=_REQUEST)["size"]
         )
+        if size is None:
+            raise DataError(f"{self}: the server does not say how large it is; use another one")
+        return int(size)
 
     def read_whole(self, *, most: int, error: type[SafeError]) -> bytes:
         """Read all of it. Raises `error` if it has more than `most` bytes, else DataError."""
@@ -161,6 +164,8 @@ class StoreFile:
             return _call(fs, "cat_file", str(self), start=start, end=stop, seconds=within)
 
         piece = self.store.ask(str(self), get, since=since)
+        if len(piece) == size:  # a web server that knows no ranges sends all of it
+            piece = piece[start:stop]
         if len(piece) != stop - start:
             raise DataError(f"{self}: not of {size} bytes any more; bring it there again")
         return bytes(piece)

@@ -8,7 +8,10 @@ a file that was altered on disk is not taken up: then the one before is. Nothing
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safe.errors import ModelError
-from safe.files import atomic_file
+from safe.files import atomic_file, is_alive
 
 KEPT: Final = 2
 """Checkpoints a run: the second one is for the day when the last is damaged."""
@@ -91,6 +94,28 @@ def load_checkpoint(
 def remove_checkpoints(folder: Path) -> None:
     """Remove a run's checkpoints, and what a killed process left beside them."""
     _remove_all_but(folder, set())
+
+
+@dataclass(frozen=True)
+class State:
+    """What a training that stopped left: the folder, its bytes, and the days since it stopped."""
+
+    folder: Path
+    bytes: int
+    days: float
+
+
+def abandoned(checkpoints: Path) -> list[State]:
+    """List the states of runs that no living process trains, the oldest first."""
+    found = []
+    for folder in checkpoints.glob("*"):
+        if files := [path.stat() for path in _checkpoints(folder)]:
+            with suppress(OSError, ValueError):  # no one has had the lock
+                if is_alive(int((folder / LOCK).read_text("ascii"))):
+                    continue
+            days = (time.time() - max(about.st_mtime for about in files)) / 86_400
+            found.append(State(folder, sum(about.st_size for about in files), days))
+    return sorted(found, key=lambda state: -state.days)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ the state of a run is its tensors, its step and its history. It is the same on a
 together, whose number is no part of it.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import numpy as np
@@ -60,7 +61,12 @@ class Trainer:
     """One run: model, loss, optimizer and the tallies of the epoch under way."""
 
     def __init__(
-        self, config: Config, folder: ShardFolder, fold: int, ranks: Ranks = ALONE
+        self,
+        config: Config,
+        folder: ShardFolder,
+        fold: int,
+        ranks: Ranks = ALONE,
+        on_note: Callable[[str], None] | None = None,
     ) -> None:
         self.config, self.folder, self.ranks = config, folder, ranks
         self.classes = len(folder.classes)
@@ -88,6 +94,7 @@ class Trainer:
             self.device,
             steps=config.train.epochs * self.steps,
             plain=ranks.count == 1 and not config.train.recompute,
+            on_note=on_note,
         ):
             self.network = cast(nn.Module, torch.compile(self.model))
         self.step = 0

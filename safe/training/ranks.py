@@ -1,6 +1,6 @@
 """Ranks: the processes that train one model together, and what they say to each other.
 
-torchrun, or `safe-cli train --nproc`, starts a process a rank and tells each its number in the
+`safe-cli train --nproc`, or torchrun, starts a process a rank and tells each its number in the
 environment. Clip i of a batch is that of rank i mod n, as in safe/shards/order.py. Everything
 random is drawn for the whole batch by every rank, and the loss is that of the whole batch, so what
 one rank does with a batch, several do too, each with its own clips. The rest of the code knows
@@ -9,6 +9,7 @@ Shapes: B clips of the whole batch, C channels.
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._distributed_c10d import FileStore, Store, TCPStore
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from safe.errors import ConfigError, ModelError, ProcessError
@@ -29,6 +31,9 @@ from safe.training.device import pick_device
 _PATIENCE: Final = timedelta(hours=12)
 """How long a rank waits for a living one, such as the first, that reads all shards before the
 start. One that ended is noticed otherwise: its connections close, and the launcher ends all."""
+
+_CALL: Final = timedelta(minutes=10)
+"""How long a rank calls one on another machine that does not listen yet."""
 
 _GRACE: Final = 5.0
 """Seconds in which a launcher ends a rank that lost another; only that other one has a message."""
@@ -174,14 +179,15 @@ ALONE: Final = Ranks()
 def joined(device: str) -> Iterator[Ranks]:
     """Join the ranks that a launcher started; without a launcher this process is alone.
 
-    What is on a GPU goes by NCCL, what is on a CPU by gloo.
+    What is on a GPU goes by NCCL, what is on a CPU by gloo; where all ranks are on one machine, on
+    loopback alone.
 
     Args:
         device: runtime.device.
 
     Raises:
-        ConfigError: if there is no GPU for this rank, or if ranks that are started again could meet
-            those that ended.
+        ConfigError: if there is no GPU for this rank, if ranks that are started again could meet
+            those that ended, or if MASTER_ADDR and MASTER_PORT are no place to meet.
         ProcessError: if another rank ended, unless the launcher ends this one first.
     """
     known = os.environ
@@ -195,7 +201,19 @@ def joined(device: str) -> Iterator[Ranks]:
         if where.type == "cuda":
             torch.cuda.set_device(where)
         way = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
-        dist.init_process_group(way, timeout=_PATIENCE)
+        if int(known.get("LOCAL_WORLD_SIZE", "1")) == ranks.count and (name := _loopback()):
+            known.setdefault("GLOO_SOCKET_IFNAME", name)
+            known.setdefault("NCCL_SOCKET_IFNAME", name)
+        if "TORCHELASTIC_RUN_ID" in known:  # torchrun has a store of its own
+            dist.init_process_group(way, timeout=_PATIENCE)
+        else:
+            dist.init_process_group(
+                way,
+                store=_meet(ranks),
+                rank=ranks.rank,
+                world_size=ranks.count,
+                timeout=_PATIENCE,
+            )
         yield ranks
     except RuntimeError as error:
         if not _is_loss(error):
@@ -206,6 +224,46 @@ def joined(device: str) -> Iterator[Ranks]:
             "why; started again, the run goes on from its last checkpoint"
         ) from error
     dist.destroy_process_group()
+
+
+def _loopback() -> str | None:
+    """Return the name of the interface that no other machine reaches: lo, on macOS lo0."""
+    names = (name for _, name in socket.if_nameindex())
+    return next((name for name in names if name in ("lo", "lo0")), None)
+
+
+def _meet(ranks: Ranks) -> Store:
+    """Return where ranks tell one another their addresses; nothing that they read is unpickled.
+
+    On one machine a file that only this user can open. Else the first rank listens, at MASTER_ADDR
+    and nowhere else: torch by itself listens on every interface.
+    """
+    known = os.environ
+    if file := known.get("SAFE_RANKS"):
+        return FileStore(file, ranks.count)
+    host, port = known.get("MASTER_ADDR", ""), known.get("MASTER_PORT", "")
+    listening = None
+    try:
+        if ranks.first:
+            family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as bound:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.bind(place)
+                listening = bound.detach()
+        return TCPStore(
+            host,
+            int(port),
+            ranks.count,
+            is_master=ranks.first,
+            timeout=_PATIENCE if ranks.first else _CALL,
+            master_listen_fd=listening,
+        )
+    except (OSError, ValueError, dist.DistError) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"MASTER_ADDR={host} MASTER_PORT={port}: the ranks cannot meet there ({said}); name an "
+            "address of the first machine and a free port of it"
+        ) from error
 
 
 def _check_store() -> None:

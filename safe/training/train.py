@@ -6,6 +6,9 @@ other than those that began it: the first one alone writes.
 """
 
 import hashlib
+import itertools
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,7 +22,7 @@ from safe.code import hash_of
 from safe.config import Config
 from safe.errors import ConfigError
 from safe.evaluation.cost import describe
-from safe.files import hold_lock, naming
+from safe.files import atomic_file, hold_lock, naming
 from safe.models.registry import refused
 from safe.saved import file_digest, save_model
 from safe.shards.folder import ShardFolder, open_shards
@@ -60,13 +63,13 @@ def train(
         config: all of params.yaml.
         shards: the shard folder, here or in a store.
         fold: whose training split is learnt.
-        out: the model folder, with dvclive's files in `live/`.
+        out: the model folder, with the metrics of the epochs in `live/`.
         checkpoints: folder outside DVC's outputs; a run's lie in a subfolder, by its fingerprint.
         commit: of the code, for model.json.
         seen: the memory of shards that safe.shards.verify found good; None: all are read.
         stop_after: leave a checkpoint and return after this step, unless the run ended before.
         on_epoch: called by the first rank with the epoch's number (from 1) and its metrics.
-        on_note: called by it with a line if a damaged checkpoint was passed over.
+        on_note: called by it with a line: a damaged checkpoint is passed over, nothing compiles.
         before_save: called by it when all steps are done; what it raises leaves the model unwritten
             and the last checkpoint there.
         ranks: which train together. All see the folder of checkpoints.
@@ -90,7 +93,7 @@ def train(
         if ranks.local == 0:  # once a machine, which may have shards of its own
             verify(folder, seen=seen)
         found = load_checkpoint(home, on_note if ranks.first else None)
-        trainer, batches = _begin(config, folder, fold, name, found, ranks)
+        trainer, batches = _begin(config, folder, fold, name, found, ranks, on_note)
         if not _run(trainer, batches, home, out, stop_after, on_epoch):
             return False
         if ranks.first:
@@ -129,6 +132,7 @@ def _begin(
     name: str,
     found: tuple[dict[str, Tensor], dict[str, Any]] | None,
     ranks: Ranks,
+    on_note: Callable[[str], None] | None,
 ) -> tuple[Trainer, Iterable[Batch]]:
     """Make a rank's trainer and its batches, from the start or from what a checkpoint holds."""
     device = ranks.device(config.runtime.device)
@@ -139,7 +143,7 @@ def _begin(
     # Asked for a batch before the model is built, the loader's processes read on while this
     # one imports what an optimizer needs, which takes longer than a second.
     batches = started(load_batches(folder, plan, workers=config.runtime.workers, device=device))
-    trainer = Trainer(config, folder, fold, ranks)
+    trainer = Trainer(config, folder, fold, ranks, on_note if ranks.first else None)
     if found is not None:
         trainer.restore(*found)
     return trainer, batches
@@ -182,23 +186,27 @@ def _run(
 
 @contextmanager
 def _live(folder: Path) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Give a function that writes an epoch's metrics into dvclive's files."""
-    from dvclive import Live  # here: it takes most of a second
+    """Give a function that writes an epoch's metrics where `dvc plots` and `dvc metrics` look.
 
-    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    `plots/metrics/<name>.tsv` has a line an epoch, `metrics.json` the last one: the files of
+    dvclive, which itself opens the repository, and so needs a user's name and folders of its own.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    plots = folder / "plots" / "metrics"
+    epochs = itertools.count()
 
     def log(row: dict[str, float]) -> None:
-        for name, value in row.items():
-            live.log_metric(name, value)
-        live.next_step()
+        epoch = next(epochs)
+        with naming(plots):
+            plots.mkdir(parents=True, exist_ok=True)
+            for name, value in row.items():
+                with (plots / f"{name}.tsv").open("a", encoding="utf-8") as file:
+                    file.write(f"step\t{name}\n" * (not file.tell()) + f"{epoch}\t{value}\n")
+        with atomic_file(folder / "metrics.json") as temporary:
+            text = json.dumps({**row, "step": epoch}, indent=4)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
-    try:
-        with naming(folder), live:
-            yield log
-    finally:
-        repository = getattr(live, "_dvc_repo", None)  # dvclive leaves it open: eight files of git
-        if repository is not None:
-            repository.close()
+    yield log
 
 
 def _nowhere(row: object) -> None:
