@@ -133,8 +133,8 @@ what that network says:
 {rows}
 
 A class with fewer than {CLASSES_SEEN} windows is unproven: it may be as bad as chance. People of
-few kinds were tried, all adults, in good light, and none of them had a label of their own. A
-resting look, hands on the face and dark profiles mislead it. Not for decisions about people.
+few kinds were tried, nearly all adults, in good light, and none of their videos had a label. A
+mouth that is open or pursed, as in speech, is often called angry. Not for decisions about people.
 """
 
 

@@ -104,7 +104,8 @@ def main() -> None:
         np.stack([one.gauge.mean(axis=0) for one in kept]),
         owner[answered],
     )
-    note = f"{len(seen)} windows of {len(set(owner))} people; model {predictor.name}."
+    name = "that ships" if args.model is None else predictor.name
+    note = f"{len(seen)} windows of {len(set(owner))} people; the model {name}."
     publish(
         "real_faces",
         "Drawn heads learnt, real faces read",
