@@ -20,6 +20,7 @@ from pydantic_core import from_json
 
 from safe.errors import SafeError
 from safe.files import read_bounded
+from safe.footer import Chunk, read_footer
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -101,7 +102,6 @@ class Column:
 _GROUPS: Final = 10_000  # row groups; the writer makes one of a million rows
 # With these a byte becomes some 30 at most, so a limit on the file is one on what it packs.
 _CODECS: Final = {"SNAPPY", "UNCOMPRESSED"}
-_ENCODINGS: Final = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 _THRIFT: Final = 2**24
 _UNPACKED: Final = 2**31
 _SMALL: Final = 2**24
@@ -136,6 +136,7 @@ def read_columns(
         ValueError: a few words about what is wrong.
     """
     texts = [name for name, column in columns.items() if column.kind == pa.string()]
+    chunks = list(read_footer(data, groups=_GROUPS))
     try:
         file = pq.ParquetFile(
             pa.BufferReader(data),
@@ -146,7 +147,7 @@ def read_columns(
         _check_schema(schema.schema_arrow, columns, others=others)
         codecs = _CODECS | ({"ZSTD"} if others else set())
         _check_rows(file.metadata, rows, exactly=exactly)
-        _check_packing(file.metadata, columns, len(data), codecs)
+        _check_packing(chunks, columns, file.metadata.num_rows, len(data), codecs)
         names = [name for name in columns if wanted is None or name in wanted]
         found: dict[str, pa.Array] = {}
         for name in sorted(names, key=lambda name: not columns[name].differs):  # cheapest to refuse
@@ -154,7 +155,7 @@ def read_columns(
             if len(column) != file.metadata.num_rows:
                 raise ValueError(f"{name}: {len(column)} rows, not {file.metadata.num_rows}")
             found[name] = _check_column(name, column, columns[name])
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:  # the last: a name that it looked for
         raise ValueError(" ".join(str(error).split())[:200]) from error
     metadata = schema.schema_arrow.metadata
     return pa.table({name: found[name] for name in names}).replace_schema_metadata(metadata)
@@ -176,31 +177,32 @@ def _check_rows(about: pq.FileMetaData, rows: int, *, exactly: bool) -> None:
     count = about.num_rows
     if not 1 <= count <= rows or (exactly and count != rows):
         raise ValueError(f"{count:,} rows; there must be {'' if exactly else '1 to '}{rows:,}")
-    if about.num_row_groups > _GROUPS:
-        raise ValueError(f"{about.num_row_groups:,} row groups")
 
 
 def _check_packing(
-    about: pq.FileMetaData, columns: Mapping[str, Column], size: int, codecs: Collection[str]
+    chunks: list[Chunk],
+    columns: Mapping[str, Column],
+    rows: int,
+    size: int,
+    codecs: Collection[str],
 ) -> None:
     """Compare what a file says of its columns with what they may hold."""
     values = dict.fromkeys(columns, 0)
-    for group in map(about.row_group, range(about.num_row_groups)):
-        for part in map(group.column, range(about.num_columns)):
-            name = part.path_in_schema.partition(".")[0]
-            if name not in columns:
-                continue
-            if part.compression not in codecs or not _ENCODINGS.issuperset(part.encodings):
-                raise ValueError(f"column {name} is packed in a foreign way")
-            if part.num_values < 0 or not 0 <= part.total_uncompressed_size <= _UNPACKED:
-                raise ValueError(f"column {name} has no size that can be")
-            values[name] += part.num_values
+    for chunk in chunks:
+        name = chunk.column
+        if name not in columns:
+            continue
+        if chunk.codec not in codecs or "unknown" in chunk.encodings:
+            raise ValueError(f"column {name} is packed in a foreign way")
+        if chunk.values < 0 or not 0 <= chunk.unpacked <= _UNPACKED:
+            raise ValueError(f"column {name} has no size that can be")
+        values[name] += chunk.values
     lists = 0
     for name, column in columns.items():
         is_list = pa.types.is_list(column.kind)
         lists += values[name] if is_list else 0
-        if values[name] > about.num_rows * (column.longest if is_list else 1):
-            raise ValueError(f"{name}: {values[name]:,} values in {about.num_rows:,} rows")
+        if values[name] > rows * (column.longest if is_list else 1):
+            raise ValueError(f"{name}: {values[name]:,} values in {rows:,} rows")
     if lists > max(_SMALL, _PACKED * size):
         raise ValueError(f"{lists:,} numbers in {size:,} bytes")
 

@@ -64,6 +64,7 @@ def test_each_test_clip_once_and_figures_from_the_predictions(project, model, sh
         "calibration": "none",
         "calibrated_on": 0,
         "weights": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
+        "model": json.loads((model / "model.json").read_text())["sha256"],
         "n_test": len(test),
         "n_left_out": 0,
         "fold": 1,

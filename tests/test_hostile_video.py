@@ -13,7 +13,7 @@ import pytest
 from support import ROOT, grey_ramp, write_manifest, write_video
 from tasks import tell_damage
 
-from pipeline.face.table import read_faces
+from pipeline.face.table import ClipFaces, read_faces
 from pipeline.faces import find_faces
 from pipeline.pool.children import Failure
 from pipeline.pool.pool import Pool
@@ -236,7 +236,8 @@ def test_frames_over_the_memory_are_one_row(tmp_path: Path) -> None:
 
 def test_shard_says_why_a_clip_failed(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"#EXTM3U\nhttp://127.0.0.1/a.ts\n")
-    clip = Clip("a", "a.mp4", 0, "fold1", "video", None)  # type: ignore[arg-type]
+    face = ClipFaces(status="ok", reason="")
+    clip = Clip("a", "a.mp4", 0, "fold1", "video", face)
     told = encode_clip(clip, root=tmp_path, settings=SETTINGS.shard)
     assert isinstance(told, Failure)
     assert "a playlist" in told.reason

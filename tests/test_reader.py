@@ -1,5 +1,6 @@
 """What is read back is bounded and checked, and foreign text never acts: files of a stranger."""
 
+import contextlib
 import io
 import json
 import os
@@ -25,9 +26,11 @@ from safe.config import Data
 from safe.errors import ConfigError, DataError, ModelError, SafeError, explain
 from safe.evaluation.inference import Inference
 from safe.evaluation.predictions import parse_metrics, parse_predictions
+from safe.footer import read_footer
 from safe.info import info_digest, parse_info
 from safe.models.registry import build_model
 from safe.params import load_config, parse_mapping
+from safe.reader import Column, read_columns
 from safe.report.card import _escaped
 from safe.report.gather import gather
 from safe.taxonomy import BASIC, encode
@@ -368,3 +371,28 @@ def test_cases_of_predictions(name):
     with pytest.raises(DataError) as error:
         parse_predictions(path.read_bytes(), "x")
     one_line(error)
+
+
+@pytest.mark.parametrize("packing", ["snappy", "zstd", "none"])
+def test_the_footer_is_what_pyarrow_reads_and_no_flipped_bit_ends_the_process(tmp_path, packing):
+    path = tmp_path / "a.parquet"
+    lists = pa.array([[0.5, 1.0]] * 50, pa.list_(pa.float32()))
+    table = pa.table({"clip": [f"{n:05d}" for n in range(50)], "logits": lists})
+    pq.write_table(table, path, compression=packing, row_group_size=30)
+    data, about = path.read_bytes(), pq.read_metadata(path)
+    right = [
+        (part.path_in_schema.partition(".")[0], part.compression, set(part.encodings),
+         part.num_values, part.total_uncompressed_size)
+        for group in map(about.row_group, range(2))
+        for part in map(group.column, range(2))
+    ]  # fmt: skip
+    found = read_footer(data, groups=2)
+    assert right == [(c.column, c.codec, {*c.encodings}, c.values, c.unpacked) for c in found]
+    with pytest.raises(ValueError, match="2 row groups"):
+        list(read_footer(data, groups=1))
+    columns = {"clip": Column(pa.string()), "logits": Column(pa.list_(pa.float32()), 2)}
+    for position in range(about.serialized_size):  # pyarrow alone aborts at some of these
+        altered = bytearray(data)
+        altered[len(data) - 9 - position] ^= 1 << position % 8
+        with contextlib.suppress(ValueError):
+            read_columns(bytes(altered), columns, rows=50)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import decord
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -294,14 +294,12 @@ def test_clips_decode_to_what_was_drawn(made: Path) -> None:
     lengths = []
     plan = plan_clips(DRAWN)
     for clip in plan:
-        path = made / "Clip" / "original" / f"{clip.key}.mp4"
-        reader = decord.VideoReader(str(path), num_threads=1)
-        assert reader[0].shape == (96, 96, 3)
-        assert reader.get_avg_fps() == pytest.approx(25)
-        lengths.append(len(reader))
+        with av.open(str(made / "Clip" / "original" / f"{clip.key}.mp4")) as container:
+            assert container.streams.video[0].average_rate == 25
+            decoded = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        lengths.append(len(decoded))
     assert all(8 <= length <= 28 for length in lengths)
     drawn = draw_clip(plan[-1], DRAWN).frames(96).astype(float)
-    decoded = np.stack([reader[i].asnumpy() for i in range(len(reader))]).astype(float)
     assert decoded.shape == drawn.shape
     assert np.abs(decoded - drawn).mean() < 8  # of 255: noise and compression
 

@@ -400,7 +400,7 @@ def rewrite_table(folder: Path, table: pa.Table, **options: Any) -> None:
         (1, "clip", "a\n", "row 1: clip: not a key"),
         (1, "clip", "", "row 1: clip: not a key"),
         (1, "clip", "x" * 2**20, "clip: longer than 100 bytes"),
-        (1, "clip", "00000", "clip: a key is there twice"),
+        (1, "clip", "00000", "clip: the same in two rows"),
         (1, "clip", "00009", "row 1: clip: also among those left out"),
         (1, "clip", None, "clip: empty in a row"),
         (2, "label", 7, r"row 2: label: outside 0..6"),
@@ -476,7 +476,7 @@ def test_train_ends_with_one_line_and_an_exit_code(folder, tmp_path):
     params = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(params)
     repack(home / "shards", 2, foreign("00000.pyd"), b"cos\nsystem\n(S'touch x'\ntR.")
-    words = [word for pair in (*SMALL, "augment.crop=16") for word in ("-S", pair)]
+    words = [word for pair in (*SMALL, "shard.size=16", "augment.crop=16") for word in ("-S", pair)]
     done = call("train", "--fold", "1", *words, folder=tmp_path)
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("\n") == 1

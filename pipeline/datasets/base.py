@@ -86,7 +86,7 @@ def read_text(root: Path, file: Path) -> str:
     if not root.is_dir():
         raise DataError(f"data.root: no folder {root.absolute()} (looked for {file} in it)")
     try:
-        data = read_bounded(root.absolute() / file, most=LIST_BYTES, error=DataError)
+        data = read_bounded(root / file, most=LIST_BYTES, error=DataError)
         text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(

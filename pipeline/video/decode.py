@@ -201,8 +201,11 @@ def open_file(path: Path) -> ClipFile:
         DataError: "empty file".
         OSError: an error of the machine, as that the file may not be read.
     """
-    # Without O_NONBLOCK the opening of a pipe would wait for its writer for ever.
+    # A pipe is not even opened, which its writer would notice. Without O_NONBLOCK one that took the
+    # file's place meanwhile would be waited for for ever.
     try:
+        if not S_ISREG(path.stat().st_mode):
+            raise MissingError("file missing")
         file = ClipFile(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
         if of_machine(error):

@@ -74,6 +74,7 @@ def evaluate(
         "calibration": calibration.method,
         "calibrated_on": calibration.clips,
         "weights": info["weights"]["sha256"],
+        "model": info["sha256"],
         "n_test": len(rows),
         "n_left_out": folder.left_out(folder.test_bucket(fold)),
         "fold": fold,
@@ -82,8 +83,7 @@ def evaluate(
         "severity": settings.severity,
         "precision": settings.precision,
     }
-    read = {"model": info["sha256"], "eval": settings.model_dump()}
-    write_predictions(out / "predictions.parquet", found, read=read)
+    write_predictions(out / "predictions.parquet", found)
     with atomic_file(out / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     return metrics

@@ -6,7 +6,7 @@ written them.
 Shapes: n clips, K classes, D features, N windows.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -20,7 +20,6 @@ from safe.errors import DataError
 from safe.evaluation.metrics import Floats, Ints, softmax
 from safe.files import atomic_file, read_bounded
 from safe.reader import Block, Column, Plain, Sha256, parse_model, read_columns
-from safe.record import encode_read
 from safe.sample import MOST_FRAMES
 from safe.taxonomy import BASIC, KEY, MOST, Classes, decode, encode
 
@@ -74,14 +73,13 @@ class Split:
         return softmax(self.logits)
 
 
-def write_predictions(path: Path, split: Split, *, read: Mapping[str, Any] | None = None) -> None:
-    """Write a predictions.parquet; it appears whole, and says what was `read` for it."""
+def write_predictions(path: Path, split: Split) -> None:
+    """Write a predictions.parquet; it appears whole."""
     columns = {"clip": pa.array(split.clip, pa.string()), "label": pa.array(split.label, pa.int8())}
     for name in ("logits", "embedding", "attention"):
         columns[name] = pa.array(list(getattr(split, name)), pa.list_(pa.float32()))
     with atomic_file(path) as temporary:
-        about = encode(split.classes) | (encode_read(read) if read else {})
-        table = pa.table(columns).replace_schema_metadata(about)
+        table = pa.table(columns).replace_schema_metadata(encode(split.classes))
         pq.write_table(table, temporary)
 
 
@@ -166,6 +164,7 @@ class _Metrics(Block, extra="allow"):
     nll: float | None = None
     brier: float | None = None
     weights: Sha256 | None = None
+    model: Sha256 | None = None
     n_test: Count | None = None
     n_left_out: Count | None = None
     fold: Count | None = None

@@ -25,6 +25,8 @@ _NEEDED: Final = (
     *("perturb", "severity", "precision"),
 )
 """What a summary needs of each fold's metrics.json, beside the recalls of its classes."""
+_SAME: Final = 1e-6  # points of WAR
+
 MADE: Final = (
     *("metrics.json", "curves.csv", "confusion.csv", "reliability.csv"),
     *("confusion.png", "reliability.png"),
@@ -63,6 +65,13 @@ def summarize_folds(
     recalls = [f"recall.{name}" for name in every.classes]
     needs = [*_NEEDED, *recalls]
     metrics = [read_metrics(evals / f"fold-{n}" / "metrics.json", needs=needs) for n in folds]
+    for n, split, fold in zip(folds, splits, metrics, strict=True):
+        # eval writes both, so a kill between them leaves the metrics of an evaluation before.
+        if abs(100 * np.mean(split.predicted == split.label) - fold["war"]) > _SAME:
+            raise DataError(
+                f"{evals / f'fold-{n}'}: metrics.json is of other predictions; "
+                f"run `safe-cli eval --fold {n}` again"
+            )
     rules = sorted({fold["selection"] for fold in metrics})
     if len(rules) > 1:
         raise DataError(
