@@ -76,7 +76,7 @@ PAPER: Final = (
 )
 
 _ABOUT: Final = {
-    DRAWN: "Animated faces, drawn by this project: clips of made-up people, none in two folds.",
+    DRAWN: "Animated heads, drawn by this project: clips of made-up people, none in two folds.",
     "dfew": "DFEW: short clips from films, single-labelled ones, in the official five folds.",
     "ferv39k": "FERV39k: short clips from films and television, in the official split.",
 }
